@@ -1,0 +1,160 @@
+"""Fragments of tool calls → `ToolCallDelta` and `ToolCallReady`, glued by the backend's own index.
+
+The rules are those of protocol/README.md, "Order": a call is ready when it is proven complete, never because what has
+come so far happens to parse; an ambiguous fragment is an error, never a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+from pydantic_core import from_json
+
+from ..canonical import BackendRawEvent, ToolCall, ToolCallDelta, ToolCallReady
+from ..errors import GatewayError, protocol_violation
+
+
+@dataclass(slots=True)
+class _Call:
+    call_id: str
+    backend_id: str | None
+    name: str | None
+    arguments: list[str] = field(default_factory=list)
+    announced: bool = False
+    ready: bool = False
+    overtaken: bool = False  # another call began after the last fragment of this one
+
+
+class ToolCalls:
+    """The calls of one answer."""
+
+    def __init__(self) -> None:
+        self._calls: list[_Call] = []
+        self._by_key: dict[Hashable, _Call] = {}
+        self._ids: set[str] = set()
+        self.any_ready = False
+
+    def fragment(
+        self,
+        key: Hashable | None,
+        events: list[BackendRawEvent],
+        *,
+        call_id: str | None = None,
+        name: str | None = None,
+        arguments: str = "",
+    ) -> None:
+        """Takes one piece of a call.
+
+        Args:
+            key: The backend's index for the call, None where it sends none.
+            events: Where the deltas go.
+            call_id: The backend's id, where this piece names it; the empty string is none.
+            name: The tool's name, where this piece names it.
+            arguments: The next piece of the arguments' JSON text.
+
+        Raises:
+            GatewayError: `protocol_violation`, where it cannot be told which call the piece belongs to.
+        """
+        call = self._find(key, call_id or None, name or None)
+        if call.ready:
+            raise protocol_violation(f"the backend went on with tool call {call.call_id!r} after it had ended it")
+        if name:
+            if call.name is None:
+                call.name = name
+            elif call.name != name:
+                raise protocol_violation(
+                    f"the backend sent two names for one tool call without an id to tell them apart: {call.name!r}, {name!r}"
+                )
+        if arguments:
+            call.arguments.append(arguments)
+            call.overtaken = False
+        if call.announced:
+            if arguments:
+                events.append(ToolCallDelta(call.call_id, None, arguments))
+        elif call.name is not None:
+            # The first delta carries the name, so what came before the name waited for it.
+            call.announced = True
+            events.append(ToolCallDelta(call.call_id, call.name, "".join(call.arguments)))
+
+    def end(self, key: Hashable, events: list[BackendRawEvent]) -> None:
+        """The backend says that this call is finished.
+
+        Raises:
+            GatewayError: `protocol_violation`, where its arguments are no JSON object or it never had a name.
+        """
+        self._ready(self._by_key[key], events)
+
+    def end_all(self, events: list[BackendRawEvent]) -> None:
+        """The end mark of the answer finishes every call that is still open. Raises as `end`."""
+        for call in self._calls:
+            if not call.ready:
+                self._ready(call, events)
+
+    def end_before_cut(self, events: list[BackendRawEvent]) -> None:
+        """The answer was cut off (`length`): only calls after which another one began were finished before."""
+        for call in self._calls:
+            if call.overtaken and not call.ready:
+                try:
+                    self._ready(call, events)
+                except GatewayError:
+                    continue  # incomplete after all: its deltas stand, it does not become ready
+
+    def _find(self, key: Hashable | None, backend_id: str | None, name: str | None) -> _Call:
+        if key is not None:
+            call = self._by_key.get(key)
+            if call is None or (
+                backend_id is not None and call.backend_id is not None and backend_id != call.backend_id
+            ):
+                # A new index, or an index used again for a call with another id (servers that say 0 for every call).
+                known = self._with_id(backend_id)
+                if call is not None and known is not None:
+                    return known
+                return self._begin(key, backend_id)
+            if call.backend_id is None:
+                call.backend_id = backend_id
+            return call
+        if backend_id is not None:
+            return self._with_id(backend_id) or self._begin(("id", backend_id), backend_id)
+        if name is not None and not self._calls:
+            return self._begin(("only", 0), None)
+        open_calls = [call for call in self._calls if not call.ready]
+        if len(open_calls) == 1 and (name is None or open_calls[0].name in (None, name)):
+            return open_calls[0]
+        raise protocol_violation(
+            "the backend sent a piece of a tool call with neither index nor id, and more than one call is open"
+        )
+
+    def _with_id(self, backend_id: str | None) -> _Call | None:
+        if backend_id is None:
+            return None
+        return next((call for call in self._calls if call.backend_id == backend_id), None)
+
+    def _begin(self, key: Hashable, backend_id: str | None) -> _Call:
+        for call in self._calls:
+            call.overtaken = True
+        call_id = backend_id if backend_id is not None and backend_id not in self._ids else f"call_{uuid4().hex}"
+        call = _Call(call_id, backend_id, None)
+        self._ids.add(call_id)
+        self._calls.append(call)
+        self._by_key[key] = call
+        return call
+
+    def _ready(self, call: _Call, events: list[BackendRawEvent]) -> None:
+        if call.name is None:
+            raise protocol_violation(f"the backend ended tool call {call.call_id!r} without ever naming its tool")
+        text = "".join(call.arguments)
+        if not text.strip():
+            events.append(ToolCallDelta(call.call_id, None, "{}"))
+            text += "{}"
+        try:
+            arguments = from_json(text, allow_inf_nan=False)
+        except ValueError as error:
+            raise protocol_violation(
+                f"the arguments of tool call {call.call_id!r} ({call.name}) are not JSON: {error}"
+            ) from error
+        if not isinstance(arguments, dict):
+            raise protocol_violation(f"the arguments of tool call {call.call_id!r} ({call.name}) are not a JSON object")
+        call.ready = self.any_ready = True
+        events.append(ToolCallReady(ToolCall(call.call_id, call.name, text, arguments)))

@@ -1,0 +1,224 @@
+"""What the gateway thinks in: one request, and the events of one answer.
+
+A `CanonicalRequest` is made by the request normaliser only, so whoever holds one may rely on it: messages are
+linked, tool schemas are valid, images are split into media type and data.
+Dialects turn it into a provider's body and a provider's answer into the events below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import JsonValue
+
+JsonObject = dict[str, JsonValue]
+
+# --- the request ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """An image by reference (`url` set) or by value (`data` set: base64, without line breaks)."""
+
+    url: str | None
+    data: str | None
+    mime_type: str | None
+
+    @property
+    def data_url(self) -> str:
+        """The image as one URL, whichever way it came."""
+        return self.url if self.url is not None else f"data:{self.mime_type};base64,{self.data}"
+
+
+@dataclass(frozen=True, slots=True)
+class JsonPart:
+    """A JSON value; `text` is its compact form, which is how it reaches providers that know only text."""
+
+    value: JsonValue
+    text: str
+
+
+Part = TextPart | ImagePart | JsonPart
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A finished call; `arguments_json` is a JSON object as a string, `arguments` the same, parsed."""
+
+    id: str
+    name: str
+    arguments_json: str
+    arguments: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class SystemMessage:
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UserMessage:
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AssistantMessage:
+    """An earlier turn of the model. `provider_state`: dialect name → what that dialect wants to see again."""
+
+    parts: tuple[Part, ...]
+    tool_calls: tuple[ToolCall, ...] = ()
+    provider_state: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolMessage:
+    """The result of one call; never an image among its parts."""
+
+    call_id: str
+    tool_name: str
+    parts: tuple[TextPart | JsonPart, ...]
+
+    @property
+    def text(self) -> str:
+        """All parts as one text, joined by line breaks."""
+        return "\n".join(part.text for part in self.parts)
+
+
+Message = SystemMessage | UserMessage | AssistantMessage | ToolMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    name: str
+    description: str | None
+    input_schema: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class SpecificTool:
+    name: str
+
+
+ToolChoice = Literal["auto", "none", "required"] | SpecificTool
+
+
+@dataclass(frozen=True, slots=True)
+class JsonSchemaOutput:
+    name: str
+    schema: JsonObject
+    strict: bool
+
+
+OutputMode = Literal["text", "json_object"] | JsonSchemaOutput
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CanonicalRequest:
+    """One inference, checked and complete. `model` and `backend_hint` are None where the client left the choice."""
+
+    request_id: str
+    messages: tuple[Message, ...]
+    backend_hint: str | None = None
+    model: str | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = "auto"
+    output_mode: OutputMode = "text"
+    max_output_tokens: int | None = None
+    max_request_time_ms: int | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    stream: bool = True
+    sampling: Sampling = Sampling()
+    enable_thinking: bool | None = None
+    include_reasoning: bool = False
+    provider_options: JsonObject | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedCredential:
+    """A secret, or None for a backend that needs none. Hidden in `repr`."""
+
+    secret: str | None = field(repr=False)
+
+
+# --- the answer ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OtherFinishReason:
+    """A reason without a word of ours: the provider's own, or `content_filter`, `refusal`, `incomplete`."""
+
+    other: str
+
+
+FinishReason = Literal["stop", "length", "tool_calls"] | OtherFinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class UsageStats:
+    """Tokens of one request. `input_tokens` counts all that went in, cached ones too; `output_tokens` all that
+    came out, reasoning too. None where the provider did not say. `cost` in USD."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    total_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cost: float | None = None
+    provider_usage_raw: JsonObject | None = None
+
+
+@dataclass(slots=True)
+class OutputTextDelta:
+    delta: str
+
+
+@dataclass(slots=True)
+class ReasoningDelta:
+    delta: str
+
+
+@dataclass(slots=True)
+class ToolCallDelta:
+    call_id: str
+    name: str | None
+    arguments_delta: str
+
+
+@dataclass(slots=True)
+class ToolCallReady:
+    call: ToolCall
+
+
+@dataclass(slots=True)
+class Usage:
+    usage: UsageStats
+
+
+@dataclass(slots=True)
+class Completed:
+    finish_reason: FinishReason
+    backend_metadata: JsonObject
+
+
+@dataclass(slots=True)
+class Progress:
+    """The backend is at work on something that no frame shows (a signature, an encrypted item): not silence."""
+
+
+BackendRawEvent = OutputTextDelta | ReasoningDelta | ToolCallDelta | ToolCallReady | Usage | Completed | Progress
+"""What a dialect makes of an answer; `Completed` is the last one. A failure is raised as `GatewayError`."""
