@@ -13,6 +13,8 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from .errors import GatewayError
+
 JsonObject = dict[str, JsonValue]
 
 # --- the request ---------------------------------------------------------------------------------------------
@@ -220,5 +222,23 @@ class Progress:
     """The backend is at work on something that no frame shows (a signature, an encrypted item): not silence."""
 
 
+@dataclass(slots=True)
+class Started:
+    """The first event of every request that is dispatched, once, however many attempts it takes."""
+
+    backend_id: str
+    model: str
+
+
+@dataclass(slots=True)
+class Failed:
+    """The terminal event of a request that did not complete."""
+
+    error: GatewayError
+
+
 BackendRawEvent = OutputTextDelta | ReasoningDelta | ToolCallDelta | ToolCallReady | Usage | Completed | Progress
 """What a dialect makes of an answer; `Completed` is the last one. A failure is raised as `GatewayError`."""
+
+GatewayEvent = Started | OutputTextDelta | ReasoningDelta | ToolCallDelta | ToolCallReady | Usage | Completed | Failed
+"""What a caller of the gateway gets: `Started` first, then exactly one of `Completed` and `Failed` last."""

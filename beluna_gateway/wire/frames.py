@@ -1,0 +1,360 @@
+"""Every frame a client may send and every frame the daemon writes, strict at every depth.
+
+The shapes are what serde's derive gives for Beluna core's own types: enum variants with data are *externally tagged*
+(``{"text":{"text":"hello"}}``), an absent `Option` may be null or missing, anything else may not be null.
+`protocol/*.schema.json` are generated from here; the docstring under a field is its description there.
+
+Only shape is checked here (a line that fails is `rejected`); what takes understanding is the request normaliser's.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
+
+from ..errors import ErrorKind
+
+PROTOCOL_VERSION = 1
+
+RequestId = Annotated[str, Field(min_length=1, max_length=128)]
+# The largest number that core's u64 and every JSON library with 64-bit integers can hold.
+Count = Annotated[int, Field(ge=1, le=2**64 - 1)]
+
+
+class _Frame(BaseModel):
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+        defer_build=True,  # each schema is built when it is first used: half the start-up time
+    )
+
+
+def _only_key(value: Any) -> str | None:
+    """Which variant of an externally tagged enum this is."""
+    if isinstance(value, dict) and len(value) == 1:
+        return str(next(iter(value)))
+    return None
+
+
+# --- client → daemon -----------------------------------------------------------------------------------------
+
+
+class Text(_Frame):
+    text: str
+
+
+class ImageUrl(_Frame):
+    url: str
+    """`http:`, `https:` or a `data:` URL."""
+    mime_type: str | None = None
+
+
+class Json(_Frame):
+    value: Any
+    """Any JSON."""
+
+
+class TextVariant(_Frame):
+    text: Text
+
+
+class ImageUrlVariant(_Frame):
+    image_url: ImageUrl
+
+
+class JsonVariant(_Frame):
+    json_: Json = Field(alias="json")
+
+
+Part = Annotated[
+    Annotated[TextVariant, Tag("text")]
+    | Annotated[ImageUrlVariant, Tag("image_url")]
+    | Annotated[JsonVariant, Tag("json")],
+    Discriminator(
+        _only_key,
+        custom_error_type="part",
+        custom_error_message="expected an object with one key: text, image_url or json",
+    ),
+]
+
+
+class PastToolCall(_Frame):
+    """A call that the model made in an earlier turn."""
+
+    id: str
+    name: str
+    arguments_json: str
+    """A JSON object, as a string."""
+
+
+class Message(_Frame):
+    role: Literal["system", "user", "assistant", "tool"]
+    parts: list[Part]
+    tool_call_id: str | None = None
+    """Required for `tool`, refused elsewhere: the call that this message answers."""
+    tool_name: str | None = None
+    """Required for `tool`, refused elsewhere."""
+    tool_calls: list[PastToolCall] | None = None
+    """Only on `assistant`."""
+    provider_state: dict[str, Any] | None = None
+    """Only on `assistant`: `completed.backend_metadata.provider_state` of that turn, unchanged."""
+
+
+class ToolDefinition(_Frame):
+    name: str
+    description: str | None = None
+    input_schema: dict[str, Any]
+    """A JSON Schema object."""
+
+
+class ToolName(_Frame):
+    name: str
+
+
+class SpecificVariant(_Frame):
+    specific: ToolName
+    """Must name one of `tools`."""
+
+
+class JsonSchema(_Frame):
+    name: str
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool = True
+
+
+class JsonSchemaVariant(_Frame):
+    json_schema: JsonSchema
+
+
+class Limits(_Frame):
+    max_output_tokens: Count | None = None
+    max_request_time_ms: Count | None = None
+
+
+class Sampling(_Frame):
+    temperature: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**64 - 1)] | None = None
+    stop: list[str] | None = None
+
+
+class Infer(_Frame):
+    """Starts one inference."""
+
+    type: Literal["infer"]
+    request_id: RequestId | None = None
+    """Names the request on this connection; a UUIDv7 is made where it is missing or null."""
+    backend_id: str | None = None
+    """Which backend; `ai_gateway.default_backend` otherwise. Never another one than named."""
+    model: str | None = None
+    """The backend's `default_model` otherwise."""
+    messages: list[Message]
+    tools: list[ToolDefinition] = []
+    tool_choice: Literal["auto", "none", "required"] | SpecificVariant = "auto"
+    output_mode: Literal["text", "json_object"] | JsonSchemaVariant = "text"
+    limits: Limits = Limits.model_construct()
+    metadata: dict[str, str] = {}
+    """For logs and telemetry, never sent to a backend."""
+    stream: bool = True
+    """Whether the backend is asked to stream. The frames are the same."""
+    sampling: Sampling | None = None
+    enable_thinking: bool | None = None
+    """Switches the model's thinking; missing: the backend's own way."""
+    include_reasoning: bool = False
+    """Deliver `reasoning_delta` frames."""
+    provider_options: dict[str, Any] | None = None
+    """Merged into the backend's request body; a key that the gateway sets itself is refused."""
+
+
+class Cancel(_Frame):
+    """Cancels one request of this connection; it ends with `failed`, kind `cancelled`."""
+
+    type: Literal["cancel"]
+    request_id: RequestId
+
+
+class Exit(_Frame):
+    """Stops the daemon."""
+
+    type: Literal["exit"]
+
+
+class StatusQuery(_Frame):
+    """Asks for one `status` frame."""
+
+    type: Literal["status"]
+
+
+ClientFrame = Annotated[Infer | Cancel | Exit | StatusQuery, Field(discriminator="type")]
+CLIENT_FRAMES: dict[str, type[Infer | Cancel | Exit | StatusQuery]] = {
+    "infer": Infer,
+    "cancel": Cancel,
+    "exit": Exit,
+    "status": StatusQuery,
+}
+
+
+# --- daemon → client -----------------------------------------------------------------------------------------
+
+
+class _ServerFrame(_Frame):
+    # A newer daemon may add keys inside objects that a client of today does not know.
+    model_config = ConfigDict(extra="allow")
+
+
+class Error(_ServerFrame):
+    kind: ErrorKind
+    message: str
+    retryable: bool
+    backend_id: str | None
+    provider_code: str | None
+    provider_http_status: int | None
+    retry_after_ms: int | None = None
+    """Present where the backend said when to come back."""
+
+
+class StartedFrame(_ServerFrame):
+    type: Literal["started"]
+    request_id: RequestId
+    backend_id: str
+    model: str
+
+
+class OutputTextDeltaFrame(_ServerFrame):
+    type: Literal["output_text_delta"]
+    request_id: RequestId
+    delta: Annotated[str, Field(min_length=1)]
+
+
+class ReasoningDeltaFrame(_ServerFrame):
+    """Only where `include_reasoning` asked for it."""
+
+    type: Literal["reasoning_delta"]
+    request_id: RequestId
+    delta: Annotated[str, Field(min_length=1)]
+
+
+class ToolCallDeltaFrame(_ServerFrame):
+    type: Literal["tool_call_delta"]
+    request_id: RequestId
+    call_id: str
+    name: str | None
+    """Not null in a call's first delta at the latest."""
+    arguments_delta: str
+
+
+class ReadyCall(_ServerFrame):
+    id: str
+    name: str
+    arguments_json: str
+    """The concatenation of the call's deltas; always a JSON object."""
+    status: Literal["ready"]
+
+
+class ToolCallReadyFrame(_ServerFrame):
+    type: Literal["tool_call_ready"]
+    request_id: RequestId
+    call: ReadyCall
+
+
+class UsageBody(_ServerFrame):
+    input_tokens: int | None
+    """Everything that went in, cached tokens included."""
+    output_tokens: int | None
+    """Everything that came out, reasoning included."""
+    total_tokens: int | None
+    provider_usage_raw: dict[str, Any] | None
+    """The provider's own object."""
+    cached_input_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cost: float | None = None
+    """US dollars, where the configuration has a price."""
+
+
+class UsageFrame(_ServerFrame):
+    type: Literal["usage"]
+    request_id: RequestId
+    usage: UsageBody
+
+
+class OtherReason(_ServerFrame):
+    other: str
+
+
+class CompletedFrame(_ServerFrame):
+    type: Literal["completed"]
+    request_id: RequestId
+    finish_reason: Literal["stop", "length", "tool_calls"] | OtherReason
+    backend_metadata: dict[str, Any]
+    """`response_id`, `model` as the backend names it, `provider_state`, … where known."""
+
+
+class FailedFrame(_ServerFrame):
+    type: Literal["failed"]
+    request_id: RequestId
+    error: Error
+
+
+class RejectedFrame(_ServerFrame):
+    """Answers a line that had no effect."""
+
+    type: Literal["rejected"]
+    request_id: RequestId | None
+    """Null where none could be read."""
+    error: Error
+
+
+class BackendStatus(_ServerFrame):
+    id: str
+    dialect: str
+    default_model: str
+    in_flight: int
+    queued: int
+    breaker: Literal["closed", "open", "half_open"]
+    requests: int
+    failures: int
+
+
+class StatusFrame(_ServerFrame):
+    type: Literal["status"]
+    protocol: Literal[1]
+    version: str
+    pid: int
+    uptime_ms: int
+    connections: int
+    in_flight: int
+    backends: list[BackendStatus]
+
+
+ServerFrame = Annotated[
+    StartedFrame
+    | OutputTextDeltaFrame
+    | ReasoningDeltaFrame
+    | ToolCallDeltaFrame
+    | ToolCallReadyFrame
+    | UsageFrame
+    | CompletedFrame
+    | FailedFrame
+    | RejectedFrame
+    | StatusFrame,
+    Field(discriminator="type"),
+]
+
+
+def client_frame_schema() -> dict[str, Any]:
+    """The JSON Schema of a line that a client may send."""
+    return _schema(TypeAdapter(ClientFrame), "A line from a client to the daemon")
+
+
+def server_frame_schema() -> dict[str, Any]:
+    """The JSON Schema of a line that the daemon writes."""
+    return _schema(TypeAdapter(ServerFrame), "A line from the daemon to a client")
+
+
+def _schema(adapter: TypeAdapter[Any], title: str) -> dict[str, Any]:
+    schema = adapter.json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **schema}

@@ -1,0 +1,228 @@
+"""A line → a frame or the reason why not; events → lines.
+
+Reading is strict: UTF-8, one JSON object, no NaN or infinity, no deeper than `MAX_DEPTH`. Of two equal keys the last
+counts. Writing is by templates of bytes: an answer of a thousand tokens is a thousand lines that differ in one string.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from json.encoder import encode_basestring as quoted  # the C function behind json.dumps(ensure_ascii=False)
+from math import isfinite
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import from_json, to_json
+
+from ..canonical import (
+    Completed,
+    Failed,
+    GatewayEvent,
+    OtherFinishReason,
+    OutputTextDelta,
+    ReasoningDelta,
+    Started,
+    ToolCallDelta,
+    ToolCallReady,
+    Usage,
+    UsageStats,
+)
+from ..errors import ErrorKind, GatewayError
+from .frames import CLIENT_FRAMES, Cancel, Exit, Infer, StatusQuery
+
+MAX_DEPTH = 200  # objects and arrays inside each other, the frame itself counted
+
+
+class RejectedLine(Exception):
+    """A line that did not become a frame: it had no effect. `request_id` is None where none could be read."""
+
+    def __init__(self, message: str, request_id: str | None = None, kind: ErrorKind = "invalid_request") -> None:
+        super().__init__(message)
+        self.error = GatewayError(kind, message)
+        self.request_id = request_id
+
+
+# --- reading -------------------------------------------------------------------------------------------------
+
+
+def decode(line: bytes) -> Infer | Cancel | Exit | StatusQuery:
+    """The frame that `line` holds.
+
+    Raises:
+        RejectedLine: It holds none; the message says why.
+    """
+    try:
+        value = from_json(line, allow_inf_nan=False, cache_strings="keys")
+    except ValueError as error:
+        raise RejectedLine(f"the line is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise RejectedLine(f"the line is JSON, but not an object: found {_json_type(value)}")
+    request_id = _readable_id(value)
+    _check_depth_and_numbers(line, value, request_id)
+    kind = value.get("type")
+    model = CLIENT_FRAMES.get(kind) if isinstance(kind, str) else None
+    if model is None:
+        found = (
+            "no `type`"
+            if "type" not in value
+            else f"`type` {quoted(kind[:40]) if isinstance(kind, str) else _json_type(kind)}"
+        )
+        raise RejectedLine(f"{found}; expected one of {', '.join(CLIENT_FRAMES)}", request_id)
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise RejectedLine(_explain(error), request_id) from None
+
+
+def _readable_id(value: dict[str, Any]) -> str | None:
+    request_id = value.get("request_id")
+    return request_id if isinstance(request_id, str) and 1 <= len(request_id) <= 128 else None
+
+
+# A number so large that the parser made infinity of it (1e400) has an exponent of three digits or very many digits.
+_MAY_OVERFLOW = re.compile(rb"[0-9][eE]\+?[0-9]{3}|[0-9]{300}")
+
+
+def _check_depth_and_numbers(line: bytes, value: Any, request_id: str | None) -> None:
+    """What the parser lets through and the protocol does not. Walks the value only where the line gives reason to."""
+    may_be_deep = line.count(b"{") + line.count(b"[") > MAX_DEPTH
+    if not may_be_deep and not _MAY_OVERFLOW.search(line):
+        return
+    level, depth = [value], 0
+    while level:
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                below.extend(item.values())
+            elif isinstance(item, list):
+                below.extend(item)
+            elif isinstance(item, float) and not isfinite(item):
+                raise RejectedLine("the line holds a number that is too large for a 64-bit float", request_id)
+        depth += any(isinstance(item, dict | list) for item in level)
+        if depth > MAX_DEPTH:
+            raise RejectedLine(f"the line is nested deeper than {MAX_DEPTH}", request_id)
+        level = below
+
+
+def _explain(error: ValidationError) -> str:
+    """All mistakes of a frame, with their places; never the values, which may be private."""
+    mistakes = []
+    for details in error.errors(include_input=False, include_url=False, include_context=False):
+        if details["type"] == "missing":
+            text = "missing, but required"
+        elif details["type"] == "extra_forbidden":
+            text = "unknown field"
+        else:
+            text = details["msg"].replace("Input should be ", "expected ")
+        mistakes.append(f"{_path(details['loc'])}: {text}")
+    return "; ".join(mistakes[:20]) + ("; …" if len(mistakes) > 20 else "")
+
+
+def _path(loc: tuple[int | str, ...]) -> str:
+    path = ""
+    for step in loc:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif not step.startswith("literal["):  # pydantic's name for a member of a union
+            path += f".{step}" if path else step
+    return path
+
+
+def _json_type(value: Any) -> str:
+    if value is None:
+        return "null"
+    names = {
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        str: "a string",
+        list: "an array",
+        dict: "an object",
+    }
+    return names[type(value)]
+
+
+# --- writing -------------------------------------------------------------------------------------------------
+
+
+class FrameEncoder:
+    """Writes the frames of one request. Its id is escaped once, here, and not once per token."""
+
+    def __init__(self, request_id: str) -> None:
+        self._id = to_json(request_id)
+        name = self._id.decode()
+        self._text = '{"type":"output_text_delta","request_id":' + name + ',"delta":'
+        self._reasoning = '{"type":"reasoning_delta","request_id":' + name + ',"delta":'
+
+    def events(self, events: Iterable[GatewayEvent]) -> bytes:
+        """The frames of a batch, one line each, ready for one write."""
+        lines = []
+        for event in events:
+            if type(event) is OutputTextDelta:  # nearly every event is one, so it is asked first
+                lines.append(f"{self._text}{quoted(event.delta)}}}\n")
+            elif type(event) is ReasoningDelta:
+                lines.append(f"{self._reasoning}{quoted(event.delta)}}}\n")
+            else:
+                lines.append(self._rare(event).decode())
+        return "".join(lines).encode()
+
+    def _rare(self, event: GatewayEvent) -> bytes:
+        match event:
+            case Started(backend_id, model):
+                return self._frame(b"started", {"backend_id": backend_id, "model": model})
+            case Failed(error):
+                return self._frame(b"failed", {"error": error_object(error)})
+            case ToolCallDelta(call_id, name, arguments):
+                return self._frame(b"tool_call_delta", {"call_id": call_id, "name": name, "arguments_delta": arguments})
+            case ToolCallReady(call):
+                ready = {"id": call.id, "name": call.name, "arguments_json": call.arguments_json, "status": "ready"}
+                return self._frame(b"tool_call_ready", {"call": ready})
+            case Usage(usage):
+                return self._frame(b"usage", {"usage": usage_object(usage)})
+            case Completed(reason, metadata):
+                word = {"other": reason.other} if isinstance(reason, OtherFinishReason) else reason
+                return self._frame(b"completed", {"finish_reason": word, "backend_metadata": metadata})
+        raise TypeError(f"{event!r} has no frame")
+
+    def _frame(self, kind: bytes, fields: dict[str, Any]) -> bytes:
+        return b'{"type":"%b","request_id":%b,%b\n' % (kind, self._id, to_json(fields)[1:])
+
+
+def rejected(error: GatewayError, request_id: str | None) -> bytes:
+    """The answer to a line that had no effect."""
+    return to_json({"type": "rejected", "request_id": request_id, "error": error_object(error)}) + b"\n"
+
+
+def status(fields: dict[str, Any]) -> bytes:
+    """The answer to a `status` query."""
+    return to_json({"type": "status", **fields}) + b"\n"
+
+
+def error_object(error: GatewayError) -> dict[str, Any]:
+    """`error` as it stands in `failed` and `rejected`."""
+    fields: dict[str, Any] = {
+        "kind": error.kind,
+        "message": error.message,
+        "retryable": error.retryable,
+        "backend_id": error.backend_id,
+        "provider_code": error.provider_code,
+        "provider_http_status": error.provider_http_status,
+    }
+    if error.retry_after_ms is not None:
+        fields["retry_after_ms"] = error.retry_after_ms
+    return fields
+
+
+def usage_object(usage: UsageStats) -> dict[str, Any]:
+    """`usage` as it stands in its frame: the base keys always, the others where known."""
+    fields: dict[str, Any] = {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "total_tokens": usage.total_tokens,
+        "provider_usage_raw": usage.provider_usage_raw,
+    }
+    for name in ("cached_input_tokens", "reasoning_tokens", "cost"):
+        if (value := getattr(usage, name)) is not None:
+            fields[name] = value
+    return fields
