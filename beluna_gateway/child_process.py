@@ -28,9 +28,10 @@ import sys
 from asyncio.subprocess import SubprocessStreamProtocol
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import cast
+from typing import Self, cast
 
 import structlog
 
@@ -59,7 +60,8 @@ _HARMLESS = frozenset(
 
 def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
     """The harmless part of our own environment, and `extra` over it. Our other variables may hold keys of other
-    backends: a program gets those that its configuration names."""
+    backends: a program gets those that its configuration names.
+    """
     ours = {name: value for name, value in os.environ.items() if name in _HARMLESS or name.startswith("LC_")}
     return ours | dict(extra)
 
@@ -108,6 +110,14 @@ class _Protocol(SubprocessStreamProtocol):
         self.closed.set()
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    transport: asyncio.SubprocessTransport
+    protocol: _Protocol
+    draining: asyncio.Task[None]
+    """Reads standard error to its end."""
+
+
 class ChildProcess:
     """One run of a program: started on entry, stopped on exit of the `async with` block.
 
@@ -145,11 +155,9 @@ class ChildProcess:
         self._stop_after = stop_after
         self._tail = bytearray()
         self._tail_limit = stderr_tail
-        self._transport: asyncio.SubprocessTransport | None = None
-        self._protocol: _Protocol | None = None
-        self._draining: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._run: _Run | None = None
 
-    async def __aenter__(self) -> ChildProcess:
+    async def __aenter__(self) -> Self:
         """Starts the program.
 
         Raises:
@@ -175,28 +183,23 @@ class ChildProcess:
 
     @property
     def pid(self) -> int:
-        """The process to name in logs: the guard's, whose only child is the program."""
-        return self._running()[0].get_pid()
+        """The process to name in logs: the guard's, whose child is the program."""
+        return self._running().transport.get_pid()
 
     @property
     def stdin(self) -> asyncio.StreamWriter:
         """The pipe to the program; only with `stdin=True`."""
-        return cast(asyncio.StreamWriter, self._running()[1].stdin)
+        return cast("asyncio.StreamWriter", self._running().protocol.stdin)
 
     @property
     def stdout(self) -> asyncio.StreamReader:
         """The pipe from the program; only with `stdout=True`."""
-        return cast(asyncio.StreamReader, self._running()[1].stdout)
+        return cast("asyncio.StreamReader", self._running().protocol.stdout)
 
     @property
     def returncode(self) -> int | None:
         """None while it runs; then its exit status, or the negative number of the signal that ended it."""
-        return self._running()[0].get_returncode()
-
-    @property
-    def stderr_tail(self) -> str:
-        """The last of what it wrote to its standard error."""
-        return self._tail.decode("utf-8", "replace").strip()
+        return self._running().transport.get_returncode()
 
     @property
     def ending(self) -> str:
@@ -206,14 +209,17 @@ class ChildProcess:
             return "still running"
         return f"exit status {code}" if code >= 0 else f"killed by {_signal_name(-code)}"
 
+    @property
+    def stderr_tail(self) -> str:
+        """The last of what it wrote to its standard error."""
+        return self._tail.decode("utf-8", "replace").strip()
+
     async def wait(self) -> int:
-        """Its `returncode`, once it has ended and everything that it said to its standard error is in `stderr_tail`.
-        Any number of tasks may wait."""
-        protocol = self._running()[1]
-        await protocol.exited.wait()
-        if self._draining is not None:
-            await asyncio.wait([self._draining], timeout=1.0)
-        return cast(int, self.returncode)
+        """Its `returncode`, once it has ended and its last words are in `stderr_tail`. Any number of tasks may wait."""
+        run = self._running()
+        await run.protocol.exited.wait()
+        await asyncio.wait([run.draining], timeout=1.0)
+        return cast("int", self.returncode)
 
     async def stop(self) -> None:
         """SIGTERM to the program's process group, SIGKILL after `stop_after` seconds, and everything closed.
@@ -221,34 +227,35 @@ class ChildProcess:
         May be called again, also at the same time. A task that is cancelled in here kills at once, sees the end, and is
         cancelled then: it leaves nothing behind.
         """
-        transport, protocol = self._running()
+        run = self._running()
         cancelled: asyncio.CancelledError | None = None
         for order, patience in (
             (signal.SIGTERM, self._stop_after),
             (signal.SIGUSR1, _PATIENCE_AFTER_KILL),  # the guard kills all
             (signal.SIGKILL, _PATIENCE_AFTER_KILL),  # the guard itself hangs
         ):
-            if protocol.exited.is_set():
+            if run.protocol.exited.is_set():
                 break
             with suppress(ProcessLookupError):
-                transport.send_signal(order)
+                run.transport.send_signal(order)
             try:
                 async with asyncio.timeout(patience):
-                    await protocol.exited.wait()
+                    await run.protocol.exited.wait()
             except TimeoutError:
                 continue
             except asyncio.CancelledError as error:
                 cancelled = error
+        run.transport.close()  # also where its reader has left something unread, which keeps a pipe open
+        if run.protocol.exited.is_set():
+            # All its descendants are gone and so are the other ends of the pipes: this takes a few turns of the loop.
+            while not (run.protocol.closed.is_set() and run.draining.done()):
+                try:
+                    await run.protocol.closed.wait()
+                    await asyncio.wait([run.draining])
+                except asyncio.CancelledError as error:
+                    cancelled = error
         else:
-            if not protocol.exited.is_set():
-                _log.error("child_process_hangs", program=self._program, pid=transport.get_pid())
-        transport.close()  # also where its reader has left something unread, which keeps a pipe open
-        while not (protocol.closed.is_set() and self._draining.done()):  # a few turns of the loop
-            try:
-                await protocol.closed.wait()
-                await asyncio.wait([self._draining])
-            except asyncio.CancelledError as error:
-                cancelled = error
+            _log.error("child_process_hangs", program=self._program, pid=self.pid)
         if cancelled is not None:
             raise cancelled
 
@@ -274,19 +281,18 @@ class ChildProcess:
             raise GatewayError(
                 "backend_transient", f"cannot start {self._program}: {error.strerror}", retryable=True
             ) from error
-        self._transport, self._protocol = transport, protocol
-        if protocol.stderr is not None:
-            self._draining = asyncio.create_task(self._drain(protocol.stderr), name=f"stderr of {self._program}")
+        draining = asyncio.create_task(self._drain(protocol.stderr), name=f"stderr of {self._program}")
+        self._run = _Run(transport, protocol, draining)
 
-    async def _drain(self, stderr: asyncio.StreamReader) -> None:
-        while chunk := await stderr.read(64 * 1024):
+    async def _drain(self, stderr: asyncio.StreamReader | None) -> None:
+        while stderr is not None and (chunk := await stderr.read(64 * 1024)):
             self._tail += chunk
             del self._tail[: -self._tail_limit]
 
-    def _running(self) -> tuple[asyncio.SubprocessTransport, _Protocol]:
-        if self._transport is None or self._protocol is None:
+    def _running(self) -> _Run:
+        if self._run is None:
             raise RuntimeError("a ChildProcess runs only inside its `async with` block")
-        return self._transport, self._protocol
+        return self._run
 
 
 def _signal_name(number: int) -> str:
