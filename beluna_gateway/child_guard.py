@@ -30,6 +30,8 @@ def main() -> None:
     """Starts the program, waits for its end or for an order, and leaves nothing behind."""
     daemon, program, arguments = int(sys.argv[1]), sys.argv[2], sys.argv[2:]
     prctl = ctypes.CDLL(None).prctl
+    # uvloop lets second copies of the program's pipes slip in, which would hide that the program closed its own.
+    os.closerange(3, 1 << 20)
     signal.pthread_sigmask(signal.SIG_BLOCK, _OURS)
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
     prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
@@ -38,7 +40,7 @@ def main() -> None:
     guard, child = os.getpid(), os.fork()
     if child == 0:
         _become(program, arguments, guard, prctl)
-    # Our copies of its pipes: while they were open, nobody would see the program close its own.
+    # Ours would hide it likewise.
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
