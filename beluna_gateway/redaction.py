@@ -21,7 +21,14 @@ class Redactor:
         if secret in self._forms:
             return
         in_base64 = base64.b64encode(secret.encode()).decode()
-        forms = {secret, quote(secret, safe=""), quote_plus(secret), in_base64, in_base64.rstrip("="), repr(secret)[1:-1]}
+        forms = {
+            secret,
+            quote(secret, safe=""),
+            quote_plus(secret),
+            in_base64,
+            in_base64.rstrip("="),
+            repr(secret)[1:-1],
+        }
         self._forms[secret] = sorted(forms, key=len, reverse=True)
         if len(self._forms) > _KEPT:
             self._forms.popitem(last=False)

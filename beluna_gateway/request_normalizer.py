@@ -138,12 +138,16 @@ def _check_linkage(message: frames.Message, at: str) -> None:
     if message.role != "assistant":
         for field in ("tool_calls", "provider_state"):
             if getattr(message, field) is not None:
-                raise invalid_request(f"{at}.{field}: only an assistant message may have it, this one is {message.role!r}")
+                raise invalid_request(
+                    f"{at}.{field}: only an assistant message may have it, this one is {message.role!r}"
+                )
     if not message.parts and not message.tool_calls:
         raise invalid_request(f"{at}.parts: empty; at least one part is needed")
 
 
-def _tool_message(message: frames.Message, parts: tuple[Part, ...], at: str, known_calls: set[str] | None) -> ToolMessage:
+def _tool_message(
+    message: frames.Message, parts: tuple[Part, ...], at: str, known_calls: set[str] | None
+) -> ToolMessage:
     call_id, tool_name = message.tool_call_id, message.tool_name
     assert call_id is not None and tool_name is not None  # noqa: S101, PT018 - _check_linkage saw to it
     texts = []

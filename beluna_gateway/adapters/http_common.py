@@ -1,0 +1,375 @@
+"""The shared HTTP edge: all of aiohttp. Moves bytes between a backend and a dialect's two pure halves.
+
+What aiohttp would do by itself and must not: no total timeout of its own, no redirects, no decompression, no cookies, no
+proxy or credentials from the environment. Its exceptions end here, renamed to `GatewayError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, cast
+
+import aiohttp
+from multidict import CIMultiDict
+from pydantic import JsonValue
+from pydantic_core import to_json
+from yarl import URL
+
+from .. import __version__
+from ..canonical import BackendRawEvent, CanonicalRequest, JsonObject, ResolvedCredential
+from ..config import BackendProfile
+from ..errors import GatewayError, cut_off, invalid_request, protocol_violation
+from .base import BackendAdapter, Call, Emit, HttpDialect, ResponseDecoder, SilenceTimer, overridden, parse_object
+from .ndjson import NdjsonParser
+from .provider_errors import read_error_body, retry_after_ms
+from .sse import SseParser
+
+if TYPE_CHECKING:
+    from ..model_server import ModelServer
+
+LATE_USAGE_SECONDS = 1.0
+"""After the end mark: how long the backend has to report usage, and to end its response so that its connection can be
+used again (protocol/README.md, "Order")."""
+
+ERROR_BODY_BYTES = 64 * 1024
+"""Of an answer that is no success: enough for every provider's message."""
+
+
+class HttpAdapter(BackendAdapter):
+    """One HTTP backend: a dialect, a pool of connections and, with `launch`, the server it talks to."""
+
+    def __init__(self, dialect: HttpDialect, server: ModelServer | None = None) -> None:
+        profile = dialect.profile
+        self._dialect = dialect
+        self._server = server
+        self._profile = profile
+        self._base, self._unix_path = base_url(profile.backend.endpoint or "")
+        self._session: aiohttp.ClientSession | None = None
+        self.capabilities = overridden(dialect.capabilities, profile)
+
+    async def start(self) -> None:
+        if self._server is not None and self._profile.backend.launch is not None:
+            await self._server.start()
+
+    def prepare(self, request: CanonicalRequest, model: str, credential: ResolvedCredential) -> Call:
+        wanted = self._dialect.encode(request, model)
+        if request.provider_options:
+            merge_options(wanted.body, request.provider_options)
+        headers: CIMultiDict[str] = CIMultiDict(
+            {
+                "Content-Type": "application/json",
+                "Accept": "application/json" if not request.stream else _ACCEPT[self._dialect.framing],
+                "Accept-Encoding": "identity",
+                "User-Agent": f"beluna-gateway/{__version__}",
+            }
+        )
+        if request.request_id.isascii() and request.request_id.isprintable():
+            headers["X-Request-Id"] = request.request_id
+        headers.update(wanted.headers)
+        headers.update(self._profile.backend.headers)
+        if credential.secret is not None:
+            headers.update(self._dialect.auth_headers(credential.secret))
+        return HttpCall(self, self._dialect, request, self._url(wanted.path), headers, to_json(wanted.body))
+
+    async def probe(self, credential: ResolvedCredential) -> str:
+        headers = {"Accept-Encoding": "identity"}
+        if credential.secret is not None:
+            headers |= self._dialect.auth_headers(credential.secret)
+        url = self._url(self._dialect.probe_path)
+        async with self.serving(), self.response("GET", url, headers, None) as response:
+            if not 200 <= response.status < 300:
+                raise await self.failure(response)
+            return f"HTTP {response.status} from {self._dialect.probe_path}"
+
+    async def close(self) -> None:
+        async with AsyncExitStack() as stack:
+            if self._server is not None:
+                stack.push_async_callback(self._server.close)
+            if self._session is not None:
+                stack.push_async_callback(self._session.close)
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        """Around every use of a server that we launch: waits until it is ready, and keeps it from an idle stop."""
+        async with nullcontext() if self._server is None else self._server.in_use():
+            if self._server is not None:
+                await self._server.ready()
+            yield
+
+    @asynccontextmanager
+    async def response(self, method: str, url: URL, headers: Any, body: bytes | None) -> AsyncIterator[_Response]:
+        """One exchange. Leaving the block before the response has ended closes its connection: that is the cancel.
+
+        Raises:
+            GatewayError: For everything that aiohttp may raise, here or inside the block.
+        """
+        if self._session is None:
+            self._session = self._open_session()
+        response: _Response | None = None
+        try:
+            response = cast(
+                _Response, await self._session.request(method, url, headers=headers, data=body, allow_redirects=False)
+            )
+            yield response
+        except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:  # noqa: UP041 - aiohttp's own base
+            raise rename(error, self._profile) from error
+        finally:
+            if response is not None:
+                response.let_go()
+
+    async def failure(self, response: aiohttp.ClientResponse) -> GatewayError:
+        """The error for an answer that is no success."""
+        body = bytearray()
+        async for chunk in response.content.iter_any():
+            body += chunk
+            if len(body) > ERROR_BODY_BYTES:
+                break
+        return self._dialect.error(
+            response.status, read_error_body(bytes(body[:ERROR_BODY_BYTES])), _retry_after(response)
+        )
+
+    def _url(self, path: str) -> URL:
+        """`path`, which may have a query of its own, below the endpoint, which may have one too (Azure's api-version)."""
+        path, _, query = path.partition("?")
+        url = self._base.with_path(self._base.path.rstrip("/") + path, encoded=False, keep_query=True)
+        return url.update_query(query) if query else url
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        reliability = self._profile.reliability
+        connector: aiohttp.BaseConnector = (
+            aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
+            if self._unix_path is None
+            else aiohttp.UnixConnector(self._unix_path, limit=0)
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            response_class=_Response,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            # ceil_threshold: aiohttp rounds timeouts above it up to whole seconds; we want them as configured.
+            timeout=aiohttp.ClientTimeout(
+                total=None, connect=reliability.connect_timeout_ms / 1000, ceil_threshold=1e9
+            ),
+            read_bufsize=64 * 1024,
+        )
+
+
+class HttpCall:
+    """One request, encoded; see `Call`."""
+
+    __slots__ = ("_adapter", "_body", "_dialect", "_headers", "_limit", "_request", "_url")
+
+    def __init__(
+        self,
+        adapter: HttpAdapter,
+        dialect: HttpDialect,
+        request: CanonicalRequest,
+        url: URL,
+        headers: CIMultiDict[str],
+        body: bytes,
+    ) -> None:
+        self._adapter = adapter
+        self._dialect = dialect
+        self._request = request
+        self._url = url
+        self._headers = headers
+        self._body = body
+        self._limit = dialect.profile.reliability.max_event_bytes
+
+    async def attempt(self, emit: Emit, timer: SilenceTimer) -> None:
+        async with self._adapter.serving():
+            timer.connected()  # aiohttp times the connecting itself
+            async with self._adapter.response("POST", self._url, self._headers, self._body) as response:
+                if not 200 <= response.status < 300:
+                    raise await self._adapter.failure(response)
+                if response.headers.get("Content-Encoding", "identity") != "identity":
+                    raise protocol_violation("the backend compressed its answer, although it was asked not to")
+                decoder = self._dialect.decoder(self._request)
+                if self._request.stream:
+                    await self._stream(response, decoder, emit, timer)
+                else:
+                    await self._whole(response, b"", decoder, emit)
+
+    async def _stream(self, response: _Response, decoder: ResponseDecoder, emit: Emit, timer: SilenceTimer) -> None:
+        """The hot path: one read of the backend → one batch of events → one write to the client."""
+        parser = SseParser(self._limit) if self._dialect.framing == "sse" else NdjsonParser(self._limit)
+        content = response.content
+        chunk = await content.readany()
+        if self._dialect.framing == "sse" and chunk.lstrip()[:1] == b"{":
+            # No event stream begins with a brace: a server that does not stream, or an error with status 200.
+            await self._whole(response, chunk, decoder, emit)
+            return
+        while chunk:
+            events: list[BackendRawEvent] = []
+            try:
+                for payload in parser.feed(chunk):
+                    decoder.feed(payload, events)
+                    if decoder.done:
+                        decoder.finish(events)
+                        break
+            finally:
+                # In `finally`: what came before a broken event was said, and is passed on before the failure.
+                if events:
+                    timer.progressed()
+                    emit(events)
+            if decoder.done:
+                response.complete = True
+                return
+            if decoder.ended:
+                timer.suspended()
+                await self._late_usage(content, parser, decoder, emit)
+                response.complete = decoder.done
+                return
+            if emit.blocked:
+                timer.suspended()
+                await emit.drained()
+                timer.progressed()
+            chunk = await content.readany()
+        self._close(parser, decoder, emit)
+
+    async def _late_usage(
+        self, content: aiohttp.StreamReader, parser: SseParser | NdjsonParser, decoder: ResponseDecoder, emit: Emit
+    ) -> None:
+        """After the end mark nothing can be lost but usage: a broken or silent connection ends the answer as well."""
+        try:
+            async with asyncio.timeout(LATE_USAGE_SECONDS):
+                while not decoder.done and (chunk := await content.readany()):
+                    events: list[BackendRawEvent] = []
+                    for payload in parser.feed(chunk):
+                        decoder.feed(payload, events)
+                    if events:
+                        emit(events)
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            pass
+        self._close(parser, decoder, emit)
+
+    def _close(self, parser: SseParser | NdjsonParser, decoder: ResponseDecoder, emit: Emit) -> None:
+        events: list[BackendRawEvent] = []
+        try:
+            for payload in parser.close():
+                try:
+                    decoder.feed(payload, events)
+                except GatewayError as error:
+                    if error.kind != "protocol_violation":
+                        raise
+                    # A last line that does not parse is a line that was cut: `finish` says so.
+            decoder.finish(events)
+        finally:
+            if events:
+                emit(events)
+
+    async def _whole(
+        self, response: aiohttp.ClientResponse, begun: bytes, decoder: ResponseDecoder, emit: Emit
+    ) -> None:
+        body = bytearray(begun)
+        while chunk := await response.content.readany():
+            body += chunk
+            if len(body) > self._limit:
+                raise protocol_violation(
+                    f"the backend sent a body of more than {self._limit} bytes (reliability.max_event_bytes)"
+                )
+        if not body:
+            raise cut_off("the backend sent an empty answer")
+        events: list[BackendRawEvent] = []
+        try:
+            decoder.feed_whole(parse_object(bytes(body)), events)
+            decoder.finish(events)
+        finally:
+            if events:
+                emit(events)
+
+
+_ACCEPT = {"sse": "text/event-stream", "ndjson": "application/x-ndjson"}
+
+
+class _Response(aiohttp.ClientResponse):
+    """Closing it aborts the connection: what is still to be sent or received is of no use any more."""
+
+    complete = False
+    """The answer is all there; only HTTP's own end of the response may be missing."""
+
+    def close(self) -> None:
+        # aiohttp's own close() would first flush the rest of a request body, which a stuck backend never reads.
+        if self.connection is not None and self.connection.transport is not None:
+            self.connection.transport.abort()
+        super().close()
+
+    def let_go(self) -> None:
+        """At once, unless the answer is complete: then the end of the response has a moment to come, so that the
+        connection can be used again. Nobody waits for that."""
+        if self.complete and not self.closed:
+            asyncio.get_running_loop().call_later(LATE_USAGE_SECONDS, self.close)
+        elif not self.closed:
+            self.close()
+
+
+def base_url(endpoint: str) -> tuple[URL, str | None]:
+    """The URL that a dialect's paths are appended to, and the Unix socket that it is reached by, if it is.
+
+    ``unix:/path`` may be followed by a path on that server: ``unix:/run/llama.sock:/v1``.
+    """
+    if endpoint.startswith("unix:"):
+        socket_path, _, path = endpoint.removeprefix("unix:").partition(":")
+        return URL("http://localhost" + path), socket_path
+    return URL(endpoint), None
+
+
+def merge_options(body: JsonObject, options: JsonObject, at: str = "provider_options") -> None:
+    """Merges a request's `provider_options` into `body`, objects at every depth.
+
+    Raises:
+        GatewayError: `invalid_request`, where a key is one that the gateway has set for this request.
+    """
+    for key, value in options.items():
+        if key not in body:
+            body[key] = value
+            continue
+        own: JsonValue = body[key]
+        if not isinstance(own, dict) or not isinstance(value, dict):
+            raise invalid_request(
+                f"{at}.{key}: the gateway sets this itself for this request, it may not be overridden"
+            )
+        merge_options(own, value, f"{at}.{key}")
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> int | None:
+    milliseconds = response.headers.get("retry-after-ms")  # OpenAI's and Azure's finer twin
+    if milliseconds is not None and milliseconds.strip().isdecimal():
+        return int(milliseconds)
+    return retry_after_ms(response.headers.get("Retry-After"), time.time())
+
+
+def rename(error: Exception, profile: BackendProfile) -> GatewayError:
+    """aiohttp's and the system's exceptions → ours."""
+    endpoint = profile.backend.endpoint
+    if isinstance(error, aiohttp.ServerTimeoutError | TimeoutError):
+        limit = profile.reliability.connect_timeout_ms
+        return GatewayError(
+            "timeout", f"no connection to {endpoint} within {limit} ms (reliability.connect_timeout_ms)", retryable=True
+        )
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
+        return GatewayError("backend_permanent", f"the TLS certificate of {endpoint} is not accepted: {error}")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        if isinstance(error.os_error, ssl.SSLCertVerificationError):
+            return GatewayError(
+                "backend_permanent", f"the TLS certificate of {endpoint} is not accepted: {error.os_error}"
+            )
+        return GatewayError(
+            "backend_transient", f"no connection to {endpoint}: {error.os_error}", retryable=True
+        )
+    if isinstance(
+        error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | OSError
+    ):
+        return cut_off(f"the connection to {endpoint} was cut: {error}")
+    if isinstance(error, aiohttp.ClientResponseError):
+        return protocol_violation(f"{endpoint} does not speak HTTP as it should: {error.message}")
+    return GatewayError("backend_permanent", f"the exchange with {endpoint} failed: {type(error).__name__}: {error}")
+
+
+def http_adapter(dialect: HttpDialect) -> HttpAdapter:
+    """The adapter for a backend of an HTTP dialect, with the server that its `launch` key asks for."""
+    return HttpAdapter(dialect)

@@ -1,0 +1,59 @@
+"""`beluna-gateway check`: each backend's credential and a probe of the backend itself."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from .adapters import ADAPTERS
+from .config import BackendProfile, Config, profiles
+from .credentials import CredentialResolver
+from .errors import GatewayError
+from .redaction import Redactor
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedBackend:
+    """One row of the table."""
+
+    profile: BackendProfile
+    credential: str
+    probe: str
+    good: bool
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Its columns, every effective timeout among them."""
+        limits = self.profile.reliability
+        timeouts = (
+            f"connect {limits.connect_timeout_ms}, first event {limits.request_timeout_ms}, "
+            f"silence {limits.idle_timeout_ms}, total {self.profile.budget.max_request_time_ms}"
+        )
+        return (self.profile.id, self.profile.backend.dialect, self.credential, self.probe, timeouts)
+
+
+async def check_backends(config: Config, folder: Path, only: str | None = None) -> list[CheckedBackend]:
+    """Probes the configured backends side by side. A server that `launch` names is started for it, and stopped."""
+    redactor = Redactor()
+    wanted = [profile for profile in profiles(config, folder).values() if only in (None, profile.id)]
+    return list(await asyncio.gather(*(_check(profile, redactor) for profile in wanted)))
+
+
+async def _check(profile: BackendProfile, redactor: Redactor) -> CheckedBackend:
+    try:
+        credential = CredentialResolver(redactor).resolve(profile)
+    except GatewayError as error:
+        return CheckedBackend(profile, error.message, "not probed", good=False)
+    state = "none needed" if credential.secret is None else "found"
+    adapter = ADAPTERS[profile.backend.dialect](profile)
+    try:
+        async with asyncio.timeout(profile.budget.max_request_time_ms / 1000):
+            seen = await adapter.probe(credential)
+        return CheckedBackend(profile, state, f"ok: {seen}", good=True)
+    except GatewayError as error:
+        return CheckedBackend(profile, state, f"{error.kind}: {redactor.redact(error.message)[:200]}", good=False)
+    except TimeoutError:
+        return CheckedBackend(profile, state, "timeout: no answer within the total time", good=False)
+    finally:
+        await adapter.close()

@@ -1,0 +1,246 @@
+"""The command line: `serve`, `ask`, `check`, `status`, `schema`. Puts the parts together and runs them.
+
+Imports stand in the commands that need them: `--version` and `--help` answer without loading the gateway.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import __version__
+
+if TYPE_CHECKING:
+    from .config import Config
+
+# sysexits.h
+OK, FAILED, USAGE, UNREADABLE, UNAVAILABLE, NO_SOCKET, WRONG_CONFIG = 0, 1, 64, 66, 69, 73, 78
+
+DEFAULT_CONFIG = Path("beluna.jsonc")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+        The exit status: 0; 1 where what was asked for failed; 64, 66, 69, 73, 78 as in sysexits.h.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `… | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="beluna-gateway", description="One Unix socket for every model call.")
+    parser.add_argument("--version", action="version", version=f"beluna-gateway {__version__}")
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
+    parser.set_defaults(run=_serve)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", description="without one: serve")
+
+    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        # SUPPRESS: a --config before the command is not forgotten by it
+        added.add_argument(
+            "--config", type=Path, default=argparse.SUPPRESS, metavar="FILE", help="default: beluna.jsonc"
+        )
+        added.set_defaults(run=run)
+        return added
+
+    command("serve", _serve, "run the daemon")
+
+    ask = command("ask", _ask, "ask one question through the daemon and print the answer as it streams")
+    ask.add_argument("question", nargs="?", default="-", help="the question; `-` or nothing: read it from stdin")
+    ask.add_argument("--socket", type=Path, help="the daemon's socket; default: the configuration's socket_path")
+    ask.add_argument("--backend", help="the backend's id; default: default_backend")
+    ask.add_argument("--model", help="default: the backend's default_model")
+    ask.add_argument("--system", help="a system prompt")
+    ask.add_argument("--json", action="store_true", help="print the frames as they come")
+
+    check = command("check", _check, "check the configuration and the credentials, and probe each backend")
+    check.add_argument("--backend", help="only this one")
+
+    status = command("status", _status, "ask the daemon how it is")
+    status.add_argument("--socket", type=Path, help="default: the configuration's socket_path")
+    status.add_argument("--json", action="store_true", help="print the frame as it comes")
+
+    schema = command("schema", _schema, "print a JSON Schema")
+    schema.add_argument("which", nargs="?", choices=["config", "client", "server"], default="config")
+    return parser
+
+
+def _load(path: Path) -> Config | int:
+    """The configuration, or the exit status after its mistakes were told."""
+    from .config import ConfigError, ConfigUnreadable, load_config
+
+    try:
+        return load_config(path)
+    except ConfigUnreadable as error:
+        print(f"beluna-gateway: {error}", file=sys.stderr)
+        return UNREADABLE
+    except ConfigError as error:
+        print(f"beluna-gateway: {error}", file=sys.stderr)
+        return WRONG_CONFIG
+
+
+# --- serve ---------------------------------------------------------------------------------------------------
+
+
+def _serve(options: argparse.Namespace) -> int:
+    config = _load(options.config)
+    if isinstance(config, int):
+        return config
+    import uvloop
+
+    from .daemon.sockets import SocketError
+    from .redaction import Redactor
+    from .telemetry import configure_logging
+
+    redactor = Redactor()
+    configure_logging(config.telemetry, redactor)
+
+    async def serve() -> None:
+        from .daemon.server import Daemon
+        from .gateway import AIGateway
+        from .telemetry import LogSink
+
+        folder = options.config.absolute().parent
+        async with AIGateway(config, folder, telemetry=[LogSink()], redactor=redactor) as gateway:
+            await Daemon(config, folder, gateway).serve()
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve())
+    except SocketError as error:
+        print(f"beluna-gateway: {error}", file=sys.stderr)
+        return NO_SOCKET
+    return OK
+
+
+# --- ask and status ------------------------------------------------------------------------------------------
+
+
+def _socket_path(options: argparse.Namespace) -> Path | int:
+    if options.socket is not None:
+        return Path(options.socket)
+    config = _load(options.config)
+    return config if isinstance(config, int) else options.config.absolute().parent / config.socket_path
+
+
+def _no_daemon(path: Path, error: OSError) -> int:
+    print(
+        f"beluna-gateway: no daemon answers at {path} ({error.strerror or error}); start one with `beluna-gateway serve`",
+        file=sys.stderr,
+    )
+    return UNAVAILABLE
+
+
+def _ask(options: argparse.Namespace) -> int:
+    path = _socket_path(options)
+    if isinstance(path, int):
+        return path
+    question = sys.stdin.read() if options.question == "-" else options.question
+    if not question.strip():
+        print("beluna-gateway: the question is empty", file=sys.stderr)
+        return USAGE
+    try:
+        return asyncio.run(_ask_daemon(path, question, options))
+    except OSError as error:
+        return _no_daemon(path, error)
+
+
+async def _ask_daemon(path: Path, question: str, options: argparse.Namespace) -> int:
+    from .client import connect
+
+    messages = [{"role": "system", "parts": [{"text": {"text": options.system}}]}] if options.system else []
+    messages.append({"role": "user", "parts": [{"text": {"text": question}}]})
+    async with connect(path) as client:
+        async for frame in client.infer(messages=messages, backend_id=options.backend, model=options.model):
+            if options.json:
+                print(json.dumps(frame, ensure_ascii=False), flush=True)
+            elif frame["type"] == "output_text_delta":
+                print(frame["delta"], end="", flush=True)
+            elif frame["type"] == "completed":
+                print()
+                if frame["finish_reason"] != "stop":
+                    print(f"beluna-gateway: the answer ended with {frame['finish_reason']}", file=sys.stderr)
+            elif frame["type"] in ("failed", "rejected"):
+                error = frame["error"]
+                print(f"beluna-gateway: {frame['type']}: {error['kind']}: {error['message']}", file=sys.stderr)
+            if frame["type"] in ("failed", "rejected"):
+                return FAILED
+    return OK
+
+
+def _status(options: argparse.Namespace) -> int:
+    path = _socket_path(options)
+    if isinstance(path, int):
+        return path
+    try:
+        frame = asyncio.run(_ask_status(path))
+    except OSError as error:
+        return _no_daemon(path, error)
+    if options.json:
+        print(json.dumps(frame))
+        return OK
+    print(
+        f"beluna-gateway {frame['version']}, pid {frame['pid']}, up {frame['uptime_ms'] / 1000:.0f} s, "
+        f"{frame['connections']} connections, {frame['in_flight']} requests in flight"
+    )
+    columns = ("id", "dialect", "default_model", "breaker", "in_flight", "queued", "requests", "failures")
+    _print_table([columns, *([str(backend[name]) for name in columns] for backend in frame["backends"])])
+    return OK
+
+
+async def _ask_status(path: Path) -> dict[str, Any]:
+    from .client import connect
+
+    async with connect(path) as client:
+        return await client.status()
+
+
+# --- check ---------------------------------------------------------------------------------------------------
+
+
+def _check(options: argparse.Namespace) -> int:
+    config = _load(options.config)
+    if isinstance(config, int):
+        return config
+    from .check import check_backends
+
+    known = [backend.id for backend in config.ai_gateway.backends]
+    if options.backend is not None and options.backend not in known:
+        print(
+            f"beluna-gateway: {options.backend!r} is not configured; configured are {', '.join(known)}", file=sys.stderr
+        )
+        return USAGE
+    rows = asyncio.run(check_backends(config, options.config.absolute().parent, options.backend))
+    print(f"{options.config}: valid")
+    _print_table([("backend", "dialect", "credential", "probe", "timeouts ms"), *(row.cells for row in rows)])
+    return OK if all(row.good for row in rows) else FAILED
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from .config import json_schema
+    from .wire.frames import client_frame_schema, server_frame_schema
+
+    schema = {"config": json_schema, "client": client_frame_schema, "server": server_frame_schema}[options.which]()
+    print(json.dumps(schema, indent=2))
+    return OK
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

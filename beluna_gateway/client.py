@@ -1,0 +1,111 @@
+"""An asyncio client for the daemon's socket: many requests on one connection, each an async iterator of its frames."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+Frame = dict[str, Any]
+
+_TERMINAL = frozenset({"completed", "failed", "rejected"})
+_LONGEST_LINE = 256 * 1024 * 1024  # an unstreamed answer is one line
+
+
+class DaemonGone(ConnectionError):
+    """The daemon closed the connection before the answer was complete."""
+
+
+class GatewayClient:
+    """One connection. Use ``async with connect(path) as client:``."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._answers: dict[str, asyncio.Queue[Frame | None]] = {}
+        self._statuses: asyncio.Queue[Frame | None] = asyncio.Queue()
+        self._next_id = 0
+
+    async def infer(self, **fields: Any) -> AsyncIterator[Frame]:
+        """The frames of one inference, the terminal one last.
+
+        Args:
+            fields: Of the `infer` frame: `messages` and what else is wanted.
+
+        Raises:
+            DaemonGone: The connection ended first.
+        """
+        self._next_id += 1
+        request_id = fields.setdefault("request_id", f"client-{self._next_id}")
+        frames: asyncio.Queue[Frame | None] = asyncio.Queue()
+        self._answers[request_id] = frames
+        ended = False
+        try:
+            await self.send({"type": "infer", **fields})
+            while not ended:
+                frame = await frames.get()
+                if frame is None:
+                    raise DaemonGone("the daemon closed the connection before the answer was complete")
+                ended = frame["type"] in _TERMINAL
+                yield frame
+        finally:
+            del self._answers[request_id]
+            if not ended and not self._writer.is_closing():
+                await self.send({"type": "cancel", "request_id": request_id})
+
+    async def status(self) -> Frame:
+        """One `status` frame."""
+        await self.send({"type": "status"})
+        frame = await self._statuses.get()
+        if frame is None:
+            raise DaemonGone("the daemon closed the connection instead of answering")
+        return frame
+
+    async def send(self, frame: Mapping[str, Any]) -> None:
+        """Writes one frame."""
+        self._writer.write(json.dumps(frame, ensure_ascii=False).encode() + b"\n")
+        await self._writer.drain()
+
+    async def dispatch(self) -> None:
+        """Reads frames and hands each to whom it belongs, until the connection ends."""
+        try:
+            while line := await self._reader.readline():
+                frame = json.loads(line)
+                if frame["type"] == "status":
+                    self._statuses.put_nowait(frame)
+                elif (frames := self._answers.get(frame["request_id"])) is not None:
+                    frames.put_nowait(frame)
+                elif frame["request_id"] is None:
+                    for frames in self._answers.values():  # a refused connection: it concerns everyone
+                        frames.put_nowait(frame)
+        except ConnectionError:
+            pass
+        finally:
+            self._statuses.put_nowait(None)
+            for frames in self._answers.values():
+                frames.put_nowait(None)
+
+
+@asynccontextmanager
+async def connect(path: Path) -> AsyncIterator[GatewayClient]:
+    """A client on the daemon's socket. Leaving the block closes the connection, which cancels what is in flight.
+
+    Raises:
+        OSError: Nobody answers at `path`.
+    """
+    reader, writer = await asyncio.open_unix_connection(path, limit=_LONGEST_LINE)
+    client = GatewayClient(reader, writer)
+    dispatcher = asyncio.create_task(client.dispatch())
+    try:
+        yield client
+    finally:
+        dispatcher.cancel()
+        await asyncio.wait([dispatcher])
+        writer.close()
+        try:
+            await writer.wait_closed()
+        except ConnectionError:
+            pass

@@ -1,0 +1,149 @@
+"""The daemon: listens, admits clients, stops when told to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from .. import __version__
+from ..config import Config
+from ..errors import GatewayError
+from ..gateway import AIGateway
+from ..wire.frames import PROTOCOL_VERSION
+from .connection import Connection
+from .sockets import HangupWatch, handed_over, listening_socket
+from .systemd import Notifier
+
+FLUSH_SECONDS = 1.0
+"""At the end of a shutdown: how long clients have to take their last frames."""
+
+
+class Daemon:
+    """Serves a gateway on a Unix socket until it is told to stop."""
+
+    def __init__(self, config: Config, folder: Path, gateway: AIGateway) -> None:
+        self.config = config
+        self.gateway = gateway
+        self.stopping = False
+        self.hangups = HangupWatch()
+        self._folder = folder
+        self._connections: set[Connection] = set()
+        self._notifier = Notifier()
+        self._log = structlog.get_logger("beluna_gateway")
+        self._loop = asyncio.get_running_loop()
+        self._started_at = self._loop.time()
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        self._idle = asyncio.Event()
+
+    async def serve(self) -> None:
+        """Returns after `stop`, when every client has been served or told.
+
+        Raises:
+            SocketError: The socket cannot be made.
+        """
+        with ExitStack() as stack:
+            stack.callback(self.hangups.close)
+            self._loop.add_reader(self.hangups.fileno(), self.hangups.dispatch)
+            stack.callback(self._loop.remove_reader, self.hangups.fileno())
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._loop.add_signal_handler(number, self.stop, signal.Signals(number).name)
+                stack.callback(self._loop.remove_signal_handler, number)
+            listeners = handed_over()
+            path = self._folder / self.config.socket_path
+            if not listeners:
+                mode = int(self.config.server.socket_mode, 8)
+                listeners = [stack.enter_context(listening_socket(path, mode))]
+            servers = [
+                await self._loop.create_unix_server(lambda: Connection(self), sock=listener) for listener in listeners
+            ]
+            self._notifier.tell("READY=1", f"STATUS=serving on {path}")
+            self._notifier.keep_alive()
+            self._log.info("serving", socket_path=str(path), version=__version__, pid=os.getpid())
+            await self.gateway.start()
+            await self._stop.wait()
+            self._notifier.tell("STOPPING=1", "STATUS=finishing requests in flight")
+            for server in servers:
+                server.close()
+            await self._finish_requests()
+            await self._close_connections()
+
+    def stop(self, why: str) -> None:
+        """Takes nothing new, lets requests in flight finish for `shutdown_grace_ms`. A second call does not wait."""
+        if self.stopping:
+            self._stop_now.set()
+            return
+        self._log.info("stopping", why=why, in_flight=self._in_flight)
+        self.stopping = True
+        self._stop.set()
+        self.request_ended()
+
+    # --- what connections use --------------------------------------------------------------------------------
+
+    def admit(self, connection: Connection, uid: int) -> GatewayError | None:
+        """Counts the connection in, or says why not."""
+        settings = self.config.server
+        if settings.allowed_uids is not None and uid not in settings.allowed_uids:
+            return GatewayError("authorization", f"uid {uid} may not connect (server.allowed_uids)")
+        if len(self._connections) >= settings.max_connections:
+            return GatewayError(
+                "budget_exceeded", f"{settings.max_connections} connections are open (server.max_connections)"
+            )
+        self._connections.add(connection)
+        return None
+
+    def forget(self, connection: Connection) -> None:
+        """The connection is gone."""
+        self._connections.discard(connection)
+        self.request_ended()
+
+    def request_ended(self) -> None:
+        """A request has ended; a shutdown may have waited for it."""
+        if self.stopping and self._in_flight == 0:
+            self._idle.set()
+
+    def status(self) -> dict[str, Any]:
+        """The fields of a `status` frame."""
+        return {
+            "protocol": PROTOCOL_VERSION,
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime_ms": int((self._loop.time() - self._started_at) * 1000),
+            "connections": len(self._connections),
+            "in_flight": self._in_flight,
+            "backends": self.gateway.status(),
+        }
+
+    # --- the end ---------------------------------------------------------------------------------------------
+
+    @property
+    def _in_flight(self) -> int:
+        return sum(connection.in_flight for connection in self._connections)
+
+    async def _finish_requests(self) -> None:
+        """Waits for the requests in flight, at most the grace time, then ends them."""
+        waits = [asyncio.create_task(self._idle.wait()), asyncio.create_task(self._stop_now.wait())]
+        grace = self.config.server.shutdown_grace_ms / 1000
+        await asyncio.wait(waits, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+        for connection in list(self._connections):
+            connection.cancel_all("the daemon is shutting down")
+        if self._in_flight:
+            await asyncio.wait(waits[:1], timeout=FLUSH_SECONDS)
+        for wait in waits:
+            wait.cancel()
+
+    async def _close_connections(self) -> None:
+        """Lets what is written reach the clients that read, and leaves those that do not."""
+        connections = list(self._connections)
+        for connection in connections:
+            connection.transport.close()
+        if connections:
+            await asyncio.wait([connection.closed for connection in connections], timeout=FLUSH_SECONDS)
+        for connection in connections:
+            connection.transport.abort()

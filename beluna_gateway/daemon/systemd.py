@@ -1,0 +1,38 @@
+"""What systemd is told: readiness, stopping, a status line, and that the event loop is alive.
+
+Source: sd_notify(3). One datagram each; the packages for it on the index are unmaintained or need a compiler and
+libsystemd, for these few lines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+
+
+class Notifier:
+    """Speaks to `NOTIFY_SOCKET`; without one it says nothing."""
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        self._address = environment.get("NOTIFY_SOCKET", "")
+        usec = environment.get("WATCHDOG_USEC", "")
+        for_us = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        self._watchdog_seconds = int(usec) / 2e6 if usec.isdecimal() and for_us else 0.0
+
+    def tell(self, *assignments: str) -> None:
+        """Sends for example ``"READY=1", "STATUS=serving"``. A manager that does not listen is no reason to fail."""
+        if not self._address:
+            return
+        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, suppress(OSError):
+            channel.sendto("\n".join(assignments).encode(), address)
+
+    def keep_alive(self) -> None:
+        """From now on sends `WATCHDOG=1` at half of `WATCHDOG_USEC`, from the event loop itself: if that is stuck, the
+        manager finds out."""
+        if self._watchdog_seconds > 0:
+            self.tell("WATCHDOG=1")
+            asyncio.get_running_loop().call_later(self._watchdog_seconds, self.keep_alive)

@@ -1,0 +1,324 @@
+"""The way of one request, from the frame to its last event: read `AIGateway.infer`, then `_attempts`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import structlog
+
+from .adapters.base import BackendAdapter, Call
+from .budget import BudgetEnforcer
+from .canonical import Failed
+from .capabilities import CapabilityGuard
+from .config import BackendProfile, Config, profiles
+from .credentials import CredentialResolver
+from .errors import GatewayError, invalid_request
+from .event_stream import EventStream, InferenceResult, collect
+from .redaction import Redactor
+from .reliability import CircuitBreaker, retry_delay
+from .request_normalizer import RequestNormalizer
+from .response_normalizer import EventSink, ResponseNormalizer
+from .router import BackendRouter, SelectedBackend
+from .telemetry import RequestRecord, TelemetrySink
+from .timers import AttemptTimer
+from .wire.frames import Infer
+
+AdapterFactory = Callable[[BackendProfile], BackendAdapter]
+
+MESSAGE_CHARACTERS = 2000
+"""The longest `error.message` (protocol/README.md, "Error mapping")."""
+
+
+class Backend:
+    """One configured backend with everything that outlives a request: adapter, budget, breaker, counters."""
+
+    def __init__(self, profile: BackendProfile, make_adapter: AdapterFactory, clock: Callable[[], float]) -> None:
+        self.profile = profile
+        self.id = profile.id
+        self.budget = BudgetEnforcer(profile.budget, profile.id)
+        self.breaker = CircuitBreaker(profile.reliability, clock)
+        self.requests = 0
+        self.failures = 0
+        self._make_adapter = make_adapter
+
+    @cached_property
+    def adapter(self) -> BackendAdapter:
+        """Made when it is first needed: its imports are most of the daemon's start-up time."""
+        return self._make_adapter(self.profile)
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether there is anything to close."""
+        return "adapter" in self.__dict__
+
+    async def opens_within(self, seconds: float) -> bool:
+        """Waits; True, and at once, where the circuit opens meanwhile."""
+        opened = asyncio.Event()
+        self.breaker.on_open.add(opened.set)
+        try:
+            async with asyncio.timeout(seconds):
+                await opened.wait()
+            return True
+        except TimeoutError:
+            return False
+        finally:
+            self.breaker.on_open.discard(opened.set)
+
+
+class AIGateway:
+    """Every model call goes through here, from the socket or from a program that embeds it.
+
+    Use as ``async with AIGateway(config) as gateway:``; leaving the block ends connections and child processes.
+
+    Args:
+        config: As `load_config` gives it.
+        folder: Where relative paths of the configuration are looked up.
+        adapters: Dialect name → what makes its adapter; the real ones, unless a test brings its own.
+        telemetry: Told of each request that ended.
+        redactor: Learns every secret; shared with the log.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path | None = None,
+        *,
+        adapters: Mapping[str, AdapterFactory] | None = None,
+        telemetry: Iterable[TelemetrySink] = (),
+        redactor: Redactor | None = None,
+    ) -> None:
+        if adapters is None:
+            from .adapters import ADAPTERS
+
+            adapters = ADAPTERS
+        self._clock = asyncio.get_running_loop().time
+        self._redactor = redactor or Redactor()
+        self._request_normalizer = RequestNormalizer()
+        configured = profiles(config, folder or Path.cwd())
+        self._router = BackendRouter(configured, config.ai_gateway.default_backend)
+        self._credentials = CredentialResolver(self._redactor)
+        self._capabilities = CapabilityGuard()
+        self._telemetry = tuple(telemetry)
+        self._log = structlog.get_logger("beluna_gateway")
+        self.backends = {
+            profile.id: Backend(profile, adapters[profile.backend.dialect], self._clock)
+            for profile in configured.values()
+        }
+        for profile in configured.values():
+            if profile.reliability.retry_policy == "adapter_resumable" or _wants_resumable(profile):
+                self._log.warning(
+                    "without effect: no dialect can resume a stream",
+                    backend_id=profile.id,
+                    settings="retry_policy adapter_resumable, capabilities.resumable_streaming",
+                )
+
+    async def __aenter__(self) -> AIGateway:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        async with AsyncExitStack() as stack:
+            for backend in self.backends.values():
+                if backend.has_adapter:
+                    stack.push_async_callback(backend.adapter.close)
+
+    async def start(self) -> None:
+        """Starts what the configuration wants started before the first request (`launch`). Need not be called."""
+        for backend in self.backends.values():
+            await backend.adapter.start()
+
+    # --- the way of a request --------------------------------------------------------------------------------
+
+    async def infer(self, frame: Infer, request_id: str, sink: EventSink) -> None:
+        """Serves one request: pushes its events into `sink`, the last one is terminal.
+
+        Cancelling this call is the cancel: when it has returned, the backend's connection is closed. A request that is
+        cancelled gets no terminal event from here; whoever cancelled it knows.
+        """
+        record = RequestRecord(request_id, frame.metadata, self._clock())
+        response = ResponseNormalizer(sink, frame.include_reasoning, self._clock)
+        backend = None
+        try:
+            request = self._request_normalizer.normalize(frame, request_id)
+            selected = self._router.select(request)
+            backend = self._backend_of(selected, record)
+            credential = self._credentials.resolve(selected.profile)
+            self._capabilities.assert_supported(request, backend.adapter.capabilities, backend.id)
+            backend.budget.check(request)
+            call = backend.adapter.prepare(request, selected.model, credential)
+            response.price = selected.profile.backend.pricing.get(selected.model)
+            async with _total_time(backend.budget.seconds(request)) as deadline:
+                backend.breaker.check()
+                async with backend.budget.lease():
+                    await self._attempts(call, selected, backend, response, record, deadline)
+        except GatewayError as error:
+            response.fail(self._presentable(error, backend))
+        except Exception as error:
+            self._log.exception("bug", request_id=request_id)
+            response.fail(self._presentable(GatewayError("internal", f"a bug in the gateway: {error!r}"), backend))
+        finally:
+            self._finish(record, response, backend)
+
+    async def _attempts(
+        self,
+        call: Call,
+        selected: SelectedBackend,
+        backend: Backend,
+        response: ResponseNormalizer,
+        record: RequestRecord,
+        deadline: float,
+    ) -> None:
+        """One attempt, and others while the retry rule and the breaker allow."""
+        settings = selected.profile.reliability
+        last: GatewayError | None = None
+        for attempt in count(1):
+            try:
+                with backend.breaker.attempt():
+                    response.start(backend.id, selected.model)
+                    record.attempts = attempt
+                    with AttemptTimer(settings) as timer:
+                        await call.attempt(response, timer)
+                return
+            except GatewayError as error:
+                if last is not None and error.kind == "circuit_open":
+                    raise last from None  # others opened the circuit while this request waited for its turn
+                delay = retry_delay(
+                    settings,
+                    error,
+                    attempt=attempt,
+                    output_sent=response.output_sent,
+                    seconds_left=deadline - self._clock(),
+                )
+                if delay is None or backend.breaker.state == "open":
+                    raise
+                last = error
+            record.attempt_errors.append(f"{last.kind}: {last.message}"[:300])
+            if await backend.opens_within(delay):
+                raise last
+
+    def _backend_of(self, selected: SelectedBackend, record: RequestRecord) -> Backend:
+        backend = self.backends[selected.profile.id]
+        backend.requests += 1
+        record.backend_id, record.model = backend.id, selected.model
+        record.dialect = selected.profile.backend.dialect
+        return backend
+
+    def _presentable(self, error: GatewayError, backend: Backend | None) -> GatewayError:
+        """`error` as a client may see it: secrets taken out first, cut to length after that."""
+        error.message = self._redactor.redact(error.message)[:MESSAGE_CHARACTERS]
+        if error.provider_code is not None:
+            error.provider_code = self._redactor.redact(error.provider_code)
+        if error.backend_id is None and backend is not None:
+            error.backend_id = backend.id
+        return error
+
+    def _finish(self, record: RequestRecord, response: ResponseNormalizer, backend: Backend | None) -> None:
+        """Accounts for the request, once, however it ended."""
+        record.duration = self._clock() - record.started_at
+        if response.first_output_at is not None:
+            record.first_output_after = response.first_output_at - record.started_at
+        record.usage = response.usage
+        if response.usage is not None and backend is not None:
+            backend.budget.account(response.usage)
+        end = response.terminal
+        if isinstance(end, Failed):
+            record.outcome, record.error = end.error.kind, end.error.message
+            record.provider_code = end.error.provider_code
+            if backend is not None:
+                backend.failures += 1
+        elif end is not None:
+            record.outcome, record.finish_reason = (
+                "completed",
+                str(getattr(end.finish_reason, "other", end.finish_reason)),
+            )
+        for sink in self._telemetry:
+            sink.finished(record)
+
+    # --- for programs that embed the gateway ------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def infer_stream(self, request: Infer | Mapping[str, Any]) -> AsyncIterator[EventStream]:
+        """One inference as a stream of events: ``async with gateway.infer_stream({...}) as events: async for …``.
+
+        Leaving the block cancels what is still under way. The backend is not read faster than the events are taken.
+
+        Args:
+            request: An `Infer` frame, or the fields of one (`type` may be left out).
+        """
+        frame, request_id = _frame(request)
+        stream = EventStream()
+        task = asyncio.create_task(self.infer(frame, request_id, stream))
+        task.add_done_callback(stream.close)
+        try:
+            yield stream
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def infer_once(self, request: Infer | Mapping[str, Any]) -> InferenceResult:
+        """One inference as one result.
+
+        Raises:
+            GatewayError: The request failed.
+        """
+        async with self.infer_stream(request) as events:
+            return await collect(events)
+
+    def status(self) -> list[dict[str, Any]]:
+        """Each backend as it stands in a `status` frame."""
+        return [
+            {
+                "id": backend.id,
+                "dialect": backend.profile.backend.dialect,
+                "default_model": backend.profile.backend.default_model,
+                "in_flight": backend.budget.in_flight,
+                "queued": backend.budget.queued,
+                "breaker": backend.breaker.state,
+                "requests": backend.requests,
+                "failures": backend.failures,
+            }
+            for backend in self.backends.values()
+        ]
+
+
+@asynccontextmanager
+async def _total_time(seconds: float) -> AsyncIterator[float]:
+    """The whole request's time; yields the deadline on the event loop's clock."""
+    try:
+        async with asyncio.timeout(seconds) as timeout:
+            yield timeout.when() or 0.0
+    except TimeoutError as error:
+        raise GatewayError(
+            "timeout", f"the request did not end within {seconds * 1000:.0f} ms (max_request_time_ms)"
+        ) from error
+
+
+def _frame(request: Infer | Mapping[str, Any]) -> tuple[Infer, str]:
+    from pydantic import ValidationError
+
+    if not isinstance(request, Infer):
+        try:
+            request = Infer.model_validate({"type": "infer", **request})
+        except ValidationError as error:
+            raise invalid_request(str(error)) from None
+    return request, request.request_id or new_request_id()
+
+
+def new_request_id() -> str:
+    """A UUIDv7."""
+    from uuid_utils import uuid7  # here, because most clients name their requests
+
+    return str(uuid7())
+
+
+def _wants_resumable(profile: BackendProfile) -> bool:
+    own = profile.backend.capabilities
+    return own is not None and own.resumable_streaming

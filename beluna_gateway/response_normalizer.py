@@ -1,0 +1,123 @@
+"""A backend's events → the client's, in the order that the protocol promises.
+
+`Started` first and once, usage at most once, one terminal event and nothing after it. What a dialect did wrong ends in
+`internal`, so that a client never sees a broken order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from .canonical import (
+    BackendRawEvent,
+    Completed,
+    Failed,
+    GatewayEvent,
+    OutputTextDelta,
+    Progress,
+    ReasoningDelta,
+    Started,
+    ToolCallDelta,
+    Usage,
+    UsageStats,
+)
+from .config import Pricing
+from .errors import GatewayError
+from .pricing import cost
+
+
+class EventSink(Protocol):
+    """Where the events of one request go: a client's connection, or a program that embeds the gateway."""
+
+    def write(self, events: Sequence[GatewayEvent]) -> None:
+        """Takes a batch; never blocks, never raises."""
+
+    @property
+    def blocked(self) -> bool:
+        """Enough is waiting to be read: write no more before `drained` returns."""
+
+    async def drained(self) -> None:
+        """Returns once enough has been read."""
+
+
+class ResponseNormalizer:
+    """The `Emit` of one request's attempts.
+
+    Args:
+        sink: Where the client's events go.
+        include_reasoning: Whether the client asked for reasoning.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, sink: EventSink, include_reasoning: bool, clock: Callable[[], float]) -> None:
+        self._sink = sink
+        self._include_reasoning = include_reasoning
+        self._clock = clock
+        self.price: Pricing | None = None
+        """Of the chosen backend and model, where the configuration has one."""
+        self.first_output_at: float | None = None
+        self._named_calls: set[str] = set()
+        self.started = False
+        self.output_sent = False
+        """An output or tool event has gone out: from now on no other attempt may follow."""
+        self.usage: UsageStats | None = None
+        self.terminal: Completed | Failed | None = None
+
+    @property
+    def blocked(self) -> bool:
+        """See `EventSink`."""
+        return self._sink.blocked
+
+    async def drained(self) -> None:
+        """See `EventSink`."""
+        await self._sink.drained()
+
+    def start(self, backend_id: str, model: str) -> None:
+        """Says `Started`, the first time."""
+        if not self.started:
+            self.started = True
+            self._sink.write([Started(backend_id, model)])
+
+    def __call__(self, events: Sequence[BackendRawEvent]) -> None:
+        """Passes a batch on, in one write."""
+        passed: list[GatewayEvent] = []
+        for event in events:
+            if self.terminal is not None:
+                raise GatewayError("internal", f"the dialect went on after the end of its answer: {event!r}")
+            if type(event) is OutputTextDelta:  # nearly every event is one, so it is asked first
+                if event.delta:
+                    passed.append(event)
+            elif type(event) is ReasoningDelta:
+                if self._include_reasoning and event.delta:
+                    passed.append(event)
+            elif type(event) is not Progress:
+                passed.append(self._rare(event))
+        if passed:
+            if not self.output_sent:
+                self.output_sent = True
+                self.first_output_at = self._clock()
+            self._sink.write(passed)
+
+    def fail(self, error: GatewayError) -> None:
+        """Says `Failed`, unless the request has ended already."""
+        if self.terminal is None:
+            self.terminal = Failed(error)
+            self._sink.write([self.terminal])
+
+    def _rare(self, event: BackendRawEvent) -> GatewayEvent:
+        if isinstance(event, Progress):
+            raise TypeError("Progress has no frame")
+        if isinstance(event, Completed):
+            self.terminal = event
+        elif isinstance(event, Usage):
+            if self.usage is not None:
+                raise GatewayError("internal", "the dialect reported usage twice")
+            self.usage = event.usage if self.price is None else replace(event.usage, cost=cost(event.usage, self.price))
+            return Usage(self.usage)
+        elif isinstance(event, ToolCallDelta):
+            if event.name is None and event.call_id not in self._named_calls:
+                raise GatewayError("internal", f"the dialect began tool call {event.call_id!r} without a name")
+            self._named_calls.add(event.call_id)
+        return event
