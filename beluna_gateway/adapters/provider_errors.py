@@ -48,7 +48,7 @@ STATUS_OF_CODE: dict[str, int] = {
     "rate_limit_exceeded": 429,
     "rate_limit_error": 429,
     "insufficient_quota": 429,
-    # Codes of a response that failed (openai.types.responses.ResponseError) and that lie in the request.
+    # What makes a response fail and lies in the request, from openai.types.responses.ResponseError.
     **dict.fromkeys(
         (
             "bio_policy",
