@@ -145,7 +145,7 @@ class HttpDialect(ABC):
     capabilities: ClassVar[Capabilities] = Capabilities()
     """What the dialect can carry, before the configuration's overrides."""
     framing: ClassVar[Literal["sse", "ndjson"]] = "sse"
-    probe_path: ClassVar[str] = "/models"
+    probe_path: str = "/models"
     """A cheap GET that needs the credential, for `beluna-gateway check`."""
 
     def __init__(self, profile: BackendProfile) -> None:
@@ -180,7 +180,7 @@ def parse_object(payload: bytes) -> JsonObject:
     """
     try:
         # cache_strings="keys": an answer repeats its keys in every event, its values hardly ever.
-        value = from_json(payload, cache_strings="keys")
+        value = from_json(payload, allow_inf_nan=False, cache_strings="keys")
     except ValueError as error:
         raise protocol_violation(f"the backend sent an event that is not JSON: {error}") from error
     if not isinstance(value, dict):

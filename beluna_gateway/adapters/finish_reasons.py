@@ -10,6 +10,11 @@ _TOOL_CALLS = frozenset({"tool_calls", "tool_use", "function_call"})
 _CONTENT_FILTER = frozenset({"content_filter", "SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"})
 
 
+def is_cut(word: str) -> bool:
+    """The answer ended where the model had not meant to end it: what was open then is unfinished."""
+    return word in _LENGTH or word in _CONTENT_FILTER or word == "refusal"
+
+
 def finish_reason(word: str, *, calls_ready: bool = False, refused: bool = False) -> FinishReason:
     """Our word for the provider's.
 

@@ -5,7 +5,6 @@ Source: the OpenAI API reference, "Chat" (`openai.types.chat`), and what llama.c
 
 from __future__ import annotations
 
-from typing import cast
 from urllib.parse import urlsplit
 
 from pydantic import JsonValue
@@ -32,7 +31,7 @@ from ..canonical import (
 from ..config import BackendProfile, Capabilities
 from ..errors import cut_off, protocol_violation, unsupported
 from .base import HttpDialect, HttpRequest, ResponseDecoder, count, expect_object, expect_text, parse_object
-from .finish_reasons import finish_reason
+from .finish_reasons import finish_reason, is_cut
 from .provider_errors import error_in_stream, read_error
 from .tool_calls import ToolCalls
 
@@ -184,13 +183,15 @@ class ChatCompletionsDecoder(ResponseDecoder):
 
     def feed_whole(self, body: JsonObject, events: list[BackendRawEvent]) -> None:
         self._chunk(body, "message", events)
+        if not self.ended:
+            raise protocol_violation("the backend sent an unstreamed answer without a finish_reason")
         self.done = True
 
     def finish(self, events: list[BackendRawEvent]) -> None:
         if not self.ended:
             raise cut_off("the backend's answer stopped without a finish_reason: it was cut off")
         word = self._finish or "stop"
-        if word == "length":
+        if is_cut(word):
             self._calls.end_before_cut(events)
         else:
             self._calls.end_all(events)
@@ -276,4 +277,4 @@ def _usage(raw: JsonObject) -> UsageStats:
 
 def _detail(raw: JsonObject, group: str, key: str) -> int | None:
     details = raw.get(group)
-    return count(cast(JsonObject, details).get(key)) if isinstance(details, dict) else None
+    return count(details.get(key)) if isinstance(details, dict) else None

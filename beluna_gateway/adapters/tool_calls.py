@@ -44,8 +44,8 @@ class ToolCalls:
         call_id: str | None = None,
         name: str | None = None,
         arguments: str = "",
-    ) -> None:
-        """Takes one piece of a call.
+    ) -> str:
+        """Takes one piece of a call; returns the id that the call has for the client.
 
         Args:
             key: The backend's index for the call, None where it sends none.
@@ -65,7 +65,8 @@ class ToolCalls:
                 call.name = name
             elif call.name != name:
                 raise protocol_violation(
-                    f"the backend sent two names for one tool call without an id to tell them apart: {call.name!r}, {name!r}"
+                    "the backend sent two names for one tool call without an id to tell them apart: "
+                    f"{call.name!r}, {name!r}"
                 )
         if arguments:
             call.arguments.append(arguments)
@@ -77,6 +78,11 @@ class ToolCalls:
             # The first delta carries the name, so what came before the name waited for it.
             call.announced = True
             events.append(ToolCallDelta(call.call_id, call.name, "".join(call.arguments)))
+        return call.call_id
+
+    def has_arguments(self, key: Hashable) -> bool:
+        """Whether the call has got any piece of its arguments yet."""
+        return bool(self._by_key[key].arguments)
 
     def end(self, key: Hashable, events: list[BackendRawEvent]) -> None:
         """The backend says that this call is finished.
@@ -86,6 +92,20 @@ class ToolCalls:
         """
         self._ready(self._by_key[key], events)
 
+    def end_if_whole(self, key: Hashable, events: list[BackendRawEvent]) -> bool:
+        """As `end`, for a backend that says "finished" of a call that was cut, too; returns whether it ended the call.
+
+        It does where the arguments are a whole JSON object, which no cut leaves behind. None at all prove nothing.
+        """
+        call = self._by_key[key]
+        if not "".join(call.arguments).strip():
+            return False
+        try:
+            self._ready(call, events)
+        except GatewayError:
+            return False
+        return True
+
     def end_all(self, events: list[BackendRawEvent]) -> None:
         """The end mark of the answer finishes every call that is still open. Raises as `end`."""
         for call in self._calls:
@@ -93,7 +113,7 @@ class ToolCalls:
                 self._ready(call, events)
 
     def end_before_cut(self, events: list[BackendRawEvent]) -> None:
-        """The answer was cut off (`length`): only calls after which another one began were finished before."""
+        """The answer was cut off: only calls after which another one began were finished before."""
         for call in self._calls:
             if call.overtaken and not call.ready:
                 try:
