@@ -6,7 +6,6 @@ Imports stand in the commands that need them: `--version` and `--help` answer wi
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import sys
@@ -101,6 +100,8 @@ def _serve(options: argparse.Namespace) -> int:
     config = _load(options.config)
     if isinstance(config, int):
         return config
+    import asyncio
+
     import uvloop
 
     from .daemon.sockets import SocketError
@@ -154,6 +155,8 @@ def _ask(options: argparse.Namespace) -> int:
     if not question.strip():
         print("beluna-gateway: the question is empty", file=sys.stderr)
         return USAGE
+    import asyncio
+
     try:
         return asyncio.run(_ask_daemon(path, question, options))
     except OSError as error:
@@ -187,6 +190,8 @@ def _status(options: argparse.Namespace) -> int:
     path = _socket_path(options)
     if isinstance(path, int):
         return path
+    import asyncio
+
     try:
         frame = asyncio.run(_ask_status(path))
     except OSError as error:
@@ -217,6 +222,8 @@ def _check(options: argparse.Namespace) -> int:
     config = _load(options.config)
     if isinstance(config, int):
         return config
+    import asyncio
+
     from .check import check_backends
 
     known = [backend.id for backend in config.ai_gateway.backends]

@@ -28,9 +28,9 @@ def http_dialect(profile: BackendProfile) -> HttpDialect:
 
 
 def _http(profile: BackendProfile) -> BackendAdapter:
-    from .http_common import http_adapter
+    from .http_common import HttpAdapter
 
-    return http_adapter(http_dialect(profile))
+    return HttpAdapter(http_dialect(profile))
 
 
 def _github_copilot(profile: BackendProfile) -> BackendAdapter:

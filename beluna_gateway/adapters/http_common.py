@@ -42,17 +42,17 @@ ERROR_BODY_BYTES = 64 * 1024
 class HttpAdapter(BackendAdapter):
     """One HTTP backend: a dialect, a pool of connections and, with `launch`, the server it talks to."""
 
-    def __init__(self, dialect: HttpDialect, server: ModelServer | None = None) -> None:
+    def __init__(self, dialect: HttpDialect) -> None:
         profile = dialect.profile
         self._dialect = dialect
-        self._server = server
         self._profile = profile
         self._base, self._unix_path = base_url(profile.backend.endpoint or "")
         self._session: aiohttp.ClientSession | None = None
+        self._server = self._launched()
         self.capabilities = overridden(dialect.capabilities, profile)
 
     async def start(self) -> None:
-        if self._server is not None and self._profile.backend.launch is not None:
+        if self._server is not None:
             await self._server.start()
 
     def prepare(self, request: CanonicalRequest, model: str, credential: ResolvedCredential) -> Call:
@@ -131,6 +131,19 @@ class HttpAdapter(BackendAdapter):
         return self._dialect.error(
             response.status, read_error_body(bytes(body[:ERROR_BODY_BYTES])), _retry_after(response)
         )
+
+    def _launched(self) -> ModelServer | None:
+        launch = self._profile.backend.launch
+        if launch is None:
+            return None
+        from ..model_server import ModelServer  # only configurations that launch something pay for the import
+
+        async def answers() -> bool:
+            async with self.response("GET", self._base.origin().with_path(launch.ready_path), {}, None) as response:
+                return response.status == 200
+
+        endpoint = self._profile.backend.endpoint or ""
+        return ModelServer(launch, endpoint, answers, backend_id=self._profile.id, folder=self._profile.folder)
 
     def _url(self, path: str) -> URL:
         """`path`, which may have a query of its own, below the endpoint, which may have one too (Azure's api-version)."""
@@ -358,9 +371,7 @@ def rename(error: Exception, profile: BackendProfile) -> GatewayError:
             return GatewayError(
                 "backend_permanent", f"the TLS certificate of {endpoint} is not accepted: {error.os_error}"
             )
-        return GatewayError(
-            "backend_transient", f"no connection to {endpoint}: {error.os_error}", retryable=True
-        )
+        return GatewayError("backend_transient", f"no connection to {endpoint}: {error.os_error}", retryable=True)
     if isinstance(
         error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | OSError
     ):
@@ -368,8 +379,3 @@ def rename(error: Exception, profile: BackendProfile) -> GatewayError:
     if isinstance(error, aiohttp.ClientResponseError):
         return protocol_violation(f"{endpoint} does not speak HTTP as it should: {error.message}")
     return GatewayError("backend_permanent", f"the exchange with {endpoint} failed: {type(error).__name__}: {error}")
-
-
-def http_adapter(dialect: HttpDialect) -> HttpAdapter:
-    """The adapter for a backend of an HTTP dialect, with the server that its `launch` key asks for."""
-    return HttpAdapter(dialect)
