@@ -17,6 +17,7 @@ from . import __version__
 
 if TYPE_CHECKING:
     from .config import Config
+    from .redaction import Redactor
 
 # sysexits.h
 OK, FAILED, USAGE, UNREADABLE, UNAVAILABLE, NO_SOCKET, WRONG_CONFIG = 0, 1, 64, 66, 69, 73, 78
@@ -106,27 +107,43 @@ def _serve(options: argparse.Namespace) -> int:
 
     from .daemon.sockets import SocketError
     from .redaction import Redactor
-    from .telemetry import configure_logging
+    from .telemetry import MissingExtra, configure_logging
 
     redactor = Redactor()
     configure_logging(config.telemetry, redactor)
-
-    async def serve() -> None:
-        from .daemon.server import Daemon
-        from .gateway import AIGateway
-        from .telemetry import LogSink
-
-        folder = options.config.absolute().parent
-        async with AIGateway(config, folder, telemetry=[LogSink()], redactor=redactor) as gateway:
-            await Daemon(config, folder, gateway).serve()
-
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve())
+            runner.run(_run_daemon(config, options.config.absolute().parent, redactor))
+    except MissingExtra as error:
+        print(f"beluna-gateway: {error}", file=sys.stderr)
+        return WRONG_CONFIG
     except SocketError as error:
         print(f"beluna-gateway: {error}", file=sys.stderr)
         return NO_SOCKET
     return OK
+
+
+async def _run_daemon(config: Config, folder: Path, redactor: Redactor) -> None:
+    from contextlib import AsyncExitStack
+
+    from .daemon.server import Daemon
+    from .gateway import AIGateway
+    from .telemetry import LogSink, TelemetrySink, otlp_sink
+
+    sinks: list[TelemetrySink] = [LogSink()]
+    async with AsyncExitStack() as stack:
+        if config.telemetry.otlp is not None:
+            sinks.append(stack.enter_context(otlp_sink(config.telemetry.otlp)))
+        gateway = await stack.enter_async_context(AIGateway(config, folder, telemetry=sinks, redactor=redactor))
+        if (metrics := config.telemetry.metrics) is not None:
+            from .daemon.metrics_endpoint import metrics_endpoint
+            from .metrics import MetricsSink
+
+            sink = MetricsSink(gateway.status)
+            gateway.telemetry.append(sink)
+            listen = metrics if isinstance(metrics, str) else metrics.listen
+            await stack.enter_async_context(metrics_endpoint(listen, folder, sink.exposition))
+        await Daemon(config, folder, gateway).serve()
 
 
 # --- ask and status ------------------------------------------------------------------------------------------

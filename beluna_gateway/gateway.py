@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cached_property
@@ -98,14 +99,15 @@ class AIGateway:
             from .adapters import ADAPTERS
 
             adapters = ADAPTERS
-        self._clock = asyncio.get_running_loop().time
+        self._loop_time = asyncio.get_running_loop().time  # uvloop's has whole milliseconds: good for deadlines only
+        self._clock = time.monotonic
         self._redactor = redactor or Redactor()
         self._request_normalizer = RequestNormalizer()
         configured = profiles(config, folder or Path.cwd())
         self._router = BackendRouter(configured, config.ai_gateway.default_backend)
         self._credentials = CredentialResolver(self._redactor)
         self._capabilities = CapabilityGuard()
-        self._telemetry = tuple(telemetry)
+        self.telemetry = list(telemetry)
         self._log = structlog.get_logger("beluna_gateway")
         self.backends = {
             profile.id: Backend(profile, adapters[profile.backend.dialect], self._clock)
@@ -195,7 +197,7 @@ class AIGateway:
                     error,
                     attempt=attempt,
                     output_sent=response.output_sent,
-                    seconds_left=deadline - self._clock(),
+                    seconds_left=deadline - self._loop_time(),
                 )
                 if delay is None or backend.breaker.state == "open":
                     raise
@@ -239,7 +241,7 @@ class AIGateway:
                 "completed",
                 str(getattr(end.finish_reason, "other", end.finish_reason)),
             )
-        for sink in self._telemetry:
+        for sink in self.telemetry:
             sink.finished(record)
 
     # --- for programs that embed the gateway ------------------------------------------------------------------

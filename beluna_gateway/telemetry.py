@@ -6,13 +6,16 @@ import logging
 import sys
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
 from .canonical import UsageStats
-from .config import Telemetry
+from .config import Otlp, Telemetry
 from .redaction import Redactor
+
+if TYPE_CHECKING:
+    from .otlp import OtlpSink
 
 
 @dataclass(slots=True)
@@ -76,6 +79,23 @@ class LogSink:
             self._log.info("request", **fields)
         else:
             self._log.warning("request", **fields)
+
+
+class MissingExtra(Exception):
+    """The configuration asks for something whose packages are not installed."""
+
+
+def otlp_sink(settings: Otlp) -> OtlpSink:
+    """Sends spans to a collector.
+
+    Raises:
+        MissingExtra: The packages of the extra `otlp` are not installed.
+    """
+    try:
+        from .otlp import OtlpSink
+    except ImportError as error:
+        raise MissingExtra(f"telemetry.otlp: {error}; install it with pip install 'beluna-gateway[otlp]'") from error
+    return OtlpSink(settings.endpoint)
 
 
 def configure_logging(settings: Telemetry, redactor: Redactor) -> None:
