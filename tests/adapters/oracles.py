@@ -61,6 +61,8 @@ def _exhaust(value: Any) -> None:
 def _chat_request(body: Any) -> None:
     from openai.types.chat import completion_create_params as params
 
+    # What some other servers take, where the configuration says so (`openai_compatible.thinking`).
+    body = {key: value for key, value in body.items() if key not in ("chat_template_kwargs", "enable_thinking")}
     validate(
         params.CompletionCreateParamsStreaming if body["stream"] else params.CompletionCreateParamsNonStreaming,
         body,
