@@ -222,6 +222,12 @@ def wire_events(
         if (own := holder.get(key)) is not None and _MADE_UP.match(own):
             holder[key] = made_up.setdefault(own, f"made-up-{len(made_up) + 1}")
         frames.append(frame)
+    if made_up and frames and "backend_metadata" in frames[-1]:
+        # A provider's state names calls, too.
+        metadata = json.dumps(frames[-1]["backend_metadata"])
+        for own, name in made_up.items():
+            metadata = metadata.replace(own, name)
+        frames[-1]["backend_metadata"] = json.loads(metadata)
     if error is not None:
         frames.append({"type": "failed", "error": {"kind": error.kind, "provider_code": error.provider_code}})
     return frames
