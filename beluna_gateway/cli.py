@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0; 1 where what was asked for failed; 64, 66, 69, 73, 78 as in sysexits.h.
     """
+    # Else pydantic looks through the metadata of every installed package for plugins: 10 ms and more of each start.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)

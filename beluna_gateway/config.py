@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from .field_docs import describe, subclasses
+
 Dialect = Literal["openai_compatible", "openai_responses", "anthropic", "gemini", "ollama", "github_copilot_sdk"]
 DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
 HTTP_DIALECTS = frozenset(DIALECTS) - {"github_copilot_sdk"}
@@ -30,9 +32,7 @@ _S = TypeVar("_S", bound="_Section")
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(
-        strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True
-    )
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class NoCredential(_Section):
@@ -415,5 +415,5 @@ def _endpoint_mistakes(path: str, endpoint: Any, dialect: str) -> Iterable[str]:
 
 def json_schema() -> dict[str, Any]:
     """The schema of `beluna.jsonc`, as it ships in `beluna.schema.json`."""
-    schema = Config.model_json_schema(by_alias=True)
+    schema = describe(Config.model_json_schema(by_alias=True), subclasses(_Section))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "beluna-gateway"}

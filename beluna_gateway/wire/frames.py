@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
 
 from ..errors import ErrorKind
+from ..field_docs import describe, subclasses
 
 PROTOCOL_VERSION = 1
 
@@ -27,7 +28,6 @@ class _Frame(BaseModel):
         strict=True,
         extra="forbid",
         frozen=True,
-        use_attribute_docstrings=True,
         hide_input_in_errors=True,
         defer_build=True,  # each schema is built when it is first used: half the start-up time
     )
@@ -356,5 +356,5 @@ def server_frame_schema() -> dict[str, Any]:
 
 
 def _schema(adapter: TypeAdapter[Any], title: str) -> dict[str, Any]:
-    schema = adapter.json_schema(by_alias=True)
+    schema = describe(adapter.json_schema(by_alias=True), subclasses(_Frame))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **schema}
