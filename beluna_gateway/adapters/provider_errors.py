@@ -194,9 +194,9 @@ def retry_after_ms(value: str | None, now: float) -> int | None:
     if value is None:
         return None
     value = value.strip()
-    if value.replace(".", "", 1).isdecimal():
-        return ceil(float(value) * 1000)
     try:
+        if value.replace(".", "", 1).isdecimal():
+            return ceil(float(value) * 1000)
         return max(0, ceil((parsedate_to_datetime(value).timestamp() - now) * 1000))
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

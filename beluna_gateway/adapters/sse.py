@@ -27,7 +27,7 @@ class SseParser:
         self._size = 0
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The data of each event that `chunk` completes. Events without data (comments, pings) do not come out."""
+        """The data of each event that `chunk` completes. Events without data (comments, keep-alives) do not come out."""
         if self._at_start:
             # A byte order mark can come in pieces: keep what may still be one.
             chunk = bytes(self._line) + chunk
@@ -42,7 +42,7 @@ class SseParser:
         if not self._line and not self._data and not self._after_cr and chunk.endswith(b"\n\n") and b"\r" not in chunk:
             events = chunk[:-2].split(b"\n\n")
             if len(chunk) <= self._limit and all(e.startswith(b"data: ") and b"\n" not in e for e in events):
-                return [event[6:] for event in events]
+                return [event[6:] for event in events if len(event) > 6]
         return self._feed_lines(chunk)
 
     def close(self) -> list[bytes]:
@@ -58,14 +58,15 @@ class SseParser:
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *lines, rest = chunk.split(b"\n")
         events: list[bytes] = []
+        if lines and self._line:
+            lines[0] = bytes(self._line) + lines[0]
+            self._line.clear()
         for line in lines:
-            if self._line:
-                line = bytes(self._line) + line
-                self._line.clear()
             if line:
                 self._take(line)
             elif self._data:
-                events.append(b"\n".join(self._data))
+                if data := b"\n".join(self._data):
+                    events.append(data)
                 self._data.clear()
                 self._size = 0
         self._line += rest
