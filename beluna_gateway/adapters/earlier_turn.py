@@ -131,13 +131,18 @@ def _entries(state: JsonValue, where: str) -> list[_Entry]:
 
 
 def _entry(value: JsonValue, where: str) -> _Entry:
-    if isinstance(value, dict):
-        extra = value.get("extra", {})
-        match {key: field for key, field in value.items() if key != "extra"}:
-            case {"text": int(characters), **others} if not others and characters >= 0 and isinstance(extra, dict):
+    match value:
+        case {"opaque": dict(opaque)} if len(value) == 1:
+            return _Entry({}, opaque=opaque)
+        case {"call": str(call_id), **rest} if (extra := _extra(rest)) is not None:
+            return _Entry(extra, call=call_id)
+        case {"text": int(characters), **rest} if (extra := _extra(rest)) is not None:
+            if characters >= 0 and not isinstance(characters, bool):
                 return _Entry(extra, text=characters)
-            case {"call": str(call_id), **others} if not others and isinstance(extra, dict):
-                return _Entry(extra, call=call_id)
-            case {"opaque": dict(opaque), **others} if not others and not extra:
-                return _Entry({}, opaque=opaque)
     raise invalid_request(f"{where}: not what `completed` gave for this turn")
+
+
+def _extra(rest: JsonObject) -> JsonObject | None:
+    """The `extra` of a note, if that is all that is left of it."""
+    extra = rest.pop("extra", {})
+    return extra if isinstance(extra, dict) and not rest else None
