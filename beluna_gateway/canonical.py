@@ -173,7 +173,8 @@ FinishReason = Literal["stop", "length", "tool_calls"] | OtherFinishReason
 @dataclass(frozen=True, slots=True)
 class UsageStats:
     """Tokens of one request. `input_tokens` counts all that went in, cached ones too; `output_tokens` all that
-    came out, reasoning too. None where the provider did not say. `cost` in USD."""
+    came out, reasoning too. None where the provider did not say. `cost` in USD.
+    """
 
     input_tokens: int | None = None
     output_tokens: int | None = None

@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import structlog
 
@@ -121,7 +121,7 @@ class AIGateway:
                     settings="retry_policy adapter_resumable, capabilities.resumable_streaming",
                 )
 
-    async def __aenter__(self) -> AIGateway:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -163,7 +163,7 @@ class AIGateway:
                     await self._attempts(call, selected, backend, response, record, deadline)
         except GatewayError as error:
             response.fail(self._presentable(error, backend))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the client gets its one end, whatever we did wrong
             self._log.exception("bug", request_id=request_id)
             response.fail(self._presentable(GatewayError("internal", f"a bug in the gateway: {error!r}"), backend))
         finally:

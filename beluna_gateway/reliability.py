@@ -16,8 +16,8 @@ from .errors import GatewayError
 BreakerState = Literal["closed", "open", "half_open"]
 
 COUNTED_KINDS = frozenset({"backend_transient", "rate_limited", "timeout"})
-"""What the breaker counts. `timeout` inside an attempt is one of connect, first event, idle, or HTTP 408: the total time
-of a request reaches an attempt as a cancellation, and cancellation is neither failure nor success."""
+"""What the breaker counts. `timeout` inside an attempt is one of connect, first event, idle, or HTTP 408: the total
+time of a request reaches an attempt as a cancellation, and cancellation is neither failure nor success."""
 
 
 class CircuitBreaker:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from math import inf
 from types import TracebackType
+from typing import Self
 
 from .config import Reliability
 from .errors import GatewayError
@@ -17,7 +18,7 @@ from .errors import GatewayError
 class AttemptTimer:
     """``with AttemptTimer(settings) as timer:`` around an attempt, inside its task.
 
-    When a deadline passes, the block is cancelled and left with `GatewayError` (`timeout`, retryable, naming the timer).
+    When a deadline passes, the block is cancelled and left with `GatewayError`: `timeout`, retryable, naming it.
     A cancellation from outside stays a cancellation.
     """
 
@@ -32,7 +33,7 @@ class AttemptTimer:
         self._name = ""
         self._expired: str | None = None
 
-    def __enter__(self) -> AttemptTimer:
+    def __enter__(self) -> Self:
         self._task = asyncio.current_task()
         assert self._task is not None  # noqa: S101 - an attempt runs in a task
         self._cancelling = self._task.cancelling()

@@ -182,7 +182,7 @@ class Connection(asyncio.Protocol):
         self._daemon.stop("a client's exit frame")
 
     def _stop_reading(self) -> None:
-        """The client sends and does not read. Nobody looks at its side of the socket now, so a hang-up is watched for."""
+        """The client sends and does not read. Nobody looks at its side of the socket: hang-ups are watched for."""
         self.transport.pause_reading()
         self._daemon.hangups.watch(self._descriptor, self.hung_up)
 

@@ -32,7 +32,8 @@ class Notifier:
 
     def keep_alive(self) -> None:
         """From now on sends `WATCHDOG=1` at half of `WATCHDOG_USEC`, from the event loop itself: if that is stuck, the
-        manager finds out."""
+        manager finds out.
+        """
         if self._watchdog_seconds > 0:
             self.tell("WATCHDOG=1")
             asyncio.get_running_loop().call_later(self._watchdog_seconds, self.keep_alive)
