@@ -51,6 +51,7 @@ class ImageUrl(_Frame):
     url: str
     """`http:`, `https:` or a `data:` URL."""
     mime_type: str | None = None
+    """Where the URL does not say it itself."""
 
 
 class Json(_Frame):
@@ -92,8 +93,11 @@ class PastToolCall(_Frame):
 
 
 class Message(_Frame):
+    """One turn of the conversation."""
+
     role: Literal["system", "user", "assistant", "tool"]
     parts: list[Part]
+    """At least one, except in an assistant message that has `tool_calls`."""
     tool_call_id: str | None = None
     """Required for `tool`, refused elsewhere: the call that this message answers."""
     tool_name: str | None = None
@@ -105,7 +109,10 @@ class Message(_Frame):
 
 
 class ToolDefinition(_Frame):
+    """A tool that the model may call."""
+
     name: str
+    """Unique among the tools of a request."""
     description: str | None = None
     input_schema: dict[str, Any]
     """A JSON Schema object."""
@@ -121,9 +128,13 @@ class SpecificVariant(_Frame):
 
 
 class JsonSchema(_Frame):
+    """The answer is to be JSON of this shape."""
+
     name: str
     schema_: dict[str, Any] = Field(alias="schema")
+    """A JSON Schema object."""
     strict: bool = True
+    """Whether the backend is asked to enforce it."""
 
 
 class JsonSchemaVariant(_Frame):
@@ -133,9 +144,12 @@ class JsonSchemaVariant(_Frame):
 class Limits(_Frame):
     max_output_tokens: Count | None = None
     max_request_time_ms: Count | None = None
+    """The whole request, waiting and retries included; cut to `budget.max_request_time_ms`."""
 
 
 class Sampling(_Frame):
+    """What the dialect has no place for is refused."""
+
     temperature: Annotated[float, Field(allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(allow_inf_nan=False)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**64 - 1)] | None = None
@@ -153,6 +167,7 @@ class Infer(_Frame):
     model: str | None = None
     """The backend's `default_model` otherwise."""
     messages: list[Message]
+    """At least one."""
     tools: list[ToolDefinition] = []
     tool_choice: Literal["auto", "none", "required"] | SpecificVariant = "auto"
     output_mode: Literal["text", "json_object"] | JsonSchemaVariant = "text"
@@ -175,6 +190,7 @@ class Cancel(_Frame):
 
     type: Literal["cancel"]
     request_id: RequestId
+    """Of a request in flight on this connection; for any other the answer is `rejected`."""
 
 
 class Exit(_Frame):
@@ -207,9 +223,13 @@ class _ServerFrame(_Frame):
 
 
 class Error(_ServerFrame):
+    """Why a request failed or a line was rejected. Programs decide by `kind` and `retryable`."""
+
     kind: ErrorKind
     message: str
+    """For people; at most 2,000 characters of the provider's text, without secrets."""
     retryable: bool
+    """The same request may succeed if it is sent again."""
     backend_id: str | None
     provider_code: str | None
     provider_http_status: int | None
@@ -218,6 +238,8 @@ class Error(_ServerFrame):
 
 
 class StartedFrame(_ServerFrame):
+    """The request is on its way to the backend; once, however many attempts it takes."""
+
     type: Literal["started"]
     request_id: RequestId
     backend_id: str
@@ -225,6 +247,8 @@ class StartedFrame(_ServerFrame):
 
 
 class OutputTextDeltaFrame(_ServerFrame):
+    """More text of the answer."""
+
     type: Literal["output_text_delta"]
     request_id: RequestId
     delta: Annotated[str, Field(min_length=1)]
@@ -239,6 +263,8 @@ class ReasoningDeltaFrame(_ServerFrame):
 
 
 class ToolCallDeltaFrame(_ServerFrame):
+    """More of a tool call's arguments. Not to be acted upon: wait for `tool_call_ready`."""
+
     type: Literal["tool_call_delta"]
     request_id: RequestId
     call_id: str
@@ -256,6 +282,8 @@ class ReadyCall(_ServerFrame):
 
 
 class ToolCallReadyFrame(_ServerFrame):
+    """A tool call that is proven complete."""
+
     type: Literal["tool_call_ready"]
     request_id: RequestId
     call: ReadyCall
@@ -267,6 +295,7 @@ class UsageBody(_ServerFrame):
     output_tokens: int | None
     """Everything that came out, reasoning included."""
     total_tokens: int | None
+    """The provider's, else the sum of both."""
     provider_usage_raw: dict[str, Any] | None
     """The provider's own object."""
     cached_input_tokens: int | None = None
@@ -276,6 +305,8 @@ class UsageBody(_ServerFrame):
 
 
 class UsageFrame(_ServerFrame):
+    """What the backend reported; at most once, before the terminal frame."""
+
     type: Literal["usage"]
     request_id: RequestId
     usage: UsageBody
@@ -283,9 +314,12 @@ class UsageFrame(_ServerFrame):
 
 class OtherReason(_ServerFrame):
     other: str
+    """`content_filter`, `refusal`, or the provider's own word."""
 
 
 class CompletedFrame(_ServerFrame):
+    """Terminal: the backend said that its answer is at its end."""
+
     type: Literal["completed"]
     request_id: RequestId
     finish_reason: Literal["stop", "length", "tool_calls"] | OtherReason
@@ -294,6 +328,8 @@ class CompletedFrame(_ServerFrame):
 
 
 class FailedFrame(_ServerFrame):
+    """Terminal: there is no answer, or not all of it."""
+
     type: Literal["failed"]
     request_id: RequestId
     error: Error
@@ -313,7 +349,9 @@ class BackendStatus(_ServerFrame):
     dialect: str
     default_model: str
     in_flight: int
+    """Requests that have a place at the backend."""
     queued: int
+    """Requests that wait for one."""
     breaker: Literal["closed", "open", "half_open"]
     requests: int
     failures: int
@@ -326,6 +364,7 @@ class StatusFrame(_ServerFrame):
     pid: int
     uptime_ms: int
     connections: int
+    """The asking one included."""
     in_flight: int
     backends: list[BackendStatus]
 
