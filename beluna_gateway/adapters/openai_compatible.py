@@ -5,6 +5,7 @@ Source: the OpenAI API reference, "Chat" (`openai.types.chat`), and what llama.c
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import JsonValue
@@ -31,6 +32,7 @@ from ..canonical import (
 from ..config import BackendProfile, Capabilities
 from ..errors import cut_off, protocol_violation, unsupported
 from .base import HttpDialect, HttpRequest, ResponseDecoder, count, expect_object, expect_text, parse_object
+from .delta_template import DeltaTemplate
 from .finish_reasons import finish_reason, is_cut
 from .provider_errors import error_in_stream, read_error
 from .tool_calls import ToolCalls
@@ -173,13 +175,23 @@ class ChatCompletionsDecoder(ResponseDecoder):
         self._output = False
         self._usage: UsageStats | None = None
         self._metadata: JsonObject = {}
+        self._template = DeltaTemplate(_delta, "content")
 
     def feed(self, payload: bytes, events: list[BackendRawEvent]) -> None:
+        if (text := self._template.match(payload)) is not None:
+            events.append(OutputTextDelta(text))
+            return
         if payload == b"[DONE]":
             self.done = True
             self.ended = self.ended or self._output
             return
-        self._chunk(parse_object(payload), "delta", events)
+        before = len(events)
+        chunk = parse_object(payload)
+        self._chunk(chunk, "delta", events)
+        if len(events) == before + 1 and not self.ended and chunk.get("usage") is None:
+            event = events[before]
+            if type(event) is OutputTextDelta and not self._refused:
+                self._template.learn(payload, event.delta)
 
     def feed_whole(self, body: JsonObject, events: list[BackendRawEvent]) -> None:
         self._chunk(body, "message", events)
@@ -258,6 +270,11 @@ class ChatCompletionsDecoder(ResponseDecoder):
         for ours, theirs in (("response_id", "id"), ("model", "model"), ("system_fingerprint", "system_fingerprint")):
             if isinstance(value := chunk.get(theirs), str) and value:
                 self._metadata[ours] = value
+
+
+def _delta(chunk: Any) -> JsonObject:
+    delta: JsonObject = chunk["choices"][0]["delta"]
+    return delta
 
 
 def _usage(raw: JsonObject) -> UsageStats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from contextlib import ExitStack
@@ -67,6 +68,9 @@ class Daemon:
             self._notifier.keep_alive()
             self._log.info("serving", socket_path=str(path), version=__version__, pid=os.getpid())
             await self.gateway.start()
+            # What is loaded by now stays: the collector need not look through it again (a full look took 20 ms).
+            gc.collect()
+            gc.freeze()
             await self._stop.wait()
             self._notifier.tell("STOPPING=1", "STATUS=finishing requests in flight")
             for server in servers:

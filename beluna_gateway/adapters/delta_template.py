@@ -1,0 +1,72 @@
+"""The fast way for text deltas: an event that repeats the one before it in all but one string need not be parsed.
+
+Servers send every token in the same envelope of a few hundred bytes. Once one such event has been parsed, what stood
+before and after its text is known; a next event with the same bytes around a plain string (printable ASCII, no quote,
+no backslash) is the same JSON document with another string in that place, and means the same with that text. Anything
+else is parsed as ever. Measured: a fifth of the time of parsing (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from pydantic_core import from_json, to_json
+
+from ..canonical import JsonObject
+
+_PLAIN = re.compile(rb"[ !#-\[\]-~]+")  # what stands for itself in a JSON string
+_PROBE = "~probe~"
+_CREDIT = 3  # templates learned in vain before learning stops: some servers never repeat themselves
+
+
+class DeltaTemplate:
+    """What surrounds the text in the events of one answer.
+
+    Args:
+        holder: In a parsed event, the object whose `key` is the text. May raise LookupError or TypeError.
+        key: The name of the text.
+    """
+
+    __slots__ = ("_credit", "_holder", "_key", "_prefix", "_suffix")
+
+    def __init__(self, holder: Callable[[JsonObject], JsonObject], key: str) -> None:
+        self._holder = holder
+        self._key = key
+        self._prefix = self._suffix = b""
+        self._credit = _CREDIT
+
+    def match(self, payload: bytes) -> str | None:
+        """The text of `payload`, where it repeats the envelope that was learned."""
+        prefix, suffix = self._prefix, self._suffix
+        if prefix and payload.startswith(prefix) and payload.endswith(suffix):
+            plain = _PLAIN.fullmatch(payload, len(prefix), len(payload) - len(suffix))
+            if plain is not None:
+                self._credit = _CREDIT
+                return plain[0].decode("ascii")
+        return None
+
+    def learn(self, payload: bytes, text: str) -> None:
+        """Takes the envelope of `payload`, which said nothing but `text`.
+
+        That the place is the right one is proven, not assumed: with another string there, the document must differ in
+        the text and in nothing else.
+        """
+        if self._credit == 0:
+            return
+        self._credit -= 1
+        literal = to_json(text)
+        if payload.count(literal) != 1:
+            return
+        before, _, after = payload.partition(literal)
+        prefix, suffix = before + b'"', b'"' + after
+        original, probe = from_json(payload), from_json(prefix + _PROBE.encode() + suffix)
+        try:
+            holder = self._holder(probe)
+            if holder[self._key] != _PROBE:
+                return
+            holder[self._key] = text
+        except (LookupError, TypeError):
+            return
+        if probe == original:
+            self._prefix, self._suffix = prefix, suffix
