@@ -27,7 +27,7 @@ class SseParser:
         self._size = 0
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The data of each event that `chunk` completes. Events without data (comments, keep-alives) do not come out."""
+        """The data of each event that `chunk` completes. Those without data (comments, keep-alives) do not come out."""
         if self._at_start:
             # A byte order mark can come in pieces: keep what may still be one.
             chunk = bytes(self._line) + chunk

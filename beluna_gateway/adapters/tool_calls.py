@@ -20,7 +20,8 @@ from ..errors import GatewayError, protocol_violation
 class _Call:
     call_id: str
     backend_id: str | None
-    name: str | None
+    has_key: bool
+    name: str | None = None
     arguments: list[str] = field(default_factory=list)
     announced: bool = False
     ready: bool = False
@@ -97,14 +98,7 @@ class ToolCalls:
 
         It does where the arguments are a whole JSON object, which no cut leaves behind. None at all prove nothing.
         """
-        call = self._by_key[key]
-        if not "".join(call.arguments).strip():
-            return False
-        try:
-            self._ready(call, events)
-        except GatewayError:
-            return False
-        return True
+        return self._ready_if_whole(self._by_key[key], events)
 
     def end_all(self, events: list[BackendRawEvent]) -> None:
         """The end mark of the answer finishes every call that is still open. Raises as `end`."""
@@ -116,50 +110,64 @@ class ToolCalls:
         """The answer was cut off: only calls after which another one began were finished before."""
         for call in self._calls:
             if call.overtaken and not call.ready:
-                try:
-                    self._ready(call, events)
-                except GatewayError:
-                    continue  # incomplete after all: its deltas stand, it does not become ready
+                self._ready_if_whole(call, events)  # otherwise incomplete after all: its deltas stand
 
     def _find(self, key: Hashable | None, backend_id: str | None, name: str | None) -> _Call:
         if key is not None:
-            call = self._by_key.get(key)
-            if call is None or (
-                backend_id is not None and call.backend_id is not None and backend_id != call.backend_id
-            ):
-                # A new index, or an index used again for a call with another id (servers that say 0 for every call).
-                known = self._with_id(backend_id)
-                if call is not None and known is not None:
-                    return known
-                return self._begin(key, backend_id)
-            if call.backend_id is None:
-                call.backend_id = backend_id
-            return call
+            return self._find_by_key(key, backend_id)
         if backend_id is not None:
-            return self._with_id(backend_id) or self._begin(("id", backend_id), backend_id)
-        if name is not None and not self._calls:
-            return self._begin(("only", 0), None)
+            return self._with_id(backend_id) or self._begin(None, backend_id)
+        if name is not None:
+            return self._begin(None, None)
         open_calls = [call for call in self._calls if not call.ready]
-        if len(open_calls) == 1 and (name is None or open_calls[0].name in (None, name)):
-            return open_calls[0]
-        raise protocol_violation(
-            "the backend sent a piece of a tool call with neither index nor id, and more than one call is open"
-        )
+        if len(open_calls) != 1:
+            raise _ambiguous()
+        return open_calls[0]
+
+    def _find_by_key(self, key: Hashable, backend_id: str | None) -> _Call:
+        call = self._by_key.get(key)
+        if call is None:
+            known = self._with_id(backend_id)
+            if known is None or known.has_key:
+                return self._begin(key, backend_id)
+            known.has_key = True  # it began without an index
+            self._by_key[key] = known
+            return known
+        if backend_id is None or backend_id == call.backend_id:
+            return call
+        if call.backend_id is None:
+            call.backend_id = backend_id
+            return call
+        # An index used again for a call with another id: some servers say 0 for every call.
+        return self._with_id(backend_id) or self._begin(key, backend_id)
 
     def _with_id(self, backend_id: str | None) -> _Call | None:
         if backend_id is None:
             return None
         return next((call for call in self._calls if call.backend_id == backend_id), None)
 
-    def _begin(self, key: Hashable, backend_id: str | None) -> _Call:
+    def _begin(self, key: Hashable | None, backend_id: str | None) -> _Call:
         for call in self._calls:
+            told_apart = (key is not None and call.has_key) or (backend_id is not None and call.backend_id is not None)
+            if not told_apart and not call.ready:
+                raise _ambiguous()  # this piece may as well belong to the call that is open
             call.overtaken = True
         call_id = backend_id if backend_id is not None and backend_id not in self._ids else f"call_{uuid4().hex}"
-        call = _Call(call_id, backend_id, None)
+        call = _Call(call_id, backend_id, has_key=key is not None)
         self._ids.add(call_id)
         self._calls.append(call)
-        self._by_key[key] = call
+        if key is not None:
+            self._by_key[key] = call
         return call
+
+    def _ready_if_whole(self, call: _Call, events: list[BackendRawEvent]) -> bool:
+        if not "".join(call.arguments).strip():
+            return False
+        try:
+            self._ready(call, events)
+        except GatewayError:
+            return False
+        return True
 
     def _ready(self, call: _Call, events: list[BackendRawEvent]) -> None:
         if call.name is None:
@@ -178,3 +186,9 @@ class ToolCalls:
             raise protocol_violation(f"the arguments of tool call {call.call_id!r} ({call.name}) are not a JSON object")
         call.ready = self.any_ready = True
         events.append(ToolCallReady(ToolCall(call.call_id, call.name, text, arguments)))
+
+
+def _ambiguous() -> GatewayError:
+    return protocol_violation(
+        "the backend sent a piece of a tool call whose index and id do not tell which call it belongs to"
+    )
