@@ -7,22 +7,25 @@ All mistakes are reported at once, each with its path; no message repeats a valu
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from .config_mistakes import mistakes_between_keys, shape_mistake
 from .field_docs import describe, subclasses
 
 Dialect = Literal["openai_compatible", "openai_responses", "anthropic", "gemini", "ollama", "github_copilot_sdk"]
 DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
 HTTP_DIALECTS = frozenset(DIALECTS) - {"github_copilot_sdk"}
 
-Milliseconds = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=1)]
+_MOST = 2**64 - 1  # core's u64; what it can hold is taken, what no clock could count is not
+Milliseconds = Annotated[int, Field(ge=1, le=_MOST)]
+Count = Annotated[int, Field(ge=1, le=_MOST)]
 NonEmpty = Annotated[str, Field(min_length=1)]
+PathText = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
 HeaderName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 HeaderValue = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -53,7 +56,7 @@ class InlineCredential(_Section):
 
 class FileCredential(_Section):
     type: Literal["file"]
-    path: NonEmpty
+    path: PathText
     """A file whose trimmed content is the secret, read for each request. A relative path is looked up in
     $CREDENTIALS_DIRECTORY first, then in this file's folder."""
 
@@ -84,7 +87,7 @@ class Reliability(_Section):
     """Largest event or unstreamed body that is taken from a backend."""
     connect_timeout_ms: Milliseconds = 5_000
     """TCP and TLS, or process start and handshake."""
-    max_retries: Annotated[int, Field(ge=0)] = 2
+    max_retries: Annotated[int, Field(ge=0, le=_MOST)] = 2
     """Attempts after the first."""
     backoff_base_ms: Milliseconds = 200
     """The wait before the first retry; doubled for each further one, ±20 %. A longer Retry-After wins."""
@@ -99,7 +102,7 @@ class Reliability(_Section):
 
 class Budget(_Section):
     max_request_time_ms: Milliseconds = 45_000
-    """A whole request from acceptance, waiting and retries included. A request may ask for less; more is cut to this."""
+    """A whole request from acceptance, waiting and retries included. A request may ask for less; more is cut to it."""
     max_usage_tokens_per_request: Count | None = None
     """A request that asks for more `max_output_tokens` is refused. Reported usage above it is only accounted."""
     max_concurrency_per_backend: Count = 8
@@ -153,7 +156,8 @@ class Launch(_Section):
     """A local model server that the daemon starts, watches and stops.
 
     Without `idle_stop_ms` it is started with the daemon and kept; with it, on the first request, and stopped when it
-    has been idle for that long."""
+    has been idle for that long.
+    """
 
     command: NonEmpty
     """A path, or a name that is looked up beside the daemon's own Python first, then in PATH."""
@@ -176,7 +180,7 @@ class Backend(_Section):
     copilot: Copilot | None = None
     openai_compatible: OpenAICompatible = OpenAICompatible()
     anthropic: Anthropic = Anthropic()
-    headers: dict[HeaderName, HeaderValue] = {}
+    headers: Annotated[dict[HeaderName, HeaderValue], Field(json_schema_extra={"additionalProperties": False})] = {}
     """Extra request headers. They may not hold secrets: use `credential`."""
     reliability: Reliability = Reliability()
     """This backend's own values for any key of `ai_gateway.reliability`."""
@@ -203,7 +207,7 @@ class Server(_Section):
     socket_mode: Annotated[str, Field(pattern=r"^0[0-7]{3}$")] = "0600"
     allowed_uids: list[Annotated[int, Field(ge=0)]] | None = None
     """Which peers may connect, by SO_PEERCRED; null: whoever the file's mode lets in."""
-    shutdown_grace_ms: Annotated[int, Field(ge=0)] = 5_000
+    shutdown_grace_ms: Annotated[int, Field(ge=0, le=_MOST)] = 5_000
     allow_exit: bool = True
     """Whether a client's `exit` frame stops the daemon."""
 
@@ -229,7 +233,7 @@ class Telemetry(_Section):
 class Config(_Section):
     schema_url: str | None = Field(default=None, alias="$schema")
     """For editors."""
-    socket_path: NonEmpty = "beluna.sock"
+    socket_path: PathText = "beluna.sock"
     """Relative to this file's folder."""
     ai_gateway: AIGateway
     server: Server = Server()
@@ -302,8 +306,8 @@ def load_config(path: Path) -> Config:
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        mistakes += [_mistake(details, raw) for details in error.errors(include_url=False)]
-    mistakes += _relations(raw)
+        mistakes += [shape_mistake(details, raw) for details in error.errors(include_url=False, include_input=False)]
+    mistakes += mistakes_between_keys(raw, HTTP_DIALECTS)
     if mistakes:
         raise ConfigError(path, mistakes)
     return config
@@ -315,102 +319,23 @@ def _parse_json5(text: str, path: Path) -> Any:
     try:
         return pyjson5.decode(text)
     except pyjson5.Json5DecoderException as error:
-        # The library says where ("… near 123, …"), counted in characters; its text may quote the file, so it is not shown.
-        where = re.search(r"near (\d+)", str(error))
-        offset = min(int(where[1]), len(text)) if where else len(text)
-        before = text[:offset]
-        line, column = before.count("\n") + 1, offset - (before.rfind("\n") + 1) + 1
-        what = type(error).__name__.removeprefix("Json5")
+        # The library says where ("… near 123, …"), in characters from 1; the rest may quote the file and is not shown.
+        said = str(error.args[0])
+        where = re.search(r"near (\d+)", said)
+        before = text[: max(int(where[1]) - 1, 0)] if where else text
+        line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
+        what = "Number" if "NumericLiteral" in said else type(error).__name__.removeprefix("Json5")
         raise ConfigError(path, [f"line {line}, column {column}: not JSON5 ({_SYNTAX.get(what, what)})"]) from None
 
 
 _SYNTAX = {
+    "Number": "a number that cannot be read",
     "EOF": "the file ends too early: a bracket, quote or comment is not closed",
     "IllegalCharacter": "this character may not stand here",
     "ExtraData": "something stands after the end of the configuration",
     "NestingTooDeep": "nested too deeply",
     "IllegalType": "a value of this type may not stand here",
 }
-
-# Where a value is, or may be by mistake, a secret: never shown.
-_SECRET_KEYS = frozenset({"credential", "token", "headers", "env", "endpoint", "provider", "args"})
-
-
-def _mistake(details: Mapping[str, Any], raw: Any) -> str:
-    path, found = _locate(details["loc"], raw)
-    kind = details["type"]
-    context = details.get("ctx", {})
-    if kind == "missing":
-        return f"{path}: missing, but required"
-    if kind == "extra_forbidden":
-        return f"{path}: unknown key"
-    if kind == "union_tag_not_found":
-        return f"{path}: no `type`; expected one of {context.get('expected_tags', _TAGS)}"
-    if kind == "union_tag_invalid":
-        return f"{path}.type: unknown; expected one of {context['expected_tags']}"
-    expected = details["msg"].removeprefix("Input should be ").replace("valid ", "")
-    if not _SECRET_KEYS.isdisjoint(re.findall(r"\w+", path)):
-        return f"{path}: expected {expected}"
-    return f"{path}: found {_shown(found)}, expected {expected}"
-
-
-_TAGS = "'none', 'env', 'inline_token', 'file'"
-
-
-def _locate(loc: tuple[int | str, ...], raw: Any) -> tuple[str, Any]:
-    """The path as a person would write it, and what stands there. Names of union members in `loc` are passed over."""
-    path, value = "", raw
-    for position, step in enumerate(loc):
-        if isinstance(step, int):
-            path += f"[{step}]"
-            value = value[step] if isinstance(value, list) and step < len(value) else None
-        elif isinstance(value, dict) and (step in value or position == len(loc) - 1) and step != "[key]":
-            path += f".{step}" if path else step
-            value = value.get(step)
-    return path or "the file", value
-
-
-def _shown(value: Any) -> str:
-    if value is None or isinstance(value, bool | int | float):
-        return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
-    if isinstance(value, str):
-        return repr(value if len(value) <= 40 else value[:40] + "…")
-    return "an object" if isinstance(value, dict) else "an array"
-
-
-def _relations(raw: Any) -> Iterable[str]:
-    """What a schema cannot say: mistakes between keys. Looks at raw data, so that it can speak beside other mistakes."""
-    gateway = raw.get("ai_gateway") if isinstance(raw, dict) else None
-    backends = gateway.get("backends") if isinstance(gateway, dict) else None
-    if not isinstance(gateway, dict) or not isinstance(backends, list):
-        return
-    seen: dict[str, int] = {}
-    for index, backend in enumerate(backends):
-        if not isinstance(backend, dict):
-            continue
-        at = f"ai_gateway.backends[{index}]"
-        name = backend.get("id")
-        if isinstance(name, str):
-            if name in seen:
-                yield f"{at}.id: found {_shown(name)} again, first at ai_gateway.backends[{seen[name]}]; ids are unique"
-            seen.setdefault(name, index)
-        if backend.get("dialect") in HTTP_DIALECTS:
-            yield from _endpoint_mistakes(f"{at}.endpoint", backend.get("endpoint"), backend["dialect"])
-        if backend.get("launch") is not None and backend.get("dialect") not in HTTP_DIALECTS:
-            yield f"{at}.launch: only for HTTP dialects; {_shown(backend.get('dialect'))} starts its own program"
-    default = gateway.get("default_backend")
-    if isinstance(default, str) and default not in seen:
-        yield f"ai_gateway.default_backend: found {_shown(default)}, expected the id of a backend: {', '.join(map(repr, seen))}"
-
-
-def _endpoint_mistakes(path: str, endpoint: Any, dialect: str) -> Iterable[str]:
-    if endpoint is None:
-        yield f"{path}: missing, but required by {dialect}"
-    elif isinstance(endpoint, str):
-        if re.match(r"https?://[^/@?#]*@", endpoint):
-            yield f"{path}: holds a user name or password; use `credential`"
-        elif not re.match(r"https?://[^/?#\s]+[^\s]*$|unix:/[^\s]*$", endpoint):
-            yield f"{path}: expected http://…, https://… or unix:/path"
 
 
 def json_schema() -> dict[str, Any]:
