@@ -17,6 +17,7 @@ from ..canonical import (
 )
 from ..errors import cut_off, protocol_violation
 from .base import ResponseDecoder, count, expect_object, expect_text, parse_object
+from .delta_template import DeltaTemplate
 from .earlier_turn import TurnNotes
 from .finish_reasons import finish_reason, is_cut
 from .provider_errors import error_in_stream, read_error
@@ -40,12 +41,20 @@ class AnthropicDecoder(ResponseDecoder):
         self._stop_reason = ""
         self._usage: JsonObject = {}
         self._metadata: JsonObject = {}
+        self._template = DeltaTemplate(lambda event: expect_object(event["delta"], "a delta"), "text")
 
     def feed(self, payload: bytes, events: list[BackendRawEvent]) -> None:
+        if (text := self._template.match(payload)) is not None:
+            self._text_length += len(text)
+            events.append(OutputTextDelta(text))
+            return
         event = parse_object(payload)
         kind = event.get("type")
         if kind == "content_block_delta":
+            before = len(events)
             self._delta(event, events)
+            if len(events) > before and isinstance(last := events[-1], OutputTextDelta):
+                self._template.learn(payload, last.delta)
         elif kind == "content_block_start":
             self._start(_index(event), expect_object(event.get("content_block"), "a content_block"), events)
         elif kind == "content_block_stop":
