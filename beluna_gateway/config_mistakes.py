@@ -11,37 +11,19 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from .mistakes import expected, locate
+
 # Where a value is, or may be by mistake, a secret: never shown.
 _SECRET_KEYS = frozenset({"credential", "token", "headers", "env", "endpoint", "provider", "args", "otlp"})
 
 _CREDENTIAL_TYPES = ("none", "env", "inline_token", "file")
 
-# pydantic's error type → what was expected, with the error's context filled in
-_EXPECTED = {
-    "model_type": "an object",
-    "model_attributes_type": "an object",
-    "dict_type": "an object",
-    "list_type": "an array",
-    "string_type": "a string",
-    "int_type": "an integer",
-    "int_from_float": "an integer",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "literal_error": "{expected}",
-    "none_required": "null",
-    "greater_than_equal": "at least {ge}",
-    "less_than_equal": "at most {le}",
-    "string_too_short": "at least {min_length} character",
-    "string_pattern_mismatch": "a string that matches {pattern}",
-    "too_short": "at least {min_length} item",
-}
-
 
 def shape_mistake(details: Mapping[str, Any], raw: Any) -> str:
     """One error of pydantic as a sentence. `raw` is the whole configuration, as it was read."""
-    kind, context = details["type"], details.get("ctx", {})
-    path, found = _locate(details["loc"], raw, missing=kind == "missing")
+    kind = details["type"]
+    path, found = locate(details, raw, _is_tag)
+    path = path or "the file"
     if kind == "missing":
         return f"{path}: missing, but required"
     if kind == "extra_forbidden":
@@ -49,29 +31,13 @@ def shape_mistake(details: Mapping[str, Any], raw: Any) -> str:
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         what = "no `type`" if kind == "union_tag_not_found" else "unknown `type`"
         return f"{path}: {what}; expected one of {', '.join(map(repr, _CREDENTIAL_TYPES))}"
-    template = _EXPECTED.get(kind)
-    expected = details["msg"] if template is None else template.format(**context)
     if not _SECRET_KEYS.isdisjoint(re.findall(r"\w+", path)):
-        return f"{path}: expected {expected}"
-    return f"{path}: found {_shown(found)}, expected {expected}"
+        return f"{path}: expected {expected(details)}"
+    return f"{path}: found {_shown(found)}, expected {expected(details)}"
 
 
-def _locate(loc: tuple[int | str, ...], raw: Any, *, missing: bool) -> tuple[str, Any]:
-    """The path as a person would write it, and what stands there. pydantic's names for the members of a union, which
-    stand in `loc` too, are passed over.
-    """
-    path, value = "", raw
-    for position, step in enumerate(loc):
-        last = position == len(loc) - 1
-        if isinstance(step, int):
-            path += f"[{step}]"
-            value = value[step] if isinstance(value, list) and step < len(value) else None
-        elif position and loc[position - 1] == "credential" and step in _CREDENTIAL_TYPES:
-            continue
-        elif isinstance(value, dict) and step != "[key]" and (step in value or (last and missing)):
-            path += f".{step}" if path else step
-            value = value.get(step)
-    return path or "the file", value
+def _is_tag(before: int | str, step: str) -> bool:
+    return before == "credential" and step in _CREDENTIAL_TYPES
 
 
 def _shown(value: Any) -> str:

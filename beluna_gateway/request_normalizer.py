@@ -9,17 +9,16 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
+from . import strict_json
 from .canonical import (
     AssistantMessage,
     CanonicalRequest,
     ImagePart,
-    JsonObject,
     JsonPart,
     JsonSchemaOutput,
     Message,
@@ -35,6 +34,7 @@ from .canonical import (
     UserMessage,
 )
 from .errors import invalid_request
+from .json_schema import schema_mistake
 from .wire import frames
 
 SCHEMA_KEYWORDS = frozenset(
@@ -164,7 +164,7 @@ def _past_call(call: frames.PastToolCall, at: str) -> ToolCall:
     if not call.id or not call.name:
         raise invalid_request(f"{at}: id and name may not be empty")
     try:
-        arguments = from_json(call.arguments_json, allow_inf_nan=False)
+        arguments = strict_json.parse(call.arguments_json)
     except ValueError as error:
         raise invalid_request(f"{at}.arguments_json: not JSON: {error}") from None
     if not isinstance(arguments, dict):
@@ -201,11 +201,11 @@ def _data_image(rest: str, mime_type: str | None, at: str) -> ImagePart:
     header, comma, data = rest.partition(",")
     if not comma:
         raise invalid_request(f"{at}: not a data: URL: it has no comma")
-    header, base64_mark, _ = header.partition(";base64")
-    media_type = header.partition(";")[0].strip().lower() or mime_type
+    media_type, *parameters = (piece.strip().lower() for piece in header.split(";"))
+    media_type = media_type or mime_type or ""
     if not media_type:
         raise invalid_request(f"{at}: says no media type, and there is no mime_type either")
-    if not base64_mark:
+    if parameters[-1:] != ["base64"]:
         return ImagePart(None, base64.b64encode(unquote_to_bytes(data)).decode(), media_type)
     if "%" in data:
         data = unquote(data)
@@ -231,7 +231,8 @@ def _tools(definitions: list[frames.ToolDefinition]) -> Iterable[Tool]:
         unsupported = sorted(definition.input_schema.keys() - SCHEMA_KEYWORDS)
         if unsupported:
             raise invalid_request(
-                f"{at}.input_schema: tool {definition.name!r} has the unsupported keyword {unsupported[0]!r} at its top level"
+                f"{at}.input_schema: tool {definition.name!r} has the unsupported keyword {unsupported[0]!r} "
+                "at its top level"
             )
         if mistake := schema_mistake(definition.input_schema):
             raise invalid_request(f"{at}.input_schema: tool {definition.name!r} has no valid JSON Schema: {mistake}")
@@ -256,20 +257,3 @@ def _output_mode(mode: str | frames.JsonSchemaVariant) -> OutputMode:
     if mistake := schema_mistake(wanted.schema_):
         raise invalid_request(f"output_mode.json_schema.schema: not a valid JSON Schema: {mistake}")
     return JsonSchemaOutput(wanted.name, wanted.schema_, wanted.strict)
-
-
-def schema_mistake(schema: JsonObject) -> str | None:
-    """What is wrong with a JSON Schema (draft 2020-12), or None. Remote references are not followed."""
-    return _schema_mistake(to_json(schema))
-
-
-@lru_cache(maxsize=512)  # an agent sends the same tools with every turn, and checking one costs milliseconds
-def _schema_mistake(schema_json: bytes) -> str | None:
-    from jsonschema import Draft202012Validator  # here, because it is slow to import and many requests have no tools
-
-    validator = Draft202012Validator(Draft202012Validator.META_SCHEMA)
-    try:
-        error = next(validator.iter_errors(from_json(schema_json)), None)
-    except RecursionError:
-        return "it is nested too deeply to be checked"
-    return None if error is None else f"{error.json_path}: {error.message[:300]}"

@@ -1,20 +1,19 @@
 """A line → a frame or the reason why not; events → lines.
 
-Reading is strict: UTF-8, one JSON object, no NaN or infinity, no deeper than `MAX_DEPTH`. Of two equal keys the last
-counts. Writing is by templates of bytes: an answer of a thousand tokens is a thousand lines that differ in one string.
+Reading is strict: UTF-8, one JSON object (`strict_json`), a known frame. Of two equal keys the last counts.
+Writing is by templates of bytes: an answer of a thousand tokens is a thousand lines that differ in one string.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from json.encoder import encode_basestring as quoted  # the C function behind json.dumps(ensure_ascii=False)
-from math import isfinite
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
+from .. import mistakes, strict_json
 from ..canonical import (
     Completed,
     Failed,
@@ -30,8 +29,6 @@ from ..canonical import (
 )
 from ..errors import ErrorKind, GatewayError
 from .frames import CLIENT_FRAMES, Cancel, Exit, Infer, StatusQuery
-
-MAX_DEPTH = 200  # objects and arrays inside each other, the frame itself counted
 
 
 class RejectedLine(Exception):
@@ -53,13 +50,16 @@ def decode(line: bytes) -> Infer | Cancel | Exit | StatusQuery:
         RejectedLine: It holds none; the message says why.
     """
     try:
-        value = from_json(line, allow_inf_nan=False, cache_strings="keys")
+        value = strict_json.parse_loosely(line)
     except ValueError as error:
         raise RejectedLine(f"the line is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise RejectedLine(f"the line is JSON, but not an object: found {_json_type(value)}")
     request_id = _readable_id(value)
-    _check_depth_and_numbers(line, value, request_id)
+    try:
+        strict_json.check(line, value)
+    except ValueError as error:
+        raise RejectedLine(f"the line is refused: {error}", request_id) from None
     kind = value.get("type")
     model = CLIENT_FRAMES.get(kind) if isinstance(kind, str) else None
     if model is None:
@@ -72,7 +72,7 @@ def decode(line: bytes) -> Infer | Cancel | Exit | StatusQuery:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise RejectedLine(_explain(error), request_id) from None
+        raise RejectedLine(_explain(error, value), request_id) from None
 
 
 def _readable_id(value: dict[str, Any]) -> str | None:
@@ -80,53 +80,26 @@ def _readable_id(value: dict[str, Any]) -> str | None:
     return request_id if isinstance(request_id, str) and 1 <= len(request_id) <= 128 else None
 
 
-# A number so large that the parser made infinity of it (1e400) has an exponent of three digits or very many digits.
-_MAY_OVERFLOW = re.compile(rb"[0-9][eE]\+?[0-9]{3}|[0-9]{300}")
-
-
-def _check_depth_and_numbers(line: bytes, value: Any, request_id: str | None) -> None:
-    """What the parser lets through and the protocol does not. Walks the value only where the line gives reason to."""
-    may_be_deep = line.count(b"{") + line.count(b"[") > MAX_DEPTH
-    if not may_be_deep and not _MAY_OVERFLOW.search(line):
-        return
-    level, depth = [value], 0
-    while level:
-        below: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                below.extend(item.values())
-            elif isinstance(item, list):
-                below.extend(item)
-            elif isinstance(item, float) and not isfinite(item):
-                raise RejectedLine("the line holds a number that is too large for a 64-bit float", request_id)
-        depth += any(isinstance(item, dict | list) for item in level)
-        if depth > MAX_DEPTH:
-            raise RejectedLine(f"the line is nested deeper than {MAX_DEPTH}", request_id)
-        level = below
-
-
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, value: Any) -> str:
     """All mistakes of a frame, with their places; never the values, which may be private."""
-    mistakes = []
-    for details in error.errors(include_input=False, include_url=False, include_context=False):
-        if details["type"] == "missing":
-            text = "missing, but required"
-        elif details["type"] == "extra_forbidden":
-            text = "unknown field"
-        else:
-            text = details["msg"].replace("Input should be ", "expected ")
-        mistakes.append(f"{_path(details['loc'])}: {text}")
-    return "; ".join(mistakes[:20]) + ("; …" if len(mistakes) > 20 else "")
+    sentences = [_mistake(details, value) for details in error.errors(include_input=False, include_url=False)]
+    return "; ".join(sentences[:20]) + ("; …" if len(sentences) > 20 else "")
 
 
-def _path(loc: tuple[int | str, ...]) -> str:
-    path = ""
-    for step in loc:
-        if isinstance(step, int):
-            path += f"[{step}]"
-        elif not step.startswith("literal["):  # pydantic's name for a member of a union
-            path += f".{step}" if path else step
-    return path
+def _mistake(details: Mapping[str, Any], value: Any) -> str:
+    path, _ = mistakes.locate(details, value, _is_tag)
+    if details["type"] == "missing":
+        return f"{path}: missing, but required"
+    if details["type"] == "extra_forbidden":
+        return f"{path}: unknown field"
+    if details["type"] == "part":
+        return f"{path}: {details['msg']}"
+    return f"{path}: expected {mistakes.expected(details)}"
+
+
+def _is_tag(before: int | str, step: str) -> bool:
+    """`parts` is the one list of a tagged union."""
+    return isinstance(before, int) and step in ("text", "image_url", "json")
 
 
 def _json_type(value: Any) -> str:
@@ -186,7 +159,7 @@ class FrameEncoder:
         raise TypeError(f"{event!r} has no frame")
 
     def _frame(self, kind: bytes, fields: dict[str, Any]) -> bytes:
-        return b'{"type":"%b","request_id":%b,%b\n' % (kind, self._id, to_json(fields)[1:])
+        return b'{"type":"%b","request_id":%b,%b\n' % (kind, self._id, to_json(fields, inf_nan_mode="null")[1:])
 
 
 def rejected(error: GatewayError, request_id: str | None) -> bytes:

@@ -1,0 +1,62 @@
+"""pydantic's errors in plain words: where, and what was expected; never what stands there, which may be private."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Loc = tuple[int | str, ...]
+
+# pydantic's error type → what was expected, with the error's context filled in
+_EXPECTED = {
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "dict_type": "an object",
+    "list_type": "an array",
+    "string_type": "a string",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "none_required": "null",
+    "literal_error": "{expected}",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+    "string_too_short": "at least {min_length} character",
+    "string_too_long": "at most {max_length} characters",
+    "string_pattern_mismatch": "a string that matches {pattern}",
+    "too_short": "at least {min_length} item",
+}
+
+
+def expected(details: Mapping[str, Any]) -> str:
+    """What should have stood where one of `ValidationError.errors()` was found."""
+    template = _EXPECTED.get(details["type"])
+    message: str = details["msg"]
+    return message if template is None else template.format(**details.get("ctx", {}))
+
+
+def locate(details: Mapping[str, Any], raw: Any, is_tag: Callable[[int | str, str], bool]) -> tuple[str, Any]:
+    """The path as a person would write it (empty for the whole), and what stands there.
+
+    Args:
+        details: One of `ValidationError.errors()`.
+        raw: What was validated.
+        is_tag: Whether a step, after the one before it, is no key but the name of a variant. Other names that pydantic
+            gives to the members of a union are no keys of `raw`, and passed over.
+    """
+    path, value = "", raw
+    loc: Loc = details["loc"]
+    for position, step in enumerate(loc):
+        if isinstance(step, int):
+            path += f"[{step}]"
+            value = value[step] if isinstance(value, list) and step < len(value) else None
+        elif position and is_tag(loc[position - 1], step):
+            continue
+        elif isinstance(value, dict) and step != "[key]":
+            missing = details["type"] == "missing" and position == len(loc) - 1
+            if step in value or missing:
+                path += f".{step}" if path else step
+                value = value.get(step)
+    return path, value
