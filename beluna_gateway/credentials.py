@@ -27,32 +27,25 @@ class CredentialResolver:
         """
         match profile.backend.credential:
             case EnvCredential(var=name):
-                secret = self._environment.get(name)
-                where = f"the environment variable {name}"
+                where, secret = f"the environment variable {name}", self._environment.get(name)
             case FileCredential(path=path):
-                secret = self._read(Path(path), profile)
-                where = f"the credential file {path}"
+                where, secret = f"the credential file {path}", self._read(path, profile)
             case InlineCredential(token=token):
-                secret, where = token, "the inline token"
+                where, secret = "the inline token", token
             case _:
                 return ResolvedCredential(None)
-        if secret is None or not secret.strip():
-            state = "missing" if secret is None else "blank"
-            raise GatewayError(
-                "authentication", f"no credential for backend {profile.id!r}: {where} is {state}", backend_id=profile.id
-            )
+        if secret is None:
+            raise _no_credential(profile, f"{where} is missing")
         secret = secret.strip()
+        if not secret:
+            raise _no_credential(profile, f"{where} is blank")
         if not secret.isprintable():
-            raise GatewayError(
-                "authentication",
-                f"no credential for backend {profile.id!r}: {where} holds control characters",
-                backend_id=profile.id,
-            )
+            raise _no_credential(profile, f"{where} holds control characters")
         self._redactor.learn(secret)
         return ResolvedCredential(secret)
 
-    def _read(self, path: Path, profile: BackendProfile) -> str | None:
-        """The file's text, or None. A relative path is systemd's (LoadCredential=) first, then the config's neighbour."""
+    def _read(self, path: str, profile: BackendProfile) -> str | None:
+        """The file's text, or None. A relative path is systemd's (LoadCredential=) first, then beside the config."""
         folders = [profile.folder]
         if credentials_directory := self._environment.get("CREDENTIALS_DIRECTORY"):
             folders.insert(0, Path(credentials_directory))
@@ -61,6 +54,12 @@ class CredentialResolver:
                 return (folder / path).read_text("utf-8")  # an absolute path stays itself
             except FileNotFoundError:
                 continue
-            except (OSError, UnicodeDecodeError):
-                return None
+            except OSError as error:
+                raise _no_credential(profile, f"the credential file {path} is unreadable: {error.strerror}") from error
+            except UnicodeDecodeError:
+                raise _no_credential(profile, f"the credential file {path} is not UTF-8") from None
         return None
+
+
+def _no_credential(profile: BackendProfile, why: str) -> GatewayError:
+    return GatewayError("authentication", f"no credential for backend {profile.id!r}: {why}", backend_id=profile.id)
