@@ -188,6 +188,7 @@ class AIGateway:
                     record.attempts = attempt
                     with AttemptTimer(settings) as timer:
                         await call.attempt(response, timer)
+                    response.assert_ended()
                 return
             except GatewayError as error:
                 if last is not None and error.kind == "circuit_open":
@@ -202,7 +203,7 @@ class AIGateway:
                 if delay is None or backend.breaker.state == "open":
                     raise
                 last = error
-            record.attempt_errors.append(f"{last.kind}: {last.message}"[:300])
+            record.attempt_errors.append(self._redactor.redact(f"{last.kind}: {last.message}")[:300])
             if await backend.opens_within(delay):
                 raise last
 

@@ -20,6 +20,7 @@ from .canonical import (
     ReasoningDelta,
     Started,
     ToolCallDelta,
+    ToolCallReady,
     Usage,
     UsageStats,
 )
@@ -59,6 +60,7 @@ class ResponseNormalizer:
         """Of the chosen backend and model, where the configuration has one."""
         self.first_output_at: float | None = None
         self._named_calls: set[str] = set()
+        self._ready_calls: set[str] = set()
         self.started = False
         self.output_sent = False
         """An output or tool event has gone out: from now on no other attempt may follow."""
@@ -83,8 +85,9 @@ class ResponseNormalizer:
     def __call__(self, events: Sequence[BackendRawEvent]) -> None:
         """Passes a batch on, in one write."""
         passed: list[GatewayEvent] = []
+        end = self.terminal
         for event in events:
-            if self.terminal is not None:
+            if end is not None:
                 raise GatewayError("internal", f"the dialect went on after the end of its answer: {event!r}")
             if type(event) is OutputTextDelta:  # nearly every event is one, so it is asked first
                 if event.delta:
@@ -92,13 +95,26 @@ class ResponseNormalizer:
             elif type(event) is ReasoningDelta:
                 if self._include_reasoning and event.delta:
                     passed.append(event)
-            elif type(event) is not Progress:
+            elif isinstance(event, Completed):
+                end = event
+                passed.append(event)
+            elif not isinstance(event, Progress):
                 passed.append(self._rare(event))
+        self.terminal = end  # only now: a batch that is refused half-way has said nothing
         if passed:
             if not self.output_sent:
                 self.output_sent = True
                 self.first_output_at = self._clock()
             self._sink.write(passed)
+
+    def assert_ended(self) -> None:
+        """An attempt that returned has said `Completed`.
+
+        Raises:
+            GatewayError: `internal`, where it has not.
+        """
+        if self.terminal is None:
+            raise GatewayError("internal", "the dialect left its answer without an end")
 
     def fail(self, error: GatewayError) -> None:
         """Says `Failed`, unless the request has ended already."""
@@ -106,18 +122,21 @@ class ResponseNormalizer:
             self.terminal = Failed(error)
             self._sink.write([self.terminal])
 
-    def _rare(self, event: BackendRawEvent) -> GatewayEvent:
-        if isinstance(event, Progress):
-            raise TypeError("Progress has no frame")
-        if isinstance(event, Completed):
-            self.terminal = event
-        elif isinstance(event, Usage):
-            if self.usage is not None:
-                raise GatewayError("internal", "the dialect reported usage twice")
-            self.usage = event.usage if self.price is None else replace(event.usage, cost=cost(event.usage, self.price))
-            return Usage(self.usage)
-        elif isinstance(event, ToolCallDelta):
-            if event.name is None and event.call_id not in self._named_calls:
-                raise GatewayError("internal", f"the dialect began tool call {event.call_id!r} without a name")
-            self._named_calls.add(event.call_id)
+    def _rare(self, event: Usage | ToolCallDelta | ToolCallReady) -> GatewayEvent:
+        match event:
+            case Usage(usage):
+                if self.usage is not None:
+                    raise GatewayError("internal", "the dialect reported usage twice")
+                self.usage = usage if self.price is None else replace(usage, cost=cost(usage, self.price))
+                return Usage(self.usage)
+            case ToolCallDelta(call_id, name, _):
+                if call_id in self._ready_calls:
+                    raise GatewayError("internal", f"the dialect went on with tool call {call_id!r} after its end")
+                if name is None and call_id not in self._named_calls:
+                    raise GatewayError("internal", f"the dialect began tool call {call_id!r} without a name")
+                self._named_calls.add(call_id)
+            case ToolCallReady(call):
+                if call.id in self._ready_calls:
+                    raise GatewayError("internal", f"the dialect ended tool call {call.id!r} twice")
+                self._ready_calls.add(call.id)
         return event
