@@ -131,18 +131,15 @@ def _entries(state: JsonValue, where: str) -> list[_Entry]:
 
 
 def _entry(value: JsonValue, where: str) -> _Entry:
-    match value:
-        case {"opaque": dict(opaque)} if len(value) == 1:
-            return _Entry({}, opaque=opaque)
-        case {"call": str(call_id), **rest} if (extra := _extra(rest)) is not None:
-            return _Entry(extra, call=call_id)
-        case {"text": int(characters), **rest} if (extra := _extra(rest)) is not None:
-            if characters >= 0 and not isinstance(characters, bool):
-                return _Entry(extra, text=characters)
+    if isinstance(value, dict):
+        extra = value.get("extra", {})
+        kinds = value.keys() - {"extra"}
+        match value:
+            case {"opaque": dict(opaque)} if len(value) == 1:
+                return _Entry({}, opaque=opaque)
+            case {"call": str(call_id)} if kinds == {"call"} and isinstance(extra, dict):
+                return _Entry(extra, call=call_id)
+            case {"text": int(characters)} if kinds == {"text"} and isinstance(extra, dict):
+                if characters >= 0 and not isinstance(characters, bool):
+                    return _Entry(extra, text=characters)
     raise invalid_request(f"{where}: not what `completed` gave for this turn")
-
-
-def _extra(rest: JsonObject) -> JsonObject | None:
-    """The `extra` of a note, if that is all that is left of it."""
-    extra = rest.pop("extra", {})
-    return extra if isinstance(extra, dict) and not rest else None

@@ -71,12 +71,13 @@ class GeminiDecoder(ResponseDecoder):
             error = read_error(chunk)
             raise gemini_error(error_in_stream(error, retry_after_ms=retry_delay_ms(error)), error)
         candidates = chunk.get("candidates")
-        if candidates:
+        if candidates is not None:
             if not isinstance(candidates, list):
                 raise protocol_violation("the backend sent `candidates` that is not an array")
             for candidate in candidates:
                 self._candidate(expect_object(candidate, "a candidate"), events)
-        if feedback := chunk.get("promptFeedback"):
+        feedback = chunk.get("promptFeedback")
+        if feedback is not None:
             blocked = expect_text(expect_object(feedback, "promptFeedback").get("blockReason"), "a blockReason")
             if blocked:
                 self._metadata["block_reason"] = blocked
@@ -139,7 +140,8 @@ class GeminiDecoder(ResponseDecoder):
         call = expect_object(part["functionCall"], "a functionCall")
         if call.get("willContinue") or call.get("partialArgs"):
             raise protocol_violation("the backend sent a functionCall in pieces, which the Gemini API does not")
-        arguments = expect_object(call.get("args") or {}, "a functionCall's args")
+        arguments = call.get("args")
+        arguments = {} if arguments is None else expect_object(arguments, "a functionCall's args")
         own_id = expect_text(call.get("id"), "a functionCall's id")
         key = self._call_count
         self._call_count += 1
