@@ -1,0 +1,344 @@
+"""`copilot.protocol` `language_server`: GitHub's Copilot language server, driven as an editor drives it.
+
+Source: the README of `@github/copilot-language-server` and the server itself (1.539.0).
+
+What several items become. A panel completion gives up to ten items; each is a whole answer, an alternative to the
+others. An answer is one text, so the first item that comes is it; the server is then told to stop looking for more.
+The end mark is the server's reply to the request, whether it is a result or says that it was cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import ClassVar
+
+from pydantic import JsonValue
+
+from .. import __version__
+from ..canonical import CanonicalRequest, Completed, OutputTextDelta
+from ..child_process import ChildProcess, clean_environment
+from ..config import BackendProfile, Capabilities, Copilot
+from ..errors import GatewayError, protocol_violation
+from .base import Call, Emit, SilenceTimer
+from .copilot_documents import (
+    SyntheticDocument,
+    document_text,
+    item_list,
+    refuse_what_has_no_place,
+    sign_in_failure,
+)
+from .copilot_program import CANCEL_GRACE_SECONDS, CopilotProgram, Run, program_path
+from .copilot_rpc import METHOD_NOT_FOUND, RpcConnection, RpcError, RpcRequest, rpc_failure
+
+_PANEL, _INLINE = "textDocument/copilotPanelCompletion", "textDocument/inlineCompletion"
+
+# How long the program may take to say goodbye before it is sent SIGTERM.
+_GOODBYE_SECONDS = 1.0
+
+_OURSELVES: JsonValue = {"name": "beluna-gateway", "version": __version__}
+
+
+# --- the running program -------------------------------------------------------------------------------------
+
+
+class LanguageServer:
+    """A started and initialised language server."""
+
+    def __init__(
+        self, child: ChildProcess, limit: int, last_words: Callable[[ChildProcess], Awaitable[GatewayError]]
+    ) -> None:
+        self._child = child
+        self._last_words = last_words
+        self._initialized = False
+        self._documents = 0
+        self._signed_in = False
+        self.panel_unavailable = False
+        # A new inline completion cancels the one before it (README, "Cancellation"), so they take turns.
+        self.inline_turn = asyncio.Lock()
+        self.rpc = RpcConnection(
+            child.stdout,
+            child.stdin,
+            limit=limit,
+            on_request={
+                "window/showMessageRequest": lambda _: None,  # dismissed: nobody sits here
+                "window/showDocument": lambda _: {"success": False},
+                "window/workDoneProgress/create": lambda _: None,
+                "client/registerCapability": lambda _: None,
+                "client/unregisterCapability": lambda _: None,
+                "workspace/workspaceFolders": lambda _: None,
+                "workspace/configuration": _no_configuration,
+            },
+        )
+        self._reading = asyncio.create_task(self._read(), name="language server: output")
+
+    async def _read(self) -> GatewayError:
+        try:
+            await self.rpc.run()
+        except GatewayError as error:
+            failure = error
+        else:
+            failure = await self._last_words(self._child)
+        if not self._initialized:
+            self.rpc.fail(failure)
+        return failure
+
+    async def ended(self) -> GatewayError:
+        return await asyncio.shield(self._reading)
+
+    def fail(self, failure: GatewayError) -> None:
+        self.rpc.fail(failure)
+
+    async def initialize(self) -> None:
+        """The handshake."""
+        try:
+            await self.rpc.call(
+                "initialize",
+                {
+                    "processId": os.getpid(),
+                    "rootUri": None,
+                    "workspaceFolders": None,
+                    "capabilities": {},
+                    "initializationOptions": {"editorInfo": _OURSELVES, "editorPluginInfo": _OURSELVES},
+                },
+            )
+        except RpcError as error:
+            raise rpc_failure(error) from error
+        self._initialized = True
+        self.rpc.notify("initialized", {})
+        self.rpc.notify("workspace/didChangeConfiguration", {"settings": {"telemetry": {"telemetryLevel": "off"}}})
+
+    async def check_status(self) -> str:
+        """Who is signed in.
+
+        Raises:
+            GatewayError: `authentication` or `authorization`: nobody, or somebody without Copilot.
+        """
+        result = await self.rpc.call("checkStatus", {})
+        status, user = (result.get("status"), result.get("user")) if isinstance(result, dict) else (None, None)
+        if not isinstance(status, str):
+            raise protocol_violation("the language server answered checkStatus without a status")
+        if (failure := sign_in_failure(status)) is not None:
+            raise failure
+        self._signed_in = True
+        return user if isinstance(user, str) else status
+
+    async def signed_in(self) -> None:
+        """Passes where somebody is signed in; asks until the answer was yes once. Raises as `check_status`."""
+        if not self._signed_in:
+            await self.check_status()
+
+    def refused(self) -> None:
+        """A request was answered with "not authenticated": ask again before the next one."""
+        self._signed_in = False
+
+    @asynccontextmanager
+    async def opened(self, text: str) -> AsyncIterator[SyntheticDocument]:
+        """A document of its own for one request."""
+        self._documents += 1
+        document = SyntheticDocument(f"file:///beluna-gateway/{self._documents}.md", text)
+        self.rpc.notify(
+            "textDocument/didOpen",
+            {"textDocument": {"uri": document.uri, "languageId": "markdown", "version": 0, "text": text}},
+        )
+        try:
+            yield document
+        finally:
+            self.rpc.notify("textDocument/didClose", {"textDocument": {"uri": document.uri}})
+
+    async def leave(self) -> None:
+        """Ends the conversation as the protocol wants it, where the program is still willing to talk."""
+        with suppress(TimeoutError, RpcError, GatewayError):
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                await self.rpc.call("shutdown", None)
+                self.rpc.notify("exit", None)
+                await self._child.wait()
+
+    async def stop_reading(self) -> None:
+        self._reading.cancel()
+        await asyncio.wait([self._reading])
+
+
+def _no_configuration(params: JsonValue) -> JsonValue:
+    items = params.get("items") if isinstance(params, dict) else None
+    return [None] * len(items) if isinstance(items, list) else []
+
+
+# --- the protocol --------------------------------------------------------------------------------------------
+
+
+class LanguageServerProtocol:
+    """What the adapter needs of `copilot.protocol` `language_server`, for one backend."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        tool_calls=False,
+        json_mode=False,
+        vision=False,
+        parallel_tool_calls=False,
+        json_schema_mode=False,
+        reasoning=False,
+    )
+
+    def __init__(self, profile: BackendProfile, settings: Copilot) -> None:
+        self._profile = profile
+        self._settings = settings
+        self.program = CopilotProgram(
+            self._launch, name=f"the language server {settings.command!r}", idle_stop_ms=settings.idle_stop_ms
+        )
+
+    def prepare(self, request: CanonicalRequest, model: str, secret: str | None) -> Call:
+        refuse_what_has_no_place(request, self._profile.backend.default_model)
+        self.program.take_secret(secret)
+        return _Completion(self.program, document_text(request), stream=request.stream)
+
+    async def probe(self, secret: str | None) -> str:
+        self.program.take_secret(secret)
+        async with self.program.use() as run:
+            try:
+                user = await run.peer.check_status()
+            except RpcError as error:
+                raise rpc_failure(error) from error
+        return f"the language server runs and is signed in ({user})"
+
+    @asynccontextmanager
+    async def _launch(self, secret: str | None) -> AsyncIterator[LanguageServer]:
+        token = {} if secret is None else {"GH_COPILOT_TOKEN": secret, "GITHUB_COPILOT_TOKEN": secret}
+        child = ChildProcess(
+            program_path(self._settings.command, self._profile.folder),
+            self._settings.args,
+            env=clean_environment(token),
+            cwd=self._profile.folder.absolute(),
+            stdin=True,
+            stdout=True,
+        )
+        async with child:
+            server = LanguageServer(child, self._profile.reliability.max_event_bytes, self.program.last_words)
+            try:
+                await server.initialize()
+                yield server
+                await server.leave()
+            finally:
+                await server.stop_reading()
+
+
+class _Completion:
+    """One request."""
+
+    def __init__(self, program: CopilotProgram[LanguageServer], text: str, *, stream: bool) -> None:
+        self._program = program
+        self._text = text
+        self._stream = stream
+
+    async def attempt(self, emit: Emit, timer: SilenceTimer) -> None:
+        timer.connecting()
+        async with self._program.use() as run:
+            server = run.peer
+            timer.connected()
+            try:
+                await server.signed_in()
+                async with server.opened(self._text) as document:
+                    if not server.panel_unavailable and await self._panel(run, document, emit, timer):
+                        return
+                    async with server.inline_turn:
+                        await self._inline(run, document, emit, timer)
+            except RpcError as error:
+                failure = rpc_failure(error)
+                if failure.kind == "authentication":
+                    server.refused()
+                raise failure from error
+
+    async def _panel(
+        self, run: Run[LanguageServer], document: SyntheticDocument, emit: Emit, timer: SilenceTimer
+    ) -> bool:
+        """Whether the server knows panel completions; then the answer is complete."""
+        rpc = run.peer.rpc
+        first: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        params: dict[str, JsonValue] = {
+            "textDocument": {"uri": document.uri, "version": 0},
+            "position": document.cursor,
+        }
+        if self._stream:
+            params["partialResultToken"] = document.uri
+            rpc.on_progress(document.uri, lambda value: _take_first(document, value, first))
+        request = rpc.request(_PANEL, params)
+        whole = False
+        try:
+            await asyncio.wait((request.future, first), return_when=asyncio.FIRST_COMPLETED)
+            if first.done():
+                await _say(first.result(), emit, timer)
+                request.cancel()  # the other items are other answers: not wanted
+                with suppress(TimeoutError, RpcError):
+                    async with asyncio.timeout(CANCEL_GRACE_SECONDS):
+                        await request.answer()
+                # An answer that is whole is not lost to a server which does not react in time: that is no failure, and
+                # no reason to kill it.
+                whole = True
+            else:
+                await _say(_first_text(document, await request.answer()), emit, timer)
+        except RpcError as error:
+            if error.code != METHOD_NOT_FOUND:
+                raise
+            run.peer.panel_unavailable = True
+            return False
+        finally:
+            rpc.on_progress(document.uri, None)
+            first.cancel()
+            if not whole:
+                self._give_up(run, request)
+        self._complete(emit)
+        return True
+
+    async def _inline(
+        self, run: Run[LanguageServer], document: SyntheticDocument, emit: Emit, timer: SilenceTimer
+    ) -> None:
+        request = run.peer.rpc.request(
+            _INLINE,
+            {
+                "textDocument": {"uri": document.uri, "version": 0},
+                "position": document.cursor,
+                "context": {"triggerKind": 1},  # invoked, not typed along
+            },
+        )
+        try:
+            await _say(_first_text(document, await request.answer()), emit, timer)
+        finally:
+            self._give_up(run, request)
+        self._complete(emit)
+
+    def _give_up(self, run: Run[LanguageServer], request: RpcRequest) -> None:
+        """Where the answer is still to come, nobody wants it any more: says so, now, and lets the server confirm it."""
+        if not request.future.done():
+            request.cancel()
+            self._program.confirm(run, request.settled())
+
+    def _complete(self, emit: Emit) -> None:
+        self._program.served()
+        emit([Completed("stop", {})])
+
+
+def _first_text(document: SyntheticDocument, result: JsonValue) -> str:
+    """The first item that says something; none is an empty answer."""
+    return next((text for item in item_list(result) if (text := document.continuation(item))), "")
+
+
+def _take_first(document: SyntheticDocument, value: JsonValue, first: asyncio.Future[str]) -> None:
+    if first.done():
+        return
+    try:
+        if text := _first_text(document, value):
+            first.set_result(text)
+    except GatewayError as error:
+        first.set_exception(error)
+
+
+async def _say(text: str, emit: Emit, timer: SilenceTimer) -> None:
+    if not text:
+        return
+    timer.progressed()
+    emit([OutputTextDelta(text)])
+    if emit.blocked:
+        timer.suspended()
+        await emit.drained()
+        timer.progressed()
