@@ -79,7 +79,7 @@ class GeminiDialect(HttpDialect):
         method = "streamGenerateContent?alt=sse" if request.stream else "generateContent"
         return HttpRequest(f"{self._version}/{model}:{method}", body)
 
-    def decoder(self, request: CanonicalRequest) -> ResponseDecoder:  # noqa: ARG002 - the seam's
+    def decoder(self, request: CanonicalRequest) -> ResponseDecoder:
         return GeminiDecoder()
 
     def error(self, status: int, error: ProviderError, retry_after_ms: int | None) -> GatewayError:

@@ -25,6 +25,7 @@ from ..canonical import (
 )
 from ..errors import cut_off, protocol_violation
 from .base import ResponseDecoder, count, expect_object, expect_text, parse_object
+from .delta_template import DeltaTemplate
 from .earlier_turn import TurnNotes
 from .finish_reasons import finish_reason
 from .provider_errors import error_in_stream, read_error
@@ -65,6 +66,8 @@ class ResponsesDecoder(ResponseDecoder):
         self._order: list[_Item] = []
         self._items: dict[int | str, _Item] = {}  # by index and by id: a server may name an item by either
         self._open_calls: set[int] = set()
+        self._repeating: _Item | None = None  # the item whose deltas the template knows
+        self._template = DeltaTemplate(lambda event: event, "delta")
         self._word = ""
         self._refused = False
         self._usage: UsageStats | None = None
@@ -73,9 +76,17 @@ class ResponsesDecoder(ResponseDecoder):
     def feed(self, payload: bytes, events: list[BackendRawEvent]) -> None:
         if payload == b"[DONE]":  # some servers add it; the end mark is another
             return
+        if self._repeating is not None and (delta := self._template.match(payload)) is not None:
+            self._repeating.characters += len(delta)
+            events.append(OutputTextDelta(delta))
+            return
         event = parse_object(payload)
         kind = event.get("type")
-        if isinstance(kind, str):
+        if kind == "response.output_text.delta":
+            delta = _delta(event)
+            self._repeating = self._said(event, delta, events)
+            self._template.learn(payload, delta)
+        elif isinstance(kind, str):
             handler = self._HANDLERS.get(kind)
             if handler is not None:  # an event that we do not know must not end the answer
                 handler(self, event, events)
@@ -109,15 +120,16 @@ class ResponsesDecoder(ResponseDecoder):
 
     # The events that mean something.
 
-    def _text_delta(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
-        delta = _delta(event)
+    def _said(self, event: JsonObject, delta: str, events: list[BackendRawEvent]) -> _Item:
+        item = self._text_item(event, "message")
+        item.characters += len(delta)
         if delta:
-            self._text_item(event, "message").characters += len(delta)
             events.append(OutputTextDelta(delta))
+        return item
 
     def _refusal_delta(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         self._refused = True
-        self._text_delta(event, events)
+        self._said(event, _delta(event), events)
 
     def _reasoning_delta(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         delta = _delta(event)
@@ -140,7 +152,11 @@ class ResponsesDecoder(ResponseDecoder):
 
     def _item_done(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         value = expect_object(event.get("item"), "an output item")
-        item = self._find(event, value.get("id")) or self._begin(event.get("output_index"), value, events)
+        item = (
+            self._find(event, value.get("id"), value.get("call_id"))
+            or self._last_open(event, value.get("type"))
+            or self._begin(event.get("output_index"), value, events)
+        )
         self._complete(item, value, events, proven=value.get("status") in (None, "completed"))
 
     def _end(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
@@ -154,7 +170,6 @@ class ResponsesDecoder(ResponseDecoder):
         raise error_in_stream(read_error({key: value for key, value in event.items() if key != "type"}))
 
     _HANDLERS: ClassVar[dict[str, Callable[[ResponsesDecoder, JsonObject, list[BackendRawEvent]], None]]] = {
-        "response.output_text.delta": _text_delta,
         "response.refusal.delta": _refusal_delta,
         "response.reasoning_summary_text.delta": _reasoning_delta,
         "response.reasoning_text.delta": _reasoning_delta,
@@ -169,21 +184,33 @@ class ResponsesDecoder(ResponseDecoder):
 
     # Items of the output.
 
-    def _find(self, event: JsonObject, item_id: JsonValue) -> _Item | None:
-        """The item that an event belongs to: by its index, or where a server sends none (llama.cpp) by its id."""
+    def _find(self, event: JsonObject, *ids: JsonValue) -> _Item | None:
+        """The item that an event belongs to: by its index, or where a server sends none (llama.cpp) by an id."""
         index = event.get("output_index")
         if isinstance(index, int) and index in self._items:
             return self._items[index]
-        return self._items.get(item_id) if isinstance(item_id, str) else None
+        return next((self._items[name] for name in ids if isinstance(name, str) and name in self._items), None)
+
+    def _last_open(self, event: JsonObject, kind: JsonValue) -> _Item | None:
+        """The item under way, for an event without an index or a known id. Never a call: those must not be mixed up."""
+        if not self._order or isinstance(event.get("output_index"), int) or kind == "function_call":
+            return None
+        last = self._order[-1]
+        return last if last.whole is None and last.kind == kind else None
 
     def _text_item(self, event: JsonObject, kind: str) -> _Item:
         item_id = event.get("item_id")
-        return self._find(event, item_id) or self._begin(event.get("output_index"), {"type": kind, "id": item_id}, [])
+        return (
+            self._find(event, item_id)
+            or self._last_open(event, kind)
+            or self._begin(event.get("output_index"), {"type": kind, "id": item_id}, [])
+        )
 
     def _begin(self, index: JsonValue, value: JsonObject, events: list[BackendRawEvent]) -> _Item:
+        self._repeating = None
         item = _Item(len(self._order), expect_text(value.get("type"), "an output item's type"))
         self._order.append(item)
-        for name in (index, value.get("id")):
+        for name in (index, value.get("id"), value.get("call_id")):
             if isinstance(name, int | str):
                 self._items[name] = item
         if item.kind == "function_call":

@@ -348,6 +348,33 @@ def test_an_unstreamed_answer_must_be_complete(status: str | None) -> None:
     assert failure.value.kind == "protocol_violation"
 
 
+def test_repeated_deltas_are_counted_with_their_item() -> None:
+    """Deltas in one envelope, which are read the fast way, belong to the item under way, also where they name none."""
+    deltas = [event("output_text.delta", delta=delta) for delta in ("One", " two", " three")]
+    first: dict[str, Any] = {"type": "message", "id": "m1", "phase": "commentary", "content": []}
+    second = first | {"id": "m2"}
+    decoder, events = feed(
+        event("output_item.added", item=first),
+        *deltas,
+        event("output_item.done", item=first),
+        event("output_item.added", item=second),
+        *deltas,
+        *deltas,
+        event("output_item.done", item=second),
+        end(),
+    )
+    decoder.finish(events)
+
+    assert "".join(e.delta for e in events if isinstance(e, OutputTextDelta)) == "One two three" * 3
+    assert isinstance(events[-1], Completed)
+    assert events[-1].backend_metadata["provider_state"] == {
+        "openai_responses": [
+            {"text": 13, "extra": {"id": "m1", "phase": "commentary"}},
+            {"text": 26, "extra": {"id": "m2", "phase": "commentary"}},
+        ]
+    }
+
+
 def test_done_is_no_end_mark() -> None:
     """`[DONE]`, which some servers add, does not make a cut answer whole."""
     decoder, events = feed(event("output_text.delta", output_index=0, delta="Hi"))
@@ -419,7 +446,7 @@ _event = st.one_of(
     json_values,
     shaken(
         {
-            "type": st.sampled_from([*ResponsesDecoder._HANDLERS, "response.created"]),
+            "type": st.sampled_from([*ResponsesDecoder._HANDLERS, "response.output_text.delta"]),
             "output_index": st.integers(0, 1),
             "item_id": st.sampled_from(["a", "b"]),
             "delta": st.sampled_from(["", "x", '{"a":1}', "{"]),
