@@ -25,7 +25,7 @@ from .errors import ErrorKind, GatewayError
 from .redaction import Redactor
 
 _PROBE_SECONDS = 5.0  # a server that takes longer to say that it is well is not well
-_POLL_FIRST, _POLL_MOST = 0.05, 0.5  # between two probes of a server that is starting
+_POLL_FIRST, _POLL_MOST = 0.05, 0.25  # between two probes of a server that is starting
 _FOREIGN_SECONDS = 1.0  # how long we take it for granted that somebody else's server is still there
 _SHORT_WAIT = 2.0  # a back-off that is longer is told to the client (`retry_after_ms`) instead of being waited for
 _TAIL_SHOWN = 1200  # characters of its last words in an error message, which has 2,000
@@ -162,7 +162,7 @@ class ModelServer:
     async def _one_run(self, started: asyncio.Future[None], after: asyncio.Task[None] | None) -> None:
         """From one start to the end of the program. Cancelling it stops the program."""
         loop = asyncio.get_running_loop()
-        crashed = False
+        failed = True
         try:
             if after is not None:
                 # The one before may still be stopping; its dying server would look like somebody else's.
@@ -174,6 +174,7 @@ class ModelServer:
                 if self._started is started:
                     self._started = None
                 started.set_result(None)
+                failed = False
                 return
             async with self._program() as child:
                 ended = asyncio.ensure_future(child.wait())
@@ -191,15 +192,15 @@ class ModelServer:
                 if loop.time() - ready_at >= self._healthy_after:
                     self._failures = 0
                 self._failed(self._last_words(child, "crashed"))
-                crashed = True
         except GatewayError as error:
             if error.kind == "backend_permanent":
                 self._log.error("model_server_failed", error=error.message)
+                failed = False
             started.set_exception(error)
         finally:
             if not started.done():  # stopped, or a mistake of ours, which the loop reports
                 started.set_exception(self._error("backend_transient", "the model server was stopped while it started"))
-        if crashed and self._launch.idle_stop_ms is None and not self._closed:
+        if failed and self._launch.idle_stop_ms is None and not self._closed:
             self._begin()  # one that is to be kept is started again without being asked
 
     def _program(self) -> ChildProcess:

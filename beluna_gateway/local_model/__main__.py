@@ -85,6 +85,9 @@ def serve(options: argparse.Namespace) -> None:
     settings.port = options.port
     settings.n_ctx = options.ctx * options.parallel  # llama.cpp divides it among its slots
     settings.n_parallel = options.parallel
+    # A prompt is read in steps of so many tokens, and between them the other requests go on. With llama.cpp's own 2048
+    # they stood still for seconds; on CPUs smaller steps cost nothing.
+    settings.n_batch = settings.n_ubatch = 128
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = options.threads
     settings.use_jinja = True
     if template is not None:
