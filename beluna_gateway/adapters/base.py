@@ -79,8 +79,10 @@ class BackendAdapter(ABC):
 
     @abstractmethod
     async def probe(self, credential: ResolvedCredential) -> str:
-        """Whether the backend can be reached and takes the credential, for `beluna-gateway check`: a few words on what
-        was seen. Raises `GatewayError` where it cannot."""
+        """Whether the backend can be reached and takes the credential, in a few words on what was seen.
+
+        For `beluna-gateway check`. Raises `GatewayError` where it cannot.
+        """
 
     async def start(self) -> None:
         """Called once before the first request; may start what takes time, must not wait for it."""
