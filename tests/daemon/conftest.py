@@ -104,6 +104,12 @@ class Stage:
             while not values.items() <= (await self.status(backend_id)).items():
                 await asyncio.sleep(0.005)
 
+    async def logged(self, words: str) -> None:
+        """Waits until the daemon's log has these words."""
+        async with asyncio.timeout(10):
+            while words not in self.daemon.log():
+                await asyncio.sleep(0.005)
+
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def stage(house: House) -> AsyncIterator[Stage]:
