@@ -33,7 +33,7 @@ def test_it_agrees_with_the_meta_schema(schema: Any):
     assert META.is_valid(schema) == (schema_mistake(schema) is None)
 
 
-_SAMPLES = (
+_SAMPLES: tuple[Any, ...] = (
     *(
         None,
         True,

@@ -70,7 +70,7 @@ def test_a_request_of_base_fields_has_every_default():
 
 def test_every_field_of_a_frame_arrives():
     """Nothing that a client may say is dropped on the way."""
-    schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+    schema: Any = {"type": "object", "properties": {"city": {"type": "string"}}}
     request = normalize(
         backend_id="b",
         model="m",
@@ -137,7 +137,7 @@ def test_no_parts_are_refused(role):
 
 def test_a_conversation_with_a_call_and_its_result():
     """Roles, parsed arguments and the note of the provider arrive; a JSON part has its text beside it."""
-    state = {"anthropic": {"blocks": [1]}}
+    state: Any = {"anthropic": {"blocks": [1]}}
     request = normalize(
         messages=[{"role": "system", "parts": USER["parts"]}, USER, {**ASSISTANT, "provider_state": state}, RESULT]
     )
