@@ -32,19 +32,6 @@ def both_loops(test):
     return on_a_loop
 
 
-@pytest.fixture(autouse=True)
-def nothing_left_open():
-    """No test leaves a descriptor open."""
-    uvloop.new_event_loop().close()  # its first loop opens two for the whole process
-    before = open_descriptors()
-    yield
-    assert open_descriptors() <= before
-
-
-def open_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 def python(script: str, *args: str, **options) -> ChildProcess:
     options.setdefault("env", clean_environment({}))
     return ChildProcess(sys.executable, ["-c", script, *args], **options)

@@ -260,6 +260,7 @@ async def test_backoff(stage):
         await server.ready()
 
     assert [e.value.retry_after_ms is None for e in (first, second, third)] == [True, True, False]
+    assert third.value.retry_after_ms is not None
     assert 2000 < third.value.retry_after_ms <= 3001
     assert third.value.retryable
 

@@ -106,8 +106,9 @@ def serve(options: argparse.Namespace) -> None:
         server = xllamacpp.Server(settings)
     except RuntimeError as error:
         raise CannotServeError(EX_CANTCREAT, f"llama.cpp could not start: {error} Its own words are above.") from error
+    told = _told_to_end()
     print(f"listening on {server.listening_address}", flush=True)  # noqa: T201
-    _until_told()
+    os.read(told, 1)
     if _is_socket(options.host):
         Path(options.host).unlink(missing_ok=True)
     # Without the interpreter's own end, which would wait for the server's threads and what they compute.
@@ -138,14 +139,14 @@ def _clear(host: str) -> None:
             Path(host).unlink()
 
 
-def _until_told() -> None:
-    """Returns at SIGTERM or SIGINT, whichever of the server's threads the kernel hands it to."""
+def _told_to_end() -> int:
+    """A pipe that has something to read after SIGTERM or SIGINT, whichever of the server's threads gets it."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing)
     for order in (signal.SIGTERM, signal.SIGINT):
         signal.signal(order, lambda *_: None)
-    os.read(reading, 1)
+    return reading
 
 
 def main() -> None:
