@@ -22,7 +22,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self.now
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
+    def call_at(  # type: ignore[override] - the arguments' types are passed on unseen
+        self, when: float, callback: Any, *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
         self.timers_set += 1
         return super().call_at(when, callback, *args, context=context)
 
@@ -35,7 +37,7 @@ class _Selector(selectors.SelectSelector):
     def select(self, timeout: float | None = None) -> Any:
         if timeout is None:
             raise AssertionError("everyone waits, and for nothing: no timer is set")
-        self._loop.now += timeout
+        self._loop.now += max(timeout, 1e-6)  # a turn of the loop takes a moment, or rounding could keep it for ever
         return super().select(0)
 
 
