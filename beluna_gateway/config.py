@@ -323,6 +323,8 @@ def _parse_json5(text: str, path: Path) -> Any:
         said = str(error.args[0])
         where = re.search(r"near (\d+)", said)
         before = text[: max(int(where[1]) - 1, 0)] if where else text
+        if isinstance(error, pyjson5.Json5ExtraData):  # it says where the value ended
+            before = text[: len(text) - len(text[len(before) + 1 :].lstrip())]
         line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
         what = "Number" if "NumericLiteral" in said else type(error).__name__.removeprefix("Json5")
         raise ConfigError(path, [f"line {line}, column {column}: not JSON5 ({_SYNTAX.get(what, what)})"]) from None

@@ -22,7 +22,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self.now
 
-    def call_at(  # type: ignore[override] - the arguments' types are passed on unseen
+    def call_at(  # type: ignore[override]  # the arguments' types are passed on unseen
         self, when: float, callback: Any, *args: Any, context: Any = None
     ) -> asyncio.TimerHandle:
         self.timers_set += 1
