@@ -121,12 +121,14 @@ async def test_exact_environment():
 
 @both_loops
 async def test_signals_are_as_new():
-    """The program inherits neither ignored nor blocked signals of Python or of the guard."""
+    """The program inherits neither the signals that Python ignores nor those that the guard blocks."""
     arguments = ["-E", "Sig(Blk|Ign)", "/proc/self/status"]
     async with ChildProcess(find_program("grep"), arguments, env={}, stdout=True) as child:
         blocked, ignored = (await child.stdout.read()).decode().splitlines()
 
-    assert (blocked.split()[1], ignored.split()[1]) == ("0" * 16, "0" * 16)
+    assert int(blocked.split()[1], 16) == 0
+    # Not all: what our own parent ignores is ignored by all its descendants.
+    assert [name for name in (signal.SIGPIPE, signal.SIGXFSZ) if int(ignored.split()[1], 16) >> (name - 1) & 1] == []
 
 
 @both_loops
