@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from beluna_gateway import __version__, cli
 from beluna_gateway.config import json_schema
+from beluna_gateway.daemon import connection, server
 from beluna_gateway.wire.frames import ServerFrame
 
 from . import configuration_page
@@ -187,6 +188,14 @@ def test_the_picture_shows_modules_that_are_there() -> None:
     assert len(modules) >= 12
     for module in modules:
         assert (ROOT / "beluna_gateway" / f"{module}.py").is_file(), module
+
+
+def test_the_numbers_are_those_of_the_code() -> None:
+    """What is said about waiting frames and last frames is what the constants say."""
+    assert f"{connection.EVENTS_WATER // 1024} KiB of frames wait" in README
+    assert f"with {connection.INPUT_WATER // 1024**2} MiB of answers waiting" in README
+    assert server.FLUSH_SECONDS == 1
+    assert "one second to take their last frames" in README
 
 
 def test_the_configuration_page_is_current() -> None:

