@@ -10,7 +10,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
@@ -20,23 +20,21 @@ from pydantic_core import to_json
 from yarl import URL
 
 from .. import __version__
-from ..canonical import BackendRawEvent, CanonicalRequest, JsonObject, ResolvedCredential
+from ..canonical import CanonicalRequest, JsonObject, ResolvedCredential
 from ..config import BackendProfile
 from ..errors import GatewayError, cut_off, invalid_request, protocol_violation
-from .base import BackendAdapter, Call, Emit, HttpDialect, ResponseDecoder, SilenceTimer, overridden, parse_object
-from .ndjson import NdjsonParser
+from .base import BackendAdapter, Call, Emit, HttpDialect, SilenceTimer, overridden
+from .http_answer import LATE_USAGE_SECONDS, Answer, ResponseTap
 from .provider_errors import read_error_body, retry_after_ms
-from .sse import SseParser
 
 if TYPE_CHECKING:
     from ..model_server import ModelServer
 
-LATE_USAGE_SECONDS = 1.0
-"""After the end mark: how long the backend has to report usage, and to end its response so that its connection can be
-used again (protocol/README.md, "Order")."""
-
 ERROR_BODY_BYTES = 64 * 1024
 """Of an answer that is no success: enough for every provider's message."""
+
+ERROR_BODY_SECONDS = 1.0
+"""How long that body may take, once the status is there."""
 
 
 class HttpAdapter(BackendAdapter):
@@ -115,19 +113,19 @@ class HttpAdapter(BackendAdapter):
                 _Response, await self._session.request(method, url, headers=headers, data=body, allow_redirects=False)
             )
             yield response
-        except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:  # noqa: UP041 - aiohttp's own base
+        except (aiohttp.ClientError, OSError, UnicodeError) as error:
             raise rename(error, self._profile) from error
         finally:
             if response is not None:
                 response.let_go()
 
     async def failure(self, response: aiohttp.ClientResponse) -> GatewayError:
-        """The error for an answer that is no success."""
+        """The error for an answer that is no success. Its status decides, whatever becomes of the body."""
         body = bytearray()
-        async for chunk in response.content.iter_any():
-            body += chunk
-            if len(body) > ERROR_BODY_BYTES:
-                break
+        with suppress(TimeoutError, aiohttp.ClientError, OSError):
+            async with asyncio.timeout(ERROR_BODY_SECONDS):
+                while len(body) < ERROR_BODY_BYTES and (chunk := await response.content.readany()):
+                    body += chunk
         return self._dialect.error(
             response.status, read_error_body(bytes(body[:ERROR_BODY_BYTES])), _retry_after(response)
         )
@@ -202,98 +200,9 @@ class HttpCall:
                 if response.headers.get("Content-Encoding", "identity") != "identity":
                     raise protocol_violation("the backend compressed its answer, although it was asked not to")
                 decoder = self._dialect.decoder(self._request)
-                if self._request.stream:
-                    await self._stream(response, decoder, emit, timer)
-                else:
-                    await self._whole(response, b"", decoder, emit)
-
-    async def _stream(self, response: _Response, decoder: ResponseDecoder, emit: Emit, timer: SilenceTimer) -> None:
-        """The hot path: one read of the backend → one batch of events → one write to the client."""
-        parser = SseParser(self._limit) if self._dialect.framing == "sse" else NdjsonParser(self._limit)
-        content = response.content
-        chunk = await content.readany()
-        if self._dialect.framing == "sse" and chunk.lstrip()[:1] == b"{":
-            # No event stream begins with a brace: a server that does not stream, or an error with status 200.
-            await self._whole(response, chunk, decoder, emit)
-            return
-        while chunk:
-            events: list[BackendRawEvent] = []
-            try:
-                for payload in parser.feed(chunk):
-                    decoder.feed(payload, events)
-                    if decoder.done:
-                        decoder.finish(events)
-                        break
-            finally:
-                # In `finally`: what came before a broken event was said, and is passed on before the failure.
-                if events:
-                    timer.progressed()
-                    emit(events)
-            if decoder.done:
-                response.complete = True
-                return
-            if decoder.ended:
-                timer.suspended()
-                await self._late_usage(content, parser, decoder, emit)
-                response.complete = decoder.done
-                return
-            if emit.blocked:
-                timer.suspended()
-                await emit.drained()
-                timer.progressed()
-            chunk = await content.readany()
-        self._close(parser, decoder, emit)
-
-    async def _late_usage(
-        self, content: aiohttp.StreamReader, parser: SseParser | NdjsonParser, decoder: ResponseDecoder, emit: Emit
-    ) -> None:
-        """After the end mark nothing can be lost but usage: a broken or silent connection ends the answer as well."""
-        try:
-            async with asyncio.timeout(LATE_USAGE_SECONDS):
-                while not decoder.done and (chunk := await content.readany()):
-                    events: list[BackendRawEvent] = []
-                    for payload in parser.feed(chunk):
-                        decoder.feed(payload, events)
-                    if events:
-                        emit(events)
-        except (TimeoutError, aiohttp.ClientError, OSError):
-            pass
-        self._close(parser, decoder, emit)
-
-    def _close(self, parser: SseParser | NdjsonParser, decoder: ResponseDecoder, emit: Emit) -> None:
-        events: list[BackendRawEvent] = []
-        try:
-            for payload in parser.close():
-                try:
-                    decoder.feed(payload, events)
-                except GatewayError as error:
-                    if error.kind != "protocol_violation":
-                        raise
-                    # A last line that does not parse is a line that was cut: `finish` says so.
-            decoder.finish(events)
-        finally:
-            if events:
-                emit(events)
-
-    async def _whole(
-        self, response: aiohttp.ClientResponse, begun: bytes, decoder: ResponseDecoder, emit: Emit
-    ) -> None:
-        body = bytearray(begun)
-        while chunk := await response.content.readany():
-            body += chunk
-            if len(body) > self._limit:
-                raise protocol_violation(
-                    f"the backend sent a body of more than {self._limit} bytes (reliability.max_event_bytes)"
-                )
-        if not body:
-            raise cut_off("the backend sent an empty answer")
-        events: list[BackendRawEvent] = []
-        try:
-            decoder.feed_whole(parse_object(bytes(body)), events)
-            decoder.finish(events)
-        finally:
-            if events:
-                emit(events)
+                answer = Answer(decoder, self._dialect.framing, self._limit, emit, timer)
+                with ResponseTap(response) as tap:
+                    response.complete = await answer.read(tap, self._request.stream)
 
 
 _ACCEPT = {"sse": "text/event-stream", "ndjson": "application/x-ndjson"}
@@ -313,11 +222,22 @@ class _Response(aiohttp.ClientResponse):
 
     def let_go(self) -> None:
         """At once, unless the answer is complete: then the end of the response has a moment to come, so that the
-        connection can be used again. Nobody waits for that."""
+        connection can be used again. Nobody waits for that.
+        """
         if self.complete and not self.closed:
             asyncio.get_running_loop().call_later(LATE_USAGE_SECONDS, self.close)
         elif not self.closed:
             self.close()
+
+
+async def _read(content: aiohttp.StreamReader) -> bytes:
+    """Some bytes. What came before the connection broke is handed out first; aiohttp would drop it."""
+    try:
+        return await content.readany()
+    except (aiohttp.ClientError, OSError):
+        if content._buffer:  # noqa: SLF001
+            return content._read_nowait(-1)  # noqa: SLF001
+        raise
 
 
 def base_url(endpoint: str) -> tuple[URL, str | None]:
@@ -357,12 +277,16 @@ def _retry_after(response: aiohttp.ClientResponse) -> int | None:
 
 
 def rename(error: Exception, profile: BackendProfile) -> GatewayError:
-    """aiohttp's and the system's exceptions → ours."""
+    """Aiohttp's and the system's exceptions → ours."""
     endpoint = profile.backend.endpoint
     if isinstance(error, aiohttp.ServerTimeoutError | TimeoutError):
         limit = profile.reliability.connect_timeout_ms
         return GatewayError(
             "timeout", f"no connection to {endpoint} within {limit} ms (reliability.connect_timeout_ms)", retryable=True
+        )
+    if isinstance(error, UnicodeError):  # from the codec for international host names
+        return GatewayError(
+            "backend_transient", f"no connection to {endpoint}: no host has such a name", retryable=True
         )
     if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
         return GatewayError("backend_permanent", f"the TLS certificate of {endpoint} is not accepted: {error}")

@@ -93,8 +93,9 @@ def plays(
 
 
 async def _fault(exchange: Exchange, fault: Fault) -> None:
+    if fault in (RESET, BAD_CHUNK):
+        await asyncio.sleep(0.02)  # they overtake what has not been read yet
     if fault == RESET:
-        await asyncio.sleep(0.02)  # a reset overtakes what the kernel has not handed on yet
         exchange.reset()
     elif fault == CUT:
         exchange.cut()

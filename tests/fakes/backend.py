@@ -93,10 +93,12 @@ class Exchange:
 
     def cut(self) -> None:
         """Closes the connection cleanly, wherever the answer is."""
+        self._connection.ending = True
         self._connection.transport.close()
 
     def reset(self) -> None:
         """Closes the connection with RST."""
+        self._connection.ending = True
         self._connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._connection.transport.abort()
 
@@ -125,7 +127,8 @@ class _Connection(asyncio.Protocol):
         self._backend = backend
         self._inbox = bytearray()
         self._arrival = asyncio.Event()
-        self._lost = False
+        self.ending = False
+        """We are the ones who close."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -141,8 +144,7 @@ class _Connection(asyncio.Protocol):
         self._note_close()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if not self._lost:
-            self._note_close()
+        self._note_close()
         self.writable.set()
         self._backend.connections.discard(self)
         self.task.cancel()
@@ -154,8 +156,7 @@ class _Connection(asyncio.Protocol):
         self.writable.set()
 
     def _note_close(self) -> None:
-        self._lost = True
-        if not self.transport.is_closing() and not self.closed_by_peer.done():
+        if not self.ending and not self.closed_by_peer.done():
             self.closed_by_peer.set_result(self.loop.time())
 
     async def _serve(self) -> None:
@@ -261,6 +262,7 @@ class FakeBackend:
         self._exchanges.clear()
         connections = list(self.connections)
         for connection in connections:
+            connection.ending = True
             connection.transport.abort()
         if connections:
             await asyncio.wait([connection.task for connection in connections])

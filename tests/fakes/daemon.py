@@ -38,7 +38,8 @@ def make_config(backends: Mapping[str, Settings], fake: FakeBackend | None = Non
     """A configuration as a dictionary. Each backend is `openai_compatible` at `fake`, unless its settings differ.
 
     Args:
-        backends: By id; the first one is the default. Each may give any key of a backend.
+        backends: By id; the first one is the default. Each may give any key of a backend; in its `endpoint`, `{tcp}`
+            and `{tls}` stand for the fake's ports and `{unix}` for its socket.
         fake: Where they are reached.
         sections: Further top-level sections.
     """
@@ -50,16 +51,25 @@ def make_config(backends: Mapping[str, Settings], fake: FakeBackend | None = Non
                 {
                     "id": name,
                     "dialect": "openai_compatible",
-                    "endpoint": fake.url(name) if fake is not None else "http://127.0.0.1:9/",
                     "credential": {"type": "none"},
                     "default_model": "fake-model",
                     **settings,
+                    "endpoint": _endpoint(settings.get("endpoint", "http://127.0.0.1:{tcp}/" + name), fake),
                 }
                 for name, settings in backends.items()
             ],
         },
         **sections,
     }
+
+
+def _endpoint(text: str, fake: FakeBackend | None) -> str:
+    if fake is None:
+        return text.replace("{tcp}", "9")
+    known = {"{tcp}": fake.port, "{tls}": fake.tls_port, "{unix}": fake.unix_path}
+    for word, value in known.items():
+        text = text.replace(word, str(value))
+    return text
 
 
 def write_config(folder: Path, config: Any) -> Path:

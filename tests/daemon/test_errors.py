@@ -1,0 +1,430 @@
+"""The error table: what happened at the backend, and which error the client is told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from email.utils import formatdate
+from time import time
+
+import pytest
+
+from tests.fakes.answers import (
+    BAD_CHUNK,
+    CUT,
+    DONE,
+    RESET,
+    answers,
+    delta,
+    event,
+    fails,
+    finish,
+    hang_up,
+    plays,
+    reset,
+    text,
+    tool_delta,
+    usage,
+    whole,
+)
+from tests.fakes.client import said
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+BACKENDS = {
+    "b": {},
+    "small": {"reliability": {"max_event_bytes": 2000}},
+    "refused": {"endpoint": "http://127.0.0.1:9/v1"},
+    "unknown": {"endpoint": "http://nothing.invalid/v1"},
+    "unspeakable": {"endpoint": f"http://{'x' * 70}.invalid/v1"},
+    "no-socket": {"endpoint": "unix:/nonexistent/socket"},
+    "local": {"endpoint": "unix:{unix}:/local"},
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "retryable"),
+    [
+        (300, "backend_permanent", False),
+        (308, "backend_permanent", False),
+        (400, "invalid_request", False),
+        (401, "authentication", False),
+        (402, "backend_permanent", False),
+        (403, "authorization", False),
+        (404, "invalid_request", False),
+        (405, "invalid_request", False),
+        (406, "backend_permanent", False),
+        (408, "timeout", True),
+        (409, "backend_transient", True),
+        (410, "backend_permanent", False),
+        (413, "invalid_request", False),
+        (415, "invalid_request", False),
+        (418, "backend_permanent", False),
+        (422, "invalid_request", False),
+        (425, "backend_transient", True),
+        (429, "rate_limited", True),
+        (451, "backend_permanent", False),
+        (500, "backend_transient", True),
+        (501, "backend_transient", True),
+        (502, "backend_transient", True),
+        (503, "backend_transient", True),
+        (504, "backend_transient", True),
+        (529, "backend_transient", True),
+    ],
+)
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+async def test_http_status(stage, status, kind, retryable, stream):
+    """The status decides the kind; the provider's code and text are carried beside it."""
+    client = await stage.client()
+    stage.backend.on("b", fails(status, "the_code", "the text"))
+    await client.infer("b", stream=stream)
+
+    assert (await client.expect("started", "r"))["backend_id"] == "b"
+    error = await client.expect_failed(kind)
+
+    assert error["retryable"] is retryable
+    assert (error["backend_id"], error["provider_http_status"]) == ("b", status)
+    assert error["provider_code"] == "the_code"
+    assert "the text" in error["message"]
+    assert "retry_after_ms" not in error
+
+
+@pytest.mark.parametrize("code", ["insufficient_quota", "billing_hard_limit_reached"])
+async def test_a_spent_quota_is_not_retryable(stage, code):
+    """A 429 whose code says that the quota is spent does not pass by waiting."""
+    client = await stage.client()
+    stage.backend.on("b", fails(429, code))
+    await client.infer("b")
+
+    assert (await client.expect_failed("rate_limited"))["retryable"] is False
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        ({"code": "word", "type": "kind"}, "word"),
+        ({"code": 7, "type": "kind"}, "kind"),
+        ({"code": "7", "type": None, "status": "STATUS"}, "STATUS"),
+        ({"code": "7"}, "7"),
+        ({"code": 7}, "7"),
+        ({"code": None}, None),
+    ],
+    ids=json.dumps,
+)
+async def test_provider_code(stage, error, code):
+    """The first of `code`, `type`, `status` that is a word rather than a number, else the number."""
+    client = await stage.client()
+    stage.backend.on("b", answers(400, {"error": {"message": "m", **error}}))
+    await client.infer("b")
+
+    assert (await client.expect_failed("invalid_request"))["provider_code"] == code
+
+
+async def test_a_long_message_is_cut(stage):
+    """At most 2,000 characters of a message."""
+    client = await stage.client()
+    stage.backend.on("b", fails(400, message="é" * 9000))
+    await client.infer("b")
+
+    assert len((await client.expect_failed("invalid_request"))["message"]) == 2000
+
+
+async def test_a_body_that_is_no_json_is_told_as_it_is(stage):
+    """A proxy's HTML page is better than nothing."""
+    client = await stage.client()
+    stage.backend.on("b", answers(502, b"<html>bad gateway \xff</html>"))
+    await client.infer("b")
+
+    assert "bad gateway" in (await client.expect_failed("backend_transient"))["message"]
+
+
+@pytest.mark.parametrize("end", [RESET, CUT, BAD_CHUNK, 10.0], ids=["reset", "cut", "bad-chunk", "stuck"])
+async def test_the_status_counts_although_its_body_breaks(stage, end):
+    """A 401 is `authentication`, at once, whatever becomes of its body."""
+    client = await stage.client()
+    stage.backend.on("b", plays(b'{"error":{"mess', end, status=401))
+    await client.infer("b")
+
+    error = await client.expect_failed("authentication", patience=4)
+
+    assert (error["provider_http_status"], error["retryable"]) == (401, False)
+
+
+@pytest.mark.parametrize(
+    ("headers", "low", "high"),
+    [
+        ({"Retry_After": "7"}, 7000, 7000),
+        ({"retry_after_ms": "1234", "Retry_After": "7"}, 1234, 1234),
+        ({"Retry_After": formatdate(time() + 600, usegmt=True)}, 500_000, 601_000),
+        ({"Retry_After": formatdate(0, usegmt=True)}, 0, 0),
+    ],
+    ids=["seconds", "ms", "date", "past"],
+)
+async def test_retry_after_is_told(stage, headers, low, high):
+    """Where the backend said when to come back, the client is told, in milliseconds."""
+    client = await stage.client()
+    stage.backend.on("b", fails(429, **headers))
+    await client.infer("b")
+
+    assert low <= (await client.expect_failed("rate_limited"))["retry_after_ms"] <= high
+
+
+@pytest.mark.parametrize("value", ["soon", "-1", "", "1e3", "9" * 400, "Wed, 99 Nov 2999 99:99:99 GMT"])
+async def test_an_unreadable_retry_after_is_none(stage, value):
+    """Nonsense in the header is no reason to fail otherwise."""
+    client = await stage.client()
+    stage.backend.on("b", fails(503, Retry_After=value))
+    await client.infer("b")
+
+    error = await client.expect_failed("backend_transient")
+    assert error.get("retry_after_ms", 0) >= 0
+
+
+@pytest.mark.parametrize("backend_id", ["refused", "unknown", "unspeakable", "no-socket"])
+async def test_no_connection(stage, backend_id):
+    """Refused, unreachable and unknown are transient, and the message says where."""
+    client = await stage.client()
+    await client.infer(backend_id)
+
+    error = await client.expect_failed("backend_transient")
+
+    assert error["retryable"] is True
+    assert error["provider_http_status"] is None
+
+
+@pytest.mark.parametrize("script", [hang_up, reset], ids=["eof", "reset"])
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+async def test_no_answer_at_all(stage, script, stream):
+    """A connection that ends before the status line is transient."""
+    client = await stage.client()
+    stage.backend.on("b", script)
+    await client.infer("b", stream=stream)
+
+    assert (await client.expect_failed("backend_transient"))["retryable"] is True
+
+
+@pytest.mark.parametrize("end", [RESET, CUT, BAD_CHUNK], ids=["reset", "eof", "bad-chunk"])
+@pytest.mark.parametrize(
+    "before",
+    [
+        [],
+        [b": comment\n\n"],
+        [delta("some")],
+        [delta("some") + delta("more")],
+        [delta("some") + b'data: {"choi'],
+        [delta("some") + b'data: {"choices":[]}\n'],
+        [tool_delta(0, '{"a":1}', call_id="1", name="look")],
+        [usage()],
+    ],
+    ids=["headers", "comment", "text", "more", "half-event", "no-blank-line", "tool-call", "usage"],
+)
+async def test_a_cut_stream_is_a_failure(stage, before, end):
+    """Whatever came, without an end mark the answer is `failed`, with what came before it and nothing after."""
+    client = await stage.client()
+    stage.backend.on("b", plays(*before, end))
+    await client.infer("b")
+
+    frames = await client.answer()
+
+    assert frames[-1]["type"] == "failed"
+    assert (frames[-1]["error"]["kind"], frames[-1]["error"]["retryable"]) == ("backend_transient", True)
+    assert not {"completed", "tool_call_ready"} & {frame["type"] for frame in frames}
+    if end != RESET:  # which may overtake
+        assert said(frames) == "".join(t for t in ("some", "more") if any(t.encode() in piece for piece in before))
+    await client.expect_nothing(0.02)
+
+
+@pytest.mark.parametrize("framing", ["chunked", "close", "9999"])
+async def test_a_proper_end_without_an_end_mark_is_a_failure(stage, framing):
+    """HTTP's own end of the body does not make an answer complete."""
+    client = await stage.client()
+    stage.backend.on("b", plays(delta("some"), *([CUT] if framing == "9999" else []), framing=framing))
+    await client.infer("b")
+
+    assert (await client.expect_failed("backend_transient"))["retryable"] is True
+
+
+@pytest.mark.parametrize("end", [RESET, CUT, BAD_CHUNK], ids=["reset", "eof", "bad-chunk"])
+async def test_an_unstreamed_answer_that_is_cut(stage, end):
+    """Half a body is transient, not a violation."""
+    client = await stage.client()
+    stage.backend.on("b", plays(b'{"choices":[{"mess', end))
+    await client.infer("b", stream=False)
+
+    assert (await client.expect_failed("backend_transient"))["retryable"] is True
+
+
+@pytest.mark.parametrize(
+    "ending", [[], [CUT], [RESET], [DONE], [usage(), CUT]], ids=["fin", "cut", "rst", "done", "use"]
+)
+async def test_after_the_end_mark_the_answer_is_complete(stage, ending):
+    """With a `finish_reason` an answer is proven, however the connection ends."""
+    client = await stage.client()
+    stage.backend.on("b", plays(delta("all"), finish(), *ending))
+    await client.infer("b")
+
+    frames = await client.answer()
+
+    assert (said(frames), frames[-1]["type"]) == ("all", "completed")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        plays(delta("a"), b"data: no json\n\n", finish()),
+        plays(delta("a"), b"data: [1]\n\n", finish()),
+        plays(delta("a"), b'data: {"choices":1}\n\n', finish()),
+        plays(delta("a"), b'data: {"choices":[{"delta":{"content":NaN}}]}\n\n', finish()),
+        plays(tool_delta(0, "[]", call_id="1", name="look"), finish("tool_calls"), DONE),
+        plays(delta("a"), finish(), DONE, headers={"Content-Encoding": "gzip"}),
+    ],
+    ids=["no-json", "no-object", "no-choices", "nan", "arguments", "compressed"],
+)
+async def test_what_is_not_the_dialect_is_a_violation(stage, answer):
+    """A body or event that is not what the dialect says ends the answer."""
+    client = await stage.client()
+    stage.backend.on("b", answer)
+    await client.infer("b")
+
+    assert (await client.expect_failed("protocol_violation"))["retryable"] is False
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"HELLO\r\n\r\n",
+        b"HTTP/1.1 abc OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nno colon here\r\n\r\n",
+        b"SSH-2.0-server\r\n\r\n",
+    ],
+)
+async def test_what_is_not_http_is_a_violation(stage, raw):
+    """A server that speaks something else."""
+    client = await stage.client()
+
+    async def script(exchange):
+        await exchange.raw(raw)
+        await exchange.silence()
+
+    stage.backend.on("b", script)
+    await client.infer("b")
+
+    assert (await client.expect_failed("protocol_violation"))["retryable"] is False
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["event", "body"])
+async def test_more_than_max_event_bytes_is_a_violation(stage, stream):
+    """One event, or an unstreamed body, that is too large is refused as soon as that is known."""
+    client = await stage.client()
+
+    async def script(exchange):
+        await exchange.head()
+        while True:
+            await exchange.send((b"data: " if not exchange.sent else b"") + b"x" * 500)
+            await asyncio.sleep(0)
+
+    stage.backend.on("small", script)
+    await client.infer("small", stream=stream)
+
+    assert "max_event_bytes" in (await client.expect_failed("protocol_violation"))["message"]
+    await (await stage.backend.request("small")).closed()
+
+
+async def test_many_small_events_are_not_one_large_one(stage):
+    """The bound is on one event, not on the answer."""
+    client = await stage.client()
+    stage.backend.on("small", plays(*[delta("x" * 100)] * 100, finish(), DONE))
+    await client.infer("small")
+
+    assert said(await client.answer()) == "x" * 10_000
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "retryable"),
+    [
+        ({"message": "m"}, "backend_transient", True),
+        ({"message": "m", "code": "rate_limit_exceeded"}, "rate_limited", True),
+        ({"message": "m", "code": "invalid_api_key"}, "authentication", False),
+        ({"message": "m", "code": 503}, "backend_transient", True),
+        ({"message": "m", "type": "invalid_request_error"}, "invalid_request", False),
+        ({"message": "m", "type": "never_heard_of"}, "backend_transient", True),
+    ],
+    ids=json.dumps,
+)
+@pytest.mark.parametrize("before", [b"", delta("some")], ids=["first", "after-text"])
+async def test_an_error_inside_a_stream(stage, error, kind, retryable, before):
+    """By its code, as the HTTP status it stands for; nothing after it is heard."""
+    client = await stage.client()
+    stage.backend.on("b", plays(before + event({"error": error}) + delta("never") + finish() + DONE))
+    await client.infer("b")
+
+    frames = await client.answer()
+
+    assert said(frames) == ("some" if before else "")
+    assert (frames[-1]["error"]["kind"], frames[-1]["error"]["retryable"]) == (kind, retryable)
+    await client.expect_nothing(0.02)
+
+
+async def test_redirects_are_not_followed(stage):
+    """A redirect is an error, and the credential goes nowhere else."""
+    client = await stage.client()
+    elsewhere = stage.backend.url("small") + "/chat/completions"
+    stage.backend.on("small", text("stolen"))
+    stage.backend.on("b", fails(307, Location=elsewhere))
+    await client.infer("b")
+
+    assert (await client.expect_failed("backend_permanent"))["provider_http_status"] == 307
+    assert stage.backend.requests("small") == []
+
+
+async def test_a_json_answer_with_status_200_to_a_streamed_request(stage):
+    """A server that does not stream is understood, and so is its error with status 200."""
+    client = await stage.client()
+    stage.backend.on(
+        "b", whole("all at once"), answers(200, {"error": {"message": "no", "code": "rate_limit_exceeded"}})
+    )
+    await client.infer("b")
+    assert said(await client.answer()) == "all at once"
+
+    await client.infer("b")
+    assert (await client.expect_failed("rate_limited"))["message"].endswith("no")
+
+
+async def test_connections_are_used_again(stage):
+    """A second request goes over the first one's connection, also where `[DONE]` came before the body's own end."""
+    client = await stage.client()
+    stage.backend.on(
+        "b", text("one"), plays(delta("two"), finish(), DONE, 0.05), whole("three"), fails(500), text("five")
+    )
+    for stream in (True, True, False, True, True):
+        await client.infer("b", stream=stream)
+        await client.answer()
+        await asyncio.sleep(0.1)
+
+    assert {exchange.connection for exchange in stage.backend.requests("b")} == {
+        stage.backend.requests("b")[0].connection
+    }
+
+
+async def test_a_connection_that_failed_is_not_used_again(stage):
+    """What is left of a broken answer is never taken for another one's."""
+    client = await stage.client()
+    stage.backend.on("b", plays(delta("a"), b"data: no json\n\n", delta("left over"), 0.5), text("clean"))
+    await client.infer("b")
+    await client.expect_failed("protocol_violation")
+    await client.infer("b")
+
+    assert said(await client.answer()) == "clean"
+    first, second = stage.backend.requests("b")
+    assert first.connection != second.connection
+    await first.closed()
+
+
+async def test_a_backend_on_a_unix_socket(stage):
+    """`unix:` reaches a server on a socket file, with a path on it where one is given."""
+    client = await stage.client()
+    stage.backend.on("local", text("near"))
+    await client.infer("local")
+
+    assert said(await client.answer()) == "near"
+    assert stage.backend.requests("local")[0].target == "/local/chat/completions"
