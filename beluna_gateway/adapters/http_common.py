@@ -1,7 +1,7 @@
 """The shared HTTP edge: all of aiohttp. Moves bytes between a backend and a dialect's two pure halves.
 
-What aiohttp would do by itself and must not: no total timeout of its own, no redirects, no decompression, no cookies, no
-proxy or credentials from the environment. Its exceptions end here, renamed to `GatewayError`.
+What aiohttp would do by itself and must not: no total timeout of its own, no redirects, no decompression, no cookies,
+no proxy or credentials from the environment. Its exceptions end here, renamed to `GatewayError`.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class HttpAdapter(BackendAdapter):
         return ModelServer(launch, endpoint, answers, backend_id=self._profile.id, folder=self._profile.folder)
 
     def _url(self, path: str) -> URL:
-        """`path`, which may have a query of its own, below the endpoint, which may have one too (Azure's api-version)."""
+        """`path`, which may have a query of its own, below the endpoint, which may have one too (Azure's version)."""
         path, _, query = path.partition("?")
         url = self._base.with_path(self._base.path.rstrip("/") + path, encoded=False, keep_query=True)
         return url.update_query(query) if query else url
