@@ -150,6 +150,7 @@ class AIGateway:
         backend = None
         try:
             request = self._request_normalizer.normalize(frame, request_id)
+            del frame  # 4 KB that nobody needs for as long as the answer takes
             selected = self._router.select(request)
             backend = self._backend_of(selected, record)
             credential = self._credentials.resolve(selected.profile)

@@ -149,7 +149,7 @@ class Answer:
         """Reads the response to its answer's end.
 
         Returns:
-            Whether the provider said that nothing more comes: HTTP's own end of the response is all that may be missing.
+            Whether the provider said that nothing more comes: at most HTTP's own end of the response is missing.
 
         Raises:
             GatewayError: The answer failed, or was cut off.
