@@ -212,8 +212,8 @@ class CopilotCli:
             status = await self.client.get_auth_status()
         return str(status.login or status.authType or "signed in") if status.isAuthenticated else None
 
-    async def begin(self, turn: Turn, request: CanonicalRequest, model: str, provider: dict[str, Any] | None) -> Any:
-        """A session in which the model is answering."""
+    async def open(self, turn: Turn, request: CanonicalRequest, model: str, provider: dict[str, Any] | None) -> Any:
+        """A session with the history of `request`."""
         session_id = str(uuid4())
         files = MemoryFiles({f"{SESSION_FOLDER}/events.jsonl": history(request, session_id, model)})
         tools = () if request.tool_choice == "none" else request.tools
@@ -244,12 +244,12 @@ class CopilotCli:
                 working_directory=SESSION_FOLDER,
                 **_NOTHING_ELSE,
             )
-        try:
-            with renamed("asking the model"):
-                await session.rpc.send_messages(self._sdk.generated.rpc.SendMessagesRequest(messages=[]))
-        except GatewayError as failure:
-            turn.fail(failure)
         return session
+
+    async def ask(self, session: Any) -> None:
+        """Has the model answer."""
+        with renamed("asking the model"):
+            await session.rpc.send_messages(self._sdk.generated.rpc.SendMessagesRequest(messages=[]))
 
 
 # What an agent would pick up around it.

@@ -26,6 +26,9 @@ from .copilot_turns import refuse_what_has_no_place
 
 _PORT = re.compile(rb"listening on port (\d+)")
 
+# From the loss of the connection to the news that the program has ended.
+_LOSS_SECONDS = 1.5
+
 
 class SdkProtocol:
     """What the adapter needs of `copilot.protocol` `sdk`, for one backend."""
@@ -160,23 +163,27 @@ class _Question:
             program.served()
 
     async def _begin(self, run: Run[CopilotCli], turn: Turn) -> Any:
-        """The session, or None where there is none: then `turn` knows why."""
+        """The session, or None where there is none. Where something went wrong, `turn` knows it."""
         cli = run.peer
         login: str | None = None
+        session: Any = None
         try:
             if self._provider is None:
                 login = await cli.login()
                 if login is None and run.secret is None:
                     raise _not_signed_in()
-            return await cli.begin(turn, self._request, self._model, self._provider)
+            session = await cli.open(turn, self._request, self._model, self._provider)
+            await cli.ask(session)
         except GatewayError as failure:
             if self._provider is None and login is None and failure.provider_code is not None:
                 # A token that GitHub does not take is told in words only, under the code of an internal error.
                 failure.kind, failure.retryable = "authentication", False
-            turn.fail(failure)
             if failure.kind == "backend_transient" and failure.provider_code is None:
-                run.stop(failure)  # no answer of the program's but the loss of it
-            return None
+                # No answer of the program's but the loss of it. If it has ended, its own last words say more.
+                await asyncio.wait([run.stopping], timeout=_LOSS_SECONDS)
+                run.stop(failure)
+            turn.fail(failure)
+        return session
 
     async def _answer(self, turn: Turn, emit: Emit, timer: SilenceTimer) -> None:
         held: list[BackendRawEvent] = []

@@ -23,7 +23,7 @@ from beluna_gateway.canonical import (
 from beluna_gateway.config import Backend, BackendProfile, Budget, Reliability
 from beluna_gateway.timers import AttemptTimer
 
-PEER = Path(__file__).parent.parent / "fakes" / "lsp_peer.py"
+FAKES = Path(__file__).parent.parent / "fakes"
 
 
 class Client:
@@ -74,18 +74,11 @@ def profile(folder: Path, copilot: dict[str, Any], **reliability: int) -> Backen
 
 
 class Peer:
-    """An adapter whose language server is `lsp_peer.py`."""
+    """An adapter whose program is a scripted one of ours."""
 
-    def __init__(
-        self, folder: Path, behaviour: tuple[str, ...], idle_stop_ms: int | None, command: str, **reliability: int
-    ) -> None:
-        self._log = folder / "peer.log"
-        self.settings: dict[str, Any] = {
-            "command": command,
-            "args": [str(PEER), str(self._log), *behaviour],
-            "idle_stop_ms": idle_stop_ms,
-        }
-        self.profile = profile(folder, self.settings, **reliability)
+    def __init__(self, log: Path, backend: BackendProfile) -> None:
+        self._log = log
+        self.profile = backend
         self.adapter = GithubCopilotAdapter(self.profile)
 
     async def ask(
@@ -120,13 +113,17 @@ class Peer:
 async def peer(
     folder: Path,
     *behaviour: str,
-    idle_stop_ms: int | None = None,
     command: str = sys.executable,
+    protocol: str = "language_server",
+    settings: dict[str, Any] | None = None,
     **reliability: int,
 ) -> AsyncIterator[Peer]:
     """A backend with that behaviour; afterwards its program is gone and no task is left."""
     before = asyncio.all_tasks()
-    backend = Peer(folder, behaviour, idle_stop_ms, command, **reliability)
+    log = folder / "peer.log"
+    script = FAKES / ("lsp_peer.py" if protocol == "language_server" else "copilot_cli_peer.py")
+    copilot = {"command": command, "args": [str(script), str(log), *behaviour], "protocol": protocol}
+    backend = Peer(log, profile(folder, copilot | (settings or {}), **reliability))
     try:
         yield backend
     finally:

@@ -427,7 +427,7 @@ async def test_repeated_failures_are_waited_for(tmp_path):
 
 async def test_idle_stop(tmp_path):
     """A program without requests is asked to end after `idle_stop_ms`, and started again for the next one."""
-    async with peer(tmp_path, idle_stop_ms=200) as backend:
+    async with peer(tmp_path, settings={"idle_stop_ms": 200}) as backend:
         await backend.ask()
         assert await gone(backend.pids[0])
         assert backend.sent("shutdown") == [None]
@@ -439,7 +439,7 @@ async def test_idle_stop(tmp_path):
 
 async def test_a_program_at_work_is_not_idle(tmp_path):
     """The idle time counts from the end of the last request."""
-    async with peer(tmp_path, "panel=silent", idle_stop_ms=100) as backend:
+    async with peer(tmp_path, "panel=silent", settings={"idle_stop_ms": 100}) as backend:
         asking = asyncio.create_task(backend.ask())
         await backend.until_sent(PANEL)
         await asyncio.sleep(0.5)
