@@ -194,8 +194,10 @@ class ModelServer:
                 self._failed(self._last_words(child, "crashed"))
         except GatewayError as error:
             if error.kind == "backend_permanent":
-                self._log.error("model_server_failed", error=error.message)
                 failed = False
+                self._log.error("model_server_failed", error=error.message)
+            else:
+                self._failed(error.message)
             started.set_exception(error)
         finally:
             if not started.done():  # stopped, or a mistake of ours, which the loop reports
@@ -230,7 +232,6 @@ class ModelServer:
                 limit = f"{self._launch.ready_timeout_ms} ms (launch.ready_timeout_ms)"
                 what = self._last_words(child, f"did not answer on {self._launch.ready_path} within {limit}")
                 break
-        self._failed(what)
         raise self._error("backend_transient", what)
 
     async def _answers(self, deadline: float | None = None) -> bool:

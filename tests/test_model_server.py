@@ -236,6 +236,32 @@ async def test_crash(stage):
     assert await stage.probe()
 
 
+async def test_failed_start_of_a_kept_server(stage):
+    """A server that is to be kept is started until it runs, also where nobody asks for it."""
+    script = f"""
+import os, sys
+with open(sys.argv[1] + "/starts", "a+") as file:
+    file.seek(0)
+    if len(file.readlines()) < 2:
+        file.write(f"{{os.getpid()}}\\n")
+        sys.exit("not yet")
+{SERVER}"""
+    await stage.server(script).start()
+    await until((stage.folder / "socket").exists)
+
+    assert len(stage.starts) == 3
+
+
+async def test_system_refuses(stage, monkeypatch):
+    """A start that the system itself refuses counts as a failure like any other: the next one waits."""
+    server = stage.server(backoff_base=60.0)
+    monkeypatch.setattr(server, "_folder", stage.folder / "none")
+    with pytest.raises(GatewayError, match="cannot start"):
+        await server.ready()
+    with pytest.raises(GatewayError, match="after failure 1 in a row: cannot start"):
+        await server.ready()
+
+
 async def test_crash_of_an_idle_server(stage):
     """A server that stops when idle is started again after a crash by the next request only."""
     server = stage.server(idle_stop_ms=600_000)
@@ -255,7 +281,7 @@ async def test_backoff(stage):
     with pytest.raises(GatewayError) as first:
         await server.ready()
     with pytest.raises(GatewayError) as second:
-        await server.ready()  # waits 1.5 s itself
+        await server.ready()  # waits itself
     with pytest.raises(GatewayError, match=r"after failure 2 in a row: .*it said: broken") as third:
         await server.ready()
 
