@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,33 +91,49 @@ def _config(port: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """The running daemon; stopped afterwards, when it must have ended well and taken the model server along."""
-    if (reason := _missing()) is not None:
-        pytest.skip(reason)
+def live(model_is_here: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """The running daemon and its model server, which has come up; stopped afterwards."""
     folder = tmp_path_factory.mktemp("live")
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    (folder / "beluna.jsonc").write_text(json.dumps(_config(port)))
     live = Live(folder / "beluna.sock", f"http://127.0.0.1:{port}")
+    with running_daemon(folder, _config(port)) as log:
+        deadline = time.monotonic() + 50
+        while not live.healthy():
+            assert time.monotonic() < deadline, f"the model server did not come up:\n{log.read_text()}"
+            time.sleep(0.05)
+        yield live
+    assert not live.healthy()
+
+
+@pytest.fixture(scope="session")
+def model_is_here() -> None:
+    """Skips, loudly, where the model server or its weights are not installed."""
+    if (reason := _missing()) is not None:
+        pytest.skip(reason)
+
+
+@contextmanager
+def running_daemon(folder: Path, config: dict[str, Any]) -> Iterator[Path]:
+    """A daemon that accepts on `beluna.sock` in `folder`, and where it logs. It must end well."""
+    (folder / "beluna.jsonc").write_text(json.dumps(config))
     log = folder / "log"
     command = [sys.executable, "-m", "beluna_gateway", "serve", "--config", str(folder / "beluna.jsonc")]
     with log.open("w") as file, subprocess.Popen(command, stderr=file, env=_environment()) as daemon:
         try:
             (folder / "pid").write_text(str(daemon.pid))
-            deadline = time.monotonic() + 50
-            while not (live.socket.exists() and live.healthy()):
-                if daemon.poll() is not None or time.monotonic() > deadline:
-                    pytest.fail(f"the daemon or its model server did not come up:\n{log.read_text()}")
-                time.sleep(0.05)
-            yield live
+            deadline = time.monotonic() + 30
+            while not (folder / "beluna.sock").exists():
+                up = daemon.poll() is None and time.monotonic() < deadline
+                assert up, f"the daemon did not come up:\n{log.read_text()}"
+                time.sleep(0.02)
+            yield log
         finally:
             daemon.send_signal(signal.SIGTERM)
             status = daemon.wait(30)
             print(log.read_text())  # noqa: T201 -- shown where something failed
     assert status == 0
-    assert not live.healthy()
 
 
 def _environment() -> dict[str, str]:
