@@ -29,6 +29,9 @@ INPUT_WATER = 1024 * 1024
 """Bytes that wait for the client before its own lines are no longer read. Higher than `EVENTS_WATER`, so that a client
 that has stopped reading can still cancel; finite, so that one that only writes cannot fill the memory with answers."""
 
+REFUSED_SECONDS = 0.1
+"""How long a client that was refused may go on writing, for nothing. Short: refused clients are not counted."""
+
 
 class Connection(asyncio.Protocol):
     """One client's connection, and the requests in flight on it."""
@@ -56,7 +59,9 @@ class Connection(asyncio.Protocol):
         if refusal is not None:
             self.transport.write(ndjson.rejected(refusal, None))
             self._readable = False
-            self.transport.close()
+            # Most clients write first. Closing now would answer that with a broken pipe, before they have read why.
+            self.transport.write_eof()
+            asyncio.get_running_loop().call_later(REFUSED_SECONDS, self.transport.close)
 
     def data_received(self, data: bytes) -> None:
         """Serves each line that is complete."""
