@@ -218,7 +218,7 @@ class CopilotCli:
         files = MemoryFiles({f"{SESSION_FOLDER}/events.jsonl": history(request, session_id, model)})
         tools = () if request.tool_choice == "none" else request.tools
         with renamed("opening a session"):
-            session = await self.client.resume_session(
+            return await self.client.resume_session(
                 session_id,
                 model=model,
                 provider=provider,
@@ -244,7 +244,6 @@ class CopilotCli:
                 working_directory=SESSION_FOLDER,
                 **_NOTHING_ELSE,
             )
-        return session
 
     async def ask(self, session: Any) -> None:
         """Has the model answer."""

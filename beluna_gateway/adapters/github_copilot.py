@@ -35,7 +35,7 @@ class CopilotProtocol(Protocol):
         """As `BackendAdapter.probe`."""
 
 
-class GithubCopilotAdapter(BackendAdapter):
+class GitHubCopilotAdapter(BackendAdapter):
     """GitHub Copilot, by whichever of its two programs the configuration names."""
 
     def __init__(self, profile: BackendProfile) -> None:

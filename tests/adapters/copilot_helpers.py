@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from beluna_gateway.adapters.github_copilot import GithubCopilotAdapter
+from beluna_gateway.adapters.github_copilot import GitHubCopilotAdapter
 from beluna_gateway.canonical import (
     CanonicalRequest,
     Completed,
@@ -79,7 +79,7 @@ class Peer:
     def __init__(self, log: Path, backend: BackendProfile) -> None:
         self._log = log
         self.profile = backend
-        self.adapter = GithubCopilotAdapter(self.profile)
+        self.adapter = GitHubCopilotAdapter(self.profile)
 
     async def ask(
         self, asked: CanonicalRequest | None = None, client: Client | None = None, secret: str | None = None
