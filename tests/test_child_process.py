@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from beluna_gateway import child_process
 from beluna_gateway.child_process import ChildProcess, clean_environment, find_program
 from beluna_gateway.errors import GatewayError
 
@@ -108,6 +109,7 @@ async def test_end_of_output_is_seen_while_the_program_lives():
         async with asyncio.timeout(20):
             assert await child.stdout.read() == b""
         assert child.returncode is None
+        assert child.ending == "still running"
 
 
 @both_loops
@@ -265,6 +267,20 @@ async def test_guard_killed():
         os.kill(child.pid, signal.SIGKILL)
         assert await gone(program)
         assert await child.wait() == -signal.SIGKILL
+
+
+@both_loops
+async def test_guard_hangs():
+    """A guard that does not react is killed in the end, and the program goes with it."""
+    async with python(DEAF, stdout=True, stop_after=0.02) as child:
+        await line(child)
+        program = only_child(child.pid)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(child_process, "_PATIENCE_AFTER_KILL", 0.5)
+            os.kill(child.pid, signal.SIGSTOP)
+            await child.stop()
+
+    assert await gone(program)
 
 
 @both_loops
