@@ -103,6 +103,14 @@ async def test_the_client_can_be_used_as_shown(tmp_path: Path) -> None:
     assert "'type': 'completed'" in printed[-1]
 
 
+def test_the_protocols_page_begins_with_the_same_session() -> None:
+    """The session was run once, and is shown twice."""
+    page = (ROOT / "protocol" / "README.md").read_text("utf-8")
+
+    assert f"```json\n{blocks('json')[0]}```" in page
+    assert next(block for block in blocks("sh") if "socat" in block) in page
+
+
 def test_what_is_shown_as_json_is_what_the_daemon_writes() -> None:
     """Each line of a JSON block is a valid frame."""
     adapter = TypeAdapter[Any](ServerFrame)
