@@ -309,9 +309,8 @@ def test_a_signature_is_progress() -> None:
 
 def test_unsigned_thinking_is_not_to_be_sent_back() -> None:
     """Thinking that was cut has no signature, and Anthropic refuses it."""
-    events = decode(
-        begin(0, type="thinking", thinking=""), delta(0, type="thinking_delta", thinking="Hm"), end("max_tokens")
-    )
+    thought = delta(0, type="thinking_delta", thinking="Hm")
+    events = decode(begin(0, type="thinking", thinking="", signature=""), thought, stop(0), end("max_tokens"))
 
     assert isinstance(events[-1], Completed)
     assert "provider_state" not in events[-1].backend_metadata
@@ -319,11 +318,14 @@ def test_unsigned_thinking_is_not_to_be_sent_back() -> None:
 
 def test_thinking_between_calls_keeps_its_place() -> None:
     """Interleaved thinking goes back where it stood, byte by byte."""
-    block = {"type": "thinking", "thinking": "é\u2028", "signature": "s+/="}
+    first = {"type": "thinking", "thinking": "é\u2028", "signature": "s+/="}
+    second = {"type": "thinking", "thinking": "and so", "signature": "t"}
     redacted = {"type": "redacted_thinking", "data": "d"}
+    empty = {"type": "thinking", "thinking": "", "signature": ""}
     events = decode(
-        begin(0, **redacted), stop(0), CALL | {"index": 1}, ARGUMENTS | {"index": 1}, stop(1),
-        begin(2, **block), stop(2), SECOND | {"index": 3}, stop(3), end("tool_use"),
+        begin(0, **redacted), stop(0), CALL | {"index": 1}, ARGUMENTS | {"index": 1}, stop(1), begin(2, **first), stop(2),
+        begin(3, **empty), delta(3, type="thinking_delta", thinking="and "), delta(3, type="thinking_delta", thinking="so"),
+        delta(3, type="signature_delta", signature="t"), stop(3), SECOND | {"index": 4}, stop(4), end("tool_use"),
     )  # fmt: skip
     assert isinstance(events[-1], Completed)
     message = {
@@ -335,8 +337,8 @@ def test_thinking_between_calls_keeps_its_place() -> None:
 
     content = body_of(messages=[message])["messages"][0]["content"]
 
-    assert [content[0], content[2]] == [redacted, block]
-    assert [block["id"] for block in (content[1], content[3])] == ["a", "b"]
+    assert [content[0], content[2], content[3]] == [redacted, first, second]
+    assert [block["id"] for block in (content[1], content[4])] == ["a", "b"]
 
 
 def test_usage_is_the_last_word_on_each_count() -> None:

@@ -41,6 +41,8 @@ def test_a_refusal_in_words_is_a_reason_of_its_own() -> None:
     """OpenAI's refusal text ends with `stop`; the client learns that it was a refusal."""
     assert finish_reason("stop", refused=True) == OtherFinishReason("refusal")
     assert finish_reason("length", refused=True) == "length"
+    assert finish_reason("tool_calls", refused=True) == "tool_calls"
+    assert finish_reason("OTHER", refused=True) == OtherFinishReason("OTHER")
 
 
 def test_only_what_the_model_did_not_end_itself_is_a_cut() -> None:

@@ -91,6 +91,14 @@ def test_a_call_is_ready_at_once_and_reads_like_its_arguments() -> None:
     assert json.loads(ready.call.arguments_json) == arguments
 
 
+def test_calls_without_ids_are_told_apart() -> None:
+    """Each entry is a call of its own, also where servers say neither id nor a useful index (F18)."""
+    call = {"function": {"index": 0, "name": "f", "arguments": {"x": 1}}}
+    events = events_of({"message": {"tool_calls": [call, call]}}, {"message": {"tool_calls": [call]}}, {"done": True})
+
+    assert len({event.call.id for event in events if isinstance(event, ToolCallReady)}) == 3
+
+
 def test_a_call_that_is_missing_its_arguments_has_none() -> None:
     """`{}` stands for no arguments."""
     ready = events_of({"message": {"tool_calls": [{"function": {"name": "f"}}]}}, {"done": True})[1]

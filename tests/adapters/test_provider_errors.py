@@ -66,6 +66,7 @@ def test_the_wording_of_a_message_decides_nothing() -> None:
         ({"error": {"message": "m", "type": "t", "code": 400}}, "t", "m"),
         ({"error": {"message": "m", "code": 404}}, "404", "m"),
         ({"error": {"message": "m", "code": "404"}}, "404", "m"),
+        ({"error": {"message": "m", "code": "404", "type": "t"}}, "t", "m"),
         ({"error": {"code": 400, "message": "m", "status": "INVALID_ARGUMENT"}}, "INVALID_ARGUMENT", "m"),
         ([{"error": {"code": 400, "message": "m", "status": "INVALID_ARGUMENT"}}], "INVALID_ARGUMENT", "m"),
         ({"type": "error", "error": {"type": "overloaded_error", "message": "m"}}, "overloaded_error", "m"),
