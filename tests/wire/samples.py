@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+from pydantic import TypeAdapter
+
+from beluna_gateway.wire.frames import ServerFrame, server_frame_schema
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 
@@ -100,3 +106,16 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
     max_leaves=12,
 )
+
+SERVER_FRAME: TypeAdapter[Any] = TypeAdapter(ServerFrame)
+SERVER_SCHEMA = Draft202012Validator(server_frame_schema())
+
+
+def valid_line(line: bytes) -> dict[str, Any]:
+    """The frame of one line, checked by the models and by the schema."""
+    assert line.count(b"\n") == 1
+    assert line.endswith(b"\n")
+    frame: dict[str, Any] = json.loads(line.decode("utf-8"), parse_constant=pytest.fail)
+    SERVER_FRAME.validate_json(line)
+    SERVER_SCHEMA.validate(frame)
+    return frame
