@@ -322,11 +322,16 @@ def test_thinking_between_calls_keeps_its_place() -> None:
     second = {"type": "thinking", "thinking": "and so", "signature": "t"}
     redacted = {"type": "redacted_thinking", "data": "d"}
     empty = {"type": "thinking", "thinking": "", "signature": ""}
+    signed = [delta(3, type="thinking_delta", thinking=word) for word in ("and ", "so")]
+    signed.append(delta(3, type="signature_delta", signature="t"))
     events = decode(
-        begin(0, **redacted), stop(0), CALL | {"index": 1}, ARGUMENTS | {"index": 1}, stop(1), begin(2, **first), stop(2),
-        begin(3, **empty), delta(3, type="thinking_delta", thinking="and "), delta(3, type="thinking_delta", thinking="so"),
-        delta(3, type="signature_delta", signature="t"), stop(3), SECOND | {"index": 4}, stop(4), end("tool_use"),
-    )  # fmt: skip
+        *(begin(0, **redacted), stop(0)),
+        *(CALL | {"index": 1}, ARGUMENTS | {"index": 1}, stop(1)),
+        *(begin(2, **first), stop(2)),
+        *(begin(3, **empty), *signed, stop(3)),
+        *(SECOND | {"index": 4}, stop(4)),
+        end("tool_use"),
+    )
     assert isinstance(events[-1], Completed)
     message = {
         "role": "assistant",
