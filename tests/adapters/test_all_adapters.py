@@ -1,0 +1,410 @@
+"""The same questions to every HTTP dialect, through the whole gateway and over real sockets.
+
+A new dialect gets a row in `DIALECTS` and meets all of them before it has a test of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from beluna_gateway.config import HTTP_DIALECTS
+from tests.fakes.answers import CUT, RESET, answers, plays, silent
+from tests.fakes.backend import Exchange, FakeBackend, Script, fake_backend
+from tests.fakes.client import Client, Frame, said
+from tests.fakes.daemon import local_daemon, make_config
+
+SECRET = "canary-7f3a/+key"
+TOOL = {"name": "get_weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One dialect. Payloads are JSON values, an event or a line each."""
+
+    beginning: list[Any]
+    """What comes before the first text."""
+    text: list[Any]
+    """Two deltas, "Hello" and " world"."""
+    call: list[Any]
+    """A whole call of `get_weather` with {"city":"Paris"}."""
+    end: list[Any]
+    """The end mark and what comes after it, for a text."""
+    call_end: list[Any]
+    """The same, for a call."""
+    whole: Any
+    """The unstreamed answer "Hello world"."""
+    busy: Any
+    """An event that says: too many requests."""
+    silence: bytes
+    """Something without content: a ping, a comment, an empty delta."""
+    ndjson: bool = False
+
+    def play(self, *payloads: Any) -> bytes:
+        """Bytes as the backend frames them."""
+        if self.ndjson:
+            return b"".join(json.dumps(payload).encode() + b"\n" for payload in payloads)
+        return b"".join(b"data: " + json.dumps(payload).encode() + b"\n\n" for payload in payloads)
+
+    def answer(self) -> Script:
+        """The streamed text."""
+        return plays(self.play(*self.beginning, *self.text, *self.end))
+
+
+def chat(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+    return {"id": "c", "model": "m", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
+
+
+CHAT_USAGE = {"id": "c", "choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}}
+CALL = {"name": "get_weather", "arguments": '{"city":"Paris"}'}
+
+
+def message_start() -> dict[str, Any]:
+    usage = {"input_tokens": 7, "output_tokens": 0}
+    message = {"id": "m", "type": "message", "role": "assistant", "model": "m", "content": [], "usage": usage}
+    return {"type": "message_start", "message": message}
+
+
+def block_delta(index: int, **delta: Any) -> dict[str, Any]:
+    return {"type": "content_block_delta", "index": index, "delta": delta}
+
+
+def message_end(reason: str) -> list[Any]:
+    delta = {"stop_reason": reason, "stop_sequence": None}
+    return [{"type": "message_delta", "delta": delta, "usage": {"output_tokens": 2}}, {"type": "message_stop"}]
+
+
+def response(status: str, *output: Any) -> dict[str, Any]:
+    usage = {"input_tokens": 7, "output_tokens": 2, "total_tokens": 9}
+    return {"id": "r", "object": "response", "status": status, "model": "m", "output": list(output), "usage": usage}
+
+
+RESPONSES_MESSAGE = {
+    "id": "msg",
+    "type": "message",
+    "role": "assistant",
+    "status": "completed",
+    "content": [{"type": "output_text", "text": "Hello world", "annotations": []}],
+}
+RESPONSES_CALL = {"id": "fc", "type": "function_call", "call_id": "call_1", "status": "completed", **CALL}
+
+
+def text_delta(delta: str) -> dict[str, Any]:
+    kind = "response.output_text.delta"
+    return {"type": kind, "item_id": "msg", "output_index": 0, "content_index": 0, "delta": delta}
+
+
+def candidate(*parts: Any, finish: str | None = None) -> dict[str, Any]:
+    usage = {"promptTokenCount": 7, "candidatesTokenCount": 2, "totalTokenCount": 9}
+    content = {"role": "model", "parts": list(parts)}
+    found: dict[str, Any] = {"index": 0, "content": content}
+    if finish:
+        found["finishReason"] = finish
+    return {"candidates": [found], "usageMetadata": usage, "modelVersion": "m", "responseId": "r"}
+
+
+def line(content: str, done: bool = False, **message: Any) -> dict[str, Any]:
+    counts = {"done_reason": "stop", "prompt_eval_count": 7, "eval_count": 2} if done else {}
+    return {"model": "m", "message": {"role": "assistant", "content": content, **message}, "done": done, **counts}
+
+
+DIALECTS = {
+    "openai_compatible": Row(
+        beginning=[chat({"role": "assistant", "content": ""})],
+        text=[chat({"content": "Hello"}), chat({"content": " world"})],
+        call=[chat({"tool_calls": [{"index": 0, "id": "call_1", "type": "function", "function": CALL}]})],
+        end=[chat({}, "stop"), CHAT_USAGE],
+        call_end=[chat({}, "tool_calls"), CHAT_USAGE],
+        whole={
+            "id": "c",
+            "choices": [{"index": 0, "message": {"content": "Hello world"}, "finish_reason": "stop"}],
+            "usage": CHAT_USAGE["usage"],
+        },
+        busy={"error": {"message": "slow down", "code": "rate_limit_exceeded"}},
+        silence=b": ping\n\n",
+    ),
+    "openai_responses": Row(
+        beginning=[
+            {"type": "response.created", "response": response("in_progress")},
+            {"type": "response.output_item.added", "output_index": 0, "item": {**RESPONSES_MESSAGE, "content": []}},
+        ],
+        text=[text_delta("Hello"), text_delta(" world")],
+        call=[
+            {
+                "type": "response.output_item.added",
+                "output_index": 1,
+                "item": {**RESPONSES_CALL, "status": "in_progress", "arguments": ""},
+            },
+            {
+                "type": "response.function_call_arguments.delta",
+                "item_id": "fc",
+                "output_index": 1,
+                "delta": CALL["arguments"],
+            },
+            {"type": "response.output_item.done", "output_index": 1, "item": RESPONSES_CALL},
+        ],
+        end=[{"type": "response.completed", "response": response("completed", RESPONSES_MESSAGE)}],
+        call_end=[{"type": "response.completed", "response": response("completed", RESPONSES_CALL)}],
+        whole=response("completed", RESPONSES_MESSAGE),
+        busy={"type": "error", "code": "rate_limit_exceeded", "message": "slow down"},
+        silence=b'data: {"type":"response.in_progress","response":{}}\n\n',
+    ),
+    "anthropic": Row(
+        beginning=[
+            message_start(),
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        ],
+        text=[block_delta(0, type="text_delta", text="Hello"), block_delta(0, type="text_delta", text=" world")],
+        call=[
+            {
+                "type": "content_block_start",
+                "index": 1,
+                "content_block": {"type": "tool_use", "id": "call_1", "name": "get_weather", "input": {}},
+            },
+            block_delta(1, type="input_json_delta", partial_json=CALL["arguments"]),
+            {"type": "content_block_stop", "index": 1},
+        ],
+        end=[{"type": "content_block_stop", "index": 0}, *message_end("end_turn")],
+        call_end=message_end("tool_use"),
+        whole={
+            "id": "m",
+            "type": "message",
+            "role": "assistant",
+            "model": "m",
+            "content": [{"type": "text", "text": "Hello world"}],
+            "stop_reason": "end_turn",
+            "usage": {"input_tokens": 7, "output_tokens": 2},
+        },
+        busy={"type": "error", "error": {"type": "rate_limit_error", "message": "slow down"}},
+        silence=b'event: ping\ndata: {"type":"ping"}\n\n',
+    ),
+    "gemini": Row(
+        beginning=[],
+        text=[candidate({"text": "Hello"}), candidate({"text": " world"})],
+        call=[candidate({"functionCall": {"name": "get_weather", "args": {"city": "Paris"}}})],
+        end=[candidate(finish="STOP")],
+        call_end=[candidate(finish="STOP")],
+        whole=candidate({"text": "Hello world"}, finish="STOP"),
+        busy={"error": {"code": 429, "message": "slow down", "status": "RESOURCE_EXHAUSTED"}},
+        silence=b": ping\r\n\r\n",
+    ),
+    "ollama": Row(
+        beginning=[],
+        text=[line("Hello"), line(" world")],
+        call=[line("", tool_calls=[{"function": {"name": "get_weather", "arguments": {"city": "Paris"}}}])],
+        end=[line("", done=True)],
+        call_end=[line("", done=True)],
+        whole=line("Hello world", done=True),
+        busy={"error": {"message": "slow down", "code": "rate_limit_exceeded"}},
+        silence=b'{"model":"m","message":{"role":"assistant","content":""},"done":false}\n',
+        ndjson=True,
+    ),
+}
+
+every_dialect = pytest.mark.parametrize("dialect", DIALECTS)
+
+
+@asynccontextmanager
+async def asked(
+    folder: Path, dialect: str, *scripts: Script, **reliability: Any
+) -> AsyncIterator[tuple[Client, FakeBackend]]:
+    """A client of a daemon with one backend of that dialect, which answers by `scripts`."""
+    async with fake_backend() as backend:
+        settings = {
+            "b": {
+                "dialect": dialect,
+                "credential": {"type": "inline_token", "token": SECRET},
+                "reliability": {"max_retries": 0, **reliability},
+            }
+        }
+        backend.on("b", *scripts)
+        async with local_daemon(folder, make_config(settings, backend)) as daemon, daemon.client() as client:
+            yield client, backend
+
+
+async def outcome(folder: Path, dialect: str, script: Script, **fields: Any) -> list[Frame]:
+    """All frames of one request."""
+    async with asked(folder, dialect, script) as (client, _):
+        await client.infer("b", **fields)
+        return await client.answer()
+
+
+def test_every_http_dialect_is_asked():
+    """The table has a row for each HTTP dialect that a configuration may name."""
+    assert set(DIALECTS) == HTTP_DIALECTS
+
+
+@every_dialect
+async def test_text(tmp_path, dialect):
+    """A streamed text comes as its deltas, then usage, then `completed`, and nothing else."""
+    frames = await outcome(tmp_path, dialect, DIALECTS[dialect].answer())
+
+    kinds = ["started", "output_text_delta", "output_text_delta", "usage", "completed"]
+    assert kinds == [frame["type"] for frame in frames]
+    assert said(frames) == "Hello world"
+    usage = frames[-2]["usage"]
+    assert (usage["input_tokens"], usage["output_tokens"], usage["total_tokens"]) == (7, 2, 9)
+    assert frames[-1]["finish_reason"] == "stop"
+
+
+@every_dialect
+async def test_unstreamed_text(tmp_path, dialect):
+    """With `stream` false the same answer comes as one delta."""
+    frames = await outcome(tmp_path, dialect, answers(200, DIALECTS[dialect].whole), stream=False)
+
+    assert [frame["type"] for frame in frames] == ["started", "output_text_delta", "usage", "completed"]
+    assert said(frames) == "Hello world"
+
+
+@every_dialect
+async def test_tool_call(tmp_path, dialect):
+    """A call has one id in all its frames, its name in the first, and is ready with what its deltas said."""
+    row = DIALECTS[dialect]
+    script = plays(row.play(*row.beginning, *row.call, *row.call_end))
+    frames = await outcome(tmp_path, dialect, script, tools=[TOOL])
+
+    deltas = [frame for frame in frames if frame["type"] == "tool_call_delta"]
+    (ready,) = [frame["call"] for frame in frames if frame["type"] == "tool_call_ready"]
+    assert "get_weather" == deltas[0]["name"] == ready["name"]
+    assert {ready["id"]} == {frame["call_id"] for frame in deltas}
+    assert "".join(frame["arguments_delta"] for frame in deltas) == ready["arguments_json"]
+    assert json.loads(ready["arguments_json"]) == {"city": "Paris"}
+    assert (ready["status"], frames[-1]["finish_reason"]) == ("ready", "tool_calls")
+
+
+@every_dialect
+@pytest.mark.parametrize("ending", [CUT, RESET], ids=["close", "reset"])
+async def test_cut_stream_is_never_complete(tmp_path, dialect, ending):
+    """An answer that stops before its end mark fails, after what it had said."""
+    row = DIALECTS[dialect]
+    frames = await outcome(tmp_path, dialect, plays(row.play(*row.beginning, *row.text), ending))
+
+    assert said(frames) == "Hello world"
+    assert frames[-1]["type"] == "failed"
+    assert (frames[-1]["error"]["kind"], frames[-1]["error"]["retryable"]) == ("backend_transient", True)
+
+
+@every_dialect
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (302, "backend_permanent"),
+        (400, "invalid_request"),
+        (401, "authentication"),
+        (403, "authorization"),
+        (408, "timeout"),
+        (429, "rate_limited"),
+        (500, "backend_transient"),
+        (529, "backend_transient"),
+    ],
+)
+async def test_status_decides_the_kind(tmp_path, dialect, status, kind):
+    """The same HTTP status is the same kind of error from every backend."""
+    frames = await outcome(tmp_path, dialect, answers(status, {"error": {"message": "no", "code": "word"}}))
+
+    error = frames[-1]["error"]
+    assert (kind, status, "word") == (error["kind"], error["provider_http_status"], error["provider_code"])
+
+
+@every_dialect
+@pytest.mark.parametrize("stream", [True, False])
+async def test_broken_body(tmp_path, dialect, stream):
+    """What is no JSON object where the dialect says one is a protocol violation."""
+    row = DIALECTS[dialect]
+    script = plays(row.play([1, 2])) if stream else answers(200, b"[1, 2")
+    frames = await outcome(tmp_path, dialect, script, stream=stream)
+
+    assert frames[-1]["error"]["kind"] == "protocol_violation"
+
+
+@every_dialect
+async def test_error_inside_the_answer(tmp_path, dialect):
+    """An error event in mid-stream ends the request by its code, after what was said."""
+    row = DIALECTS[dialect]
+    frames = await outcome(tmp_path, dialect, plays(row.play(*row.beginning, row.text[0], row.busy)))
+
+    assert said(frames) == "Hello"
+    assert (frames[-1]["error"]["kind"], frames[-1]["error"]["retryable"]) == ("rate_limited", True)
+
+
+@every_dialect
+async def test_error_after_a_preamble_is_retried(tmp_path, dialect):
+    """An error before the first output leads to another attempt, and the client sees one answer."""
+    row = DIALECTS[dialect]
+    failing = plays(row.play(*row.beginning, row.busy))
+    async with asked(tmp_path, dialect, failing, row.answer(), max_retries=1) as (client, backend):
+        await client.infer("b")
+        frames = await client.answer()
+
+        assert len(backend.requests("b")) == 2
+    assert [frame["type"] for frame in frames].count("started") == 1
+    assert (said(frames), frames[-1]["type"]) == ("Hello world", "completed")
+
+
+@every_dialect
+async def test_silence_is_timed_whatever_fills_it(tmp_path, dialect):
+    """Events without content do not keep a dead stream alive."""
+    row = DIALECTS[dialect]
+
+    async def pings(exchange: Exchange) -> None:
+        await plays(row.play(*row.beginning, *row.text), *(row.silence, 0.05) * 200)(exchange)
+
+    async with asked(tmp_path, dialect, pings, idle_timeout_ms=300) as (client, _):
+        await client.infer("b")
+        error = await client.expect_failed("timeout")
+
+    assert "idle_timeout_ms" in error["message"]
+
+
+@every_dialect
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("way", ["cancel", "disconnect"])
+async def test_cancel_closes_the_connection(tmp_path, dialect, stream, way):
+    """A client that cancels or goes away has the backend's connection closed, though the backend is silent."""
+    async with asked(tmp_path, dialect, silent) as (client, backend):
+        await client.infer("b", stream=stream)
+        exchange = await backend.request("b")
+        if way == "cancel":
+            await client.cancel()
+            await client.expect_failed("cancelled")
+        else:
+            client.close()
+
+        await exchange.closed(patience=2)
+
+
+@every_dialect
+async def test_credential_is_sent_and_never_told(tmp_path, dialect):
+    """The secret reaches the backend in a header only, and no error shows it, even if the backend repeats it."""
+
+    async def parrot(exchange: Exchange) -> None:
+        words = f"bad key {SECRET} in {json.dumps(exchange.headers)}"
+        await answers(401, {"error": {"message": words, "code": SECRET}})(exchange)
+
+    async with asked(tmp_path, dialect, parrot) as (client, backend):
+        await client.infer("b")
+        frames = await client.answer()
+        exchange = await backend.request("b")
+
+    assert any(SECRET in value for value in exchange.headers.values())
+    assert SECRET not in exchange.target
+    assert SECRET not in json.dumps(frames)
+    assert "<redacted>" in frames[-1]["error"]["message"]
+
+
+@every_dialect
+async def test_connection_is_used_again(tmp_path, dialect):
+    """A second request after a complete answer comes on the same connection."""
+    async with asked(tmp_path, dialect, DIALECTS[dialect].answer()) as (client, backend):
+        for _ in range(2):
+            await client.infer("b")
+            assert (await client.answer())[-1]["type"] == "completed"
+        first, second = backend.requests("b")
+
+        assert first.connection == second.connection
