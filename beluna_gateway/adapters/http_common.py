@@ -7,7 +7,12 @@ no proxy or credentials from the environment. Its exceptions end here, renamed t
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import io
+import socket
 import ssl
+import struct
+import termios
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
@@ -29,6 +34,9 @@ from .provider_errors import read_error_body, retry_after_ms
 
 if TYPE_CHECKING:
     from ..model_server import ModelServer
+
+PIECE_BYTES = 256 * 1024
+"""A request body up to this is handed over in one piece."""
 
 ERROR_BODY_BYTES = 64 * 1024
 """Of an answer that is no success: enough for every provider's message."""
@@ -55,6 +63,8 @@ class HttpAdapter(BackendAdapter):
 
     def prepare(self, request: CanonicalRequest, model: str, credential: ResolvedCredential) -> Call:
         wanted = self._dialect.encode(request, model)
+        if request.tool_choice == "required" and not request.tools:
+            raise invalid_request("tool_choice: 'required', but there are no tools")
         if request.provider_options:
             merge_options(wanted.body, request.provider_options)
         headers: CIMultiDict[str] = CIMultiDict(
@@ -108,9 +118,11 @@ class HttpAdapter(BackendAdapter):
         if self._session is None:
             self._session = self._open_session()
         response: _Response | None = None
+        # A large body goes in pieces, so that others have their turn in between.
+        data = io.BytesIO(body) if body is not None and len(body) > PIECE_BYTES else body
         try:
             response = cast(
-                _Response, await self._session.request(method, url, headers=headers, data=body, allow_redirects=False)
+                _Response, await self._session.request(method, url, headers=headers, data=data, allow_redirects=False)
             )
             yield response
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
@@ -217,6 +229,7 @@ class _Response(aiohttp.ClientResponse):
     def close(self) -> None:
         # aiohttp's own close() would first flush the rest of a request body, which a stuck backend never reads.
         if self.connection is not None and self.connection.transport is not None:
+            _reset_if_unsent(self.connection.transport)
             self.connection.transport.abort()
         super().close()
 
@@ -228,6 +241,18 @@ class _Response(aiohttp.ClientResponse):
             asyncio.get_running_loop().call_later(LATE_USAGE_SECONDS, self.close)
         elif not self.closed:
             self.close()
+
+
+def _reset_if_unsent(transport: asyncio.Transport) -> None:
+    """Has the connection end with RST where the kernel still holds bytes of ours: a FIN would come after them, which is
+    never, where the backend does not read.
+    """
+    raw = transport.get_extra_info("socket")
+    unsent = bytearray(4)
+    with suppress(OSError):
+        fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, unsent)
+        if any(unsent):
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 async def _read(content: aiohttp.StreamReader) -> bytes:

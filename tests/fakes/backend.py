@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import select
 import socket
 import ssl
 import struct
@@ -52,12 +53,25 @@ class Exchange:
     async def closed(self, patience: float = PATIENCE) -> float:
         """Waits until the daemon has closed the connection; the loop's time at which it did."""
         async with asyncio.timeout(patience):
-            return await asyncio.shield(self._connection.closed_by_peer)
+            return await asyncio.shield(self.closed_by_peer)
+
+    @property
+    def closed_by_peer(self) -> asyncio.Future[float]:
+        """Done when the daemon has closed the connection."""
+        return self._connection.closed_by_peer
+
+    async def hung_up(self) -> None:
+        """Waits until the connection is closed, as seen by one who does not read from it."""
+        poll = select.poll()
+        poll.register(self._connection.socket.fileno(), 0)
+        async with asyncio.timeout(PATIENCE):
+            while not poll.poll(0):
+                await asyncio.sleep(0.005)
 
     @property
     def is_closed(self) -> bool:
         """Whether the daemon has closed the connection."""
-        return self._connection.closed_by_peer.done()
+        return self.closed_by_peer.done()
 
     # --- verbs ---
 
@@ -105,10 +119,6 @@ class Exchange:
     async def silence(self) -> None:
         """Nothing, until the daemon goes away."""
         await asyncio.get_running_loop().create_future()
-
-    async def read_body(self) -> None:
-        """Reads what the request still has; for scripts that were given `read_body=False`."""
-        await self._connection.read_body(self)
 
 
 Script = Callable[[Exchange], Awaitable[None]]
