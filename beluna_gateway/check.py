@@ -26,11 +26,10 @@ class CheckedBackend:
     def cells(self) -> tuple[str, ...]:
         """Its columns, every effective timeout among them."""
         limits = self.profile.reliability
-        timeouts = (
-            f"connect {limits.connect_timeout_ms}, first event {limits.request_timeout_ms}, "
-            f"silence {limits.idle_timeout_ms}, total {self.profile.budget.max_request_time_ms}"
-        )
-        return (self.profile.id, self.profile.backend.dialect, self.credential, self.probe, timeouts)
+        total = self.profile.budget.max_request_time_ms
+        timeouts = (limits.connect_timeout_ms, limits.request_timeout_ms, limits.idle_timeout_ms, total)
+        dialect = self.profile.backend.dialect
+        return (self.profile.id, dialect, "/".join(map(str, timeouts)), self.credential, self.probe)
 
 
 async def check_backends(config: Config, folder: Path, only: str | None = None) -> list[CheckedBackend]:
@@ -44,7 +43,7 @@ async def _check(profile: BackendProfile, redactor: Redactor) -> CheckedBackend:
     try:
         credential = CredentialResolver(redactor).resolve(profile)
     except GatewayError as error:
-        return CheckedBackend(profile, error.message, "not probed", good=False)
+        return CheckedBackend(profile, error.message.partition(": ")[2], "not probed", good=False)
     state = "none needed" if credential.secret is None else "found"
     adapter = ADAPTERS[profile.backend.dialect](profile)
     try:

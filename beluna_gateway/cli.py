@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--backend", help="the backend's id; default: default_backend")
     ask.add_argument("--model", help="default: the backend's default_model")
     ask.add_argument("--system", help="a system prompt")
+    ask.add_argument("--max-output-tokens", type=int, metavar="N", help="stop the answer there")
     ask.add_argument("--json", action="store_true", help="print the frames as they come")
 
     check = command("check", _check, "check the configuration and the credentials, and probe each backend")
@@ -183,26 +184,32 @@ def _ask(options: argparse.Namespace) -> int:
 
 
 async def _ask_daemon(path: Path, question: str, options: argparse.Namespace) -> int:
-    from .client import connect
+    from .client import DaemonGone, connect
 
     messages = [{"role": "system", "parts": [{"text": {"text": options.system}}]}] if options.system else []
     messages.append({"role": "user", "parts": [{"text": {"text": question}}]})
+    limits = {"max_output_tokens": options.max_output_tokens}
+    middle_of_line = False
     async with connect(path) as client:
-        async for frame in client.infer(messages=messages, backend_id=options.backend, model=options.model):
-            if options.json:
-                print(json.dumps(frame, ensure_ascii=False), flush=True)
-            elif frame["type"] == "output_text_delta":
-                print(frame["delta"], end="", flush=True)
-            elif frame["type"] == "completed":
-                print()
-                if frame["finish_reason"] != "stop":
-                    print(f"beluna-gateway: the answer ended with {frame['finish_reason']}", file=sys.stderr)
-            elif frame["type"] in ("failed", "rejected"):
-                error = frame["error"]
-                print(f"beluna-gateway: {frame['type']}: {error['kind']}: {error['message']}", file=sys.stderr)
-            if frame["type"] in ("failed", "rejected"):
-                return FAILED
-    return OK
+        try:
+            answer = client.infer(messages=messages, backend_id=options.backend, model=options.model, limits=limits)
+            async for frame in answer:
+                if options.json:
+                    print(json.dumps(frame, ensure_ascii=False), flush=True)
+                elif frame["type"] == "output_text_delta":
+                    print(frame["delta"], end="", flush=True)
+                    middle_of_line = not frame["delta"].endswith("\n")
+        except DaemonGone as error:
+            frame = {"type": "failed", "error": {"kind": "internal", "message": str(error)}}
+    if middle_of_line:
+        print(flush=True)
+    if frame["type"] == "completed":
+        if frame["finish_reason"] != "stop" and not options.json:
+            print(f"beluna-gateway: the answer ended with {json.dumps(frame['finish_reason'])}", file=sys.stderr)
+        return OK
+    if not options.json:
+        print(f"beluna-gateway: {frame['error']['kind']}: {frame['error']['message']}", file=sys.stderr)
+    return FAILED
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -253,7 +260,8 @@ def _check(options: argparse.Namespace) -> int:
         return USAGE
     rows = asyncio.run(check_backends(config, options.config.absolute().parent, options.backend))
     print(f"{options.config}: valid")
-    _print_table([("backend", "dialect", "credential", "probe", "timeouts ms"), *(row.cells for row in rows)])
+    _print_table([("backend", "dialect", "timeouts¹", "credential", "probe"), *(row.cells for row in rows)])
+    print("¹ ms to connect / to the first event / of silence / for the whole request")
     return OK if all(row.good for row in rows) else FAILED
 
 

@@ -104,7 +104,8 @@ class AIGateway:
         self._redactor = redactor or Redactor()
         self._request_normalizer = RequestNormalizer()
         configured = profiles(config, folder or Path.cwd())
-        self._router = BackendRouter(configured, config.ai_gateway.default_backend)
+        self._default_backend = config.ai_gateway.default_backend
+        self._router = BackendRouter(configured, self._default_backend)
         self._credentials = CredentialResolver(self._redactor)
         self._capabilities = CapabilityGuard()
         self.telemetry = list(telemetry)
@@ -133,9 +134,12 @@ class AIGateway:
                     stack.push_async_callback(backend.adapter.close)
 
     async def start(self) -> None:
-        """Starts what the configuration wants started before the first request (`launch`). Need not be called."""
+        """Starts what the configuration wants started before the first request (`launch`), and loads what the default
+        backend needs. Need not be called.
+        """
         for backend in self.backends.values():
-            await backend.adapter.start()
+            if backend.id == self._default_backend or backend.profile.backend.launch is not None:
+                await backend.adapter.start()
 
     # --- the way of a request --------------------------------------------------------------------------------
 

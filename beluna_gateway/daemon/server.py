@@ -61,12 +61,13 @@ class Daemon:
             if not listeners:
                 mode = int(self.config.server.socket_mode, 8)
                 listeners = [stack.enter_context(listening_socket(path, mode))]
+            paths = ", ".join(str(listener.getsockname()) for listener in listeners)
             servers = [
                 await self._loop.create_unix_server(lambda: Connection(self), sock=listener) for listener in listeners
             ]
-            self._notifier.tell("READY=1", f"STATUS=serving on {path}")
+            self._notifier.tell("READY=1", f"STATUS=serving on {paths}")
             self._notifier.keep_alive()
-            self._log.info("serving", socket_path=str(path), version=__version__, pid=os.getpid())
+            self._log.info("serving", socket_path=paths, version=__version__, pid=os.getpid())
             await self.gateway.start()
             # What is loaded by now stays: the collector need not look through it again (a full look took 20 ms).
             gc.collect()
