@@ -160,10 +160,8 @@ def _socket_path(options: argparse.Namespace) -> Path | int:
 
 
 def _no_daemon(path: Path, error: OSError) -> int:
-    print(
-        f"beluna-gateway: no daemon answers at {path} ({error.strerror or error}); start one with `beluna-gateway serve`",
-        file=sys.stderr,
-    )
+    why = error.strerror or error
+    print(f"beluna-gateway: no daemon answers at {path} ({why}); start one: beluna-gateway serve", file=sys.stderr)
     return UNAVAILABLE
 
 

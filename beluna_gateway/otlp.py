@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import Self
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -44,7 +45,7 @@ class OtlpSink:
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("beluna_gateway", __version__)
 
-    def __enter__(self) -> OtlpSink:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -89,10 +89,10 @@ class ResponseNormalizer:
         for event in events:
             if end is not None:
                 raise GatewayError("internal", f"the dialect went on after the end of its answer: {event!r}")
-            if type(event) is OutputTextDelta:  # nearly every event is one, so it is asked first
+            if isinstance(event, OutputTextDelta):  # nearly every event is one, so it is asked first
                 if event.delta:
                     passed.append(event)
-            elif type(event) is ReasoningDelta:
+            elif isinstance(event, ReasoningDelta):
                 if self._include_reasoning and event.delta:
                     passed.append(event)
             elif isinstance(event, Completed):
