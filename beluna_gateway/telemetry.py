@@ -126,10 +126,10 @@ def configure_logging(settings: Telemetry, redactor: Redactor) -> None:
 
 
 def _redact(value: Any, redactor: Redactor) -> Any:
-    if isinstance(value, str):
-        return redactor.redact(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
     if isinstance(value, Mapping):
-        return {key: _redact(item, redactor) for key, item in value.items()}
-    if isinstance(value, list):
+        return {redactor.redact(str(key)): _redact(item, redactor) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
         return [_redact(item, redactor) for item in value]
-    return value
+    return redactor.redact(value if isinstance(value, str) else repr(value))  # as the renderer would write it
