@@ -228,12 +228,4 @@ def test_the_environment_is_read_in_few_places():
         if (isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv"))
     }
 
-    assert readers == {
-        "credentials",
-        "child_process",
-        "daemon.systemd",
-        "daemon.sockets",
-        "daemon.server",
-        "cli",
-        "local_model.__main__",
-    }
+    assert readers == _words("credentials child_process daemon.systemd daemon.sockets cli local_model.__main__")
