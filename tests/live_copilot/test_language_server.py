@@ -13,6 +13,7 @@ import pytest
 from pydantic import JsonValue
 
 from beluna_gateway.adapters.copilot_language_server import LanguageServer
+from beluna_gateway.adapters.copilot_program import Run
 from beluna_gateway.adapters.github_copilot import GitHubCopilotAdapter
 from beluna_gateway.canonical import CanonicalRequest, Completed, OutputTextDelta, ResolvedCredential
 from beluna_gateway.errors import GatewayError
@@ -34,11 +35,14 @@ class Live:
         self.adapter = GitHubCopilotAdapter(self.profile)
 
     @property
-    def server(self) -> LanguageServer:
+    def run(self) -> Run[LanguageServer]:
         run = self.adapter._protocol.program._run
         assert run is not None
-        server: LanguageServer = run.peer
-        return server
+        return run
+
+    @property
+    def server(self) -> LanguageServer:
+        return self.run.peer
 
     async def sign_in(self) -> None:
         """Has the server think that somebody is signed in."""
@@ -166,14 +170,14 @@ async def test_a_killed_server_is_replaced(tmp_path, language_server):
     """After kill -9 the next request starts another server."""
     async with started(tmp_path, language_server) as live:
         await live.sign_in()
-        first = live.server._child.pid
-        program = int(Path(f"/proc/{first}/task/{first}/children").read_text())
-        os.kill(program, signal.SIGKILL)
-        assert await gone(first)
+        run, guard = live.run, live.server._child.pid
+        os.kill(int(Path(f"/proc/{guard}/task/{guard}/children").read_text()), signal.SIGKILL)
+        await asyncio.wait([run.stopping])
 
         await live.sign_in()
         await live.teach(" Paris.")
-        assert live.server._child.pid != first
+        assert live.run is not run
+        assert await gone(guard)
         assert (await live.ask()).text == " Paris."
 
 
@@ -182,9 +186,8 @@ async def test_idle_stop(tmp_path, language_server):
     async with started(tmp_path, language_server, idle_stop_ms=100) as live:
         await live.sign_in()
         child = live.server._child
-        assert await gone(child.pid)
 
-        assert child.returncode == 0
+        assert await child.wait() == 0
 
 
 async def test_a_wrong_command_line(tmp_path, language_server):
