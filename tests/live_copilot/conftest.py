@@ -24,7 +24,7 @@ KEY = "key-of-the-local-model"
 def _program(pattern: str) -> str:
     if MODULES is None:
         pytest.skip("LIVE TESTS DID NOT RUN, NO PROGRAM OF GITHUB'S WAS ASKED: run them with `.ci/copilot`")
-    found = sorted(Path(MODULES).glob(pattern))
+    found = sorted(Path(MODULES).absolute().glob(pattern))
     if not found:
         pytest.fail(f"no {pattern} in BELUNA_COPILOT_MODULES ({MODULES})")
     return str(found[0])
