@@ -146,7 +146,7 @@ def mutated(draw: st.DrawFn) -> dict[str, Any]:
 
 
 # The schema is read as our protocol reads JSON: 1.0 is no integer. (Draft 2020-12 would take it for one.)
-_STRICT = extend(  # type: ignore[no-untyped-call]
+_STRICT = extend(
     Draft202012Validator,
     type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
         "integer", lambda _checker, value: isinstance(value, int) and not isinstance(value, bool)

@@ -18,7 +18,7 @@ from beluna_gateway.wire.ndjson import RejectedLine, decode
 from .samples import FRAMES, FREE_FORM, FULL_INFER, VALUES, changed, json_values, places
 
 # 1.0 is no integer on this wire, though draft 2020-12 takes it for one.
-_STRICT = extend(  # type: ignore[no-untyped-call]
+_STRICT = extend(
     Draft202012Validator,
     type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
         "integer", lambda _checker, value: isinstance(value, int) and not isinstance(value, bool)
