@@ -70,10 +70,19 @@ class ResponseTap(asyncio.Protocol):
 
     def _advance(self, take: Callable[[bytes], bool]) -> bool | None:
         """Takes what is there. None: more is to come, and wanted."""
-        chunk = self._content.read_nowait()
-        if chunk and take(chunk):
-            return False
+        while chunk := self._left():  # taking some may bring more, without a word from the transport
+            if take(chunk):
+                return False
+        if (broken := self._content.exception()) is not None:
+            raise broken
         return True if self._content.at_eof() else None
+
+    def _left(self) -> bytes:
+        """What is there; also what came before the connection broke, which aiohttp would not hand out any more."""
+        content = self._content
+        if content.exception() is None:
+            return content.read_nowait()
+        return content._read_nowait(-1) if content._buffer else b""  # noqa: SLF001
 
     def _arrived(self) -> None:
         if self._waiter is None or self._waiter.done() or self._take is None:

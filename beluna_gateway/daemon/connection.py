@@ -7,6 +7,7 @@ Written on asyncio's transports rather than its streams: bytes are cut where the
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -40,6 +41,8 @@ class Connection(asyncio.Protocol):
         self._daemon = daemon
         self._settings = daemon.config.server
         self._cutter = LineCutter(self._settings.max_frame_bytes)
+        self._lines: deque[bytes | None] = deque()
+        """What has come and is not yet served, because the client does not take the answers."""
         self._requests: dict[str, Request] = {}
         self._half_closed = False
         self._readable = True
@@ -66,18 +69,16 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Serves each line that is complete."""
         if self._readable:
-            for line in self._cutter.feed(data):
-                self._serve(line)
-            if self.transport.get_write_buffer_size() > INPUT_WATER:
-                self._stop_reading()
+            self._lines.extend(self._cutter.feed(data))
+            self._serve_lines()
 
     def eof_received(self) -> bool:
         """The client has said all it will say, and may still read: its requests go on."""
-        if self._readable:
-            for line in self._cutter.close():
-                self._serve(line)
         self._half_closed = True
         self._daemon.hangups.watch(self._descriptor, self.hung_up)
+        if self._readable:
+            self._lines.extend(self._cutter.close())
+            self._serve_lines()
         self._close_if_finished()
         return True
 
@@ -88,6 +89,7 @@ class Connection(asyncio.Protocol):
         for request in list(self._requests.values()):
             request.task.cancel()
         self._requests.clear()
+        self._lines.clear()
         self._drained.set()
         if not self.closed.done():
             self.closed.set_result(None)
@@ -99,7 +101,11 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client has read enough."""
         self._drained.set()
-        if not self.transport.is_reading() and not self._half_closed and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        self._serve_lines()
+        self._close_if_finished()
+        if not (self._lines or self._half_closed or self.transport.is_reading()):
             self._daemon.hangups.forget(self._descriptor, self.hung_up)
             self.transport.resume_reading()
 
@@ -140,6 +146,13 @@ class Connection(asyncio.Protocol):
             request.cancel(why)
 
     # --- lines -----------------------------------------------------------------------------------------------
+
+    def _serve_lines(self) -> None:
+        """Serves the lines that are there, while the client takes the answers."""
+        while self._lines and self.transport.get_write_buffer_size() <= INPUT_WATER:
+            self._serve(self._lines.popleft())
+        if self._lines and not self._half_closed:
+            self._stop_reading()
 
     def _serve(self, line: bytes | None) -> None:
         try:
@@ -192,7 +205,7 @@ class Connection(asyncio.Protocol):
         self._daemon.hangups.watch(self._descriptor, self.hung_up)
 
     def _close_if_finished(self) -> None:
-        if self._half_closed and not self._requests:
+        if self._half_closed and not self._requests and not self._lines:
             self.transport.close()
 
 
