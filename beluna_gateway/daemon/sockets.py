@@ -31,7 +31,9 @@ def listening_socket(path: Path, mode: int) -> Iterator[socket.socket]:
         SocketError: It cannot be made.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in reversed([path.parent, *path.parent.parents]):
+            if not folder.exists():
+                folder.mkdir(mode=0o700, exist_ok=True)  # with `parents` only the last one would get this mode
         with _locked(path.parent):
             _clear(path)
             listener = _bind(path, mode)
