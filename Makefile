@@ -19,7 +19,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.for-demo ## install, start the daemon with a small local model, ask it one question over the socket
-	@scripts/demo $(VENV)
+	@.ci/demo $(VENV)
 
 test: $(VENV)/.for-tests ## everything that must hold before a commit: style, types and tests
 	@for verb in style types tests; do \

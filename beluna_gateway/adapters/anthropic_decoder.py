@@ -16,12 +16,13 @@ from ..canonical import (
     UsageStats,
 )
 from ..errors import cut_off, protocol_violation
-from .base import ResponseDecoder, count, expect_object, expect_text, parse_object
+from .base import ResponseDecoder, expect_object, expect_text, parse_object
 from .delta_template import DeltaTemplate
 from .earlier_turn import TurnNotes
 from .finish_reasons import finish_reason, is_cut
 from .provider_errors import error_in_stream, read_error
 from .tool_calls import ToolCalls
+from .usage import count, usage_stats
 
 
 class AnthropicDecoder(ResponseDecoder):
@@ -221,11 +222,10 @@ def _usage(raw: JsonObject) -> UsageStats:
     # "Total input tokens in a request is the summation of" these three (Message.usage).
     input_tokens = None if uncached is None else uncached + (read or 0) + (written or 0)
     details = raw.get("output_tokens_details")
-    return UsageStats(
+    return usage_stats(
+        raw,
         input_tokens=input_tokens,
         output_tokens=output_tokens,
-        total_tokens=None if input_tokens is None or output_tokens is None else input_tokens + output_tokens,
         cached_input_tokens=read,
         reasoning_tokens=count(details.get("thinking_tokens")) if isinstance(details, dict) else None,
-        provider_usage_raw=raw,
     )

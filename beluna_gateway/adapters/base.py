@@ -204,8 +204,3 @@ def expect_text(value: JsonValue, where: str) -> str:
     if not isinstance(value, str):
         raise protocol_violation(f"the backend sent {where} that is not a string")
     return value
-
-
-def count(value: JsonValue) -> int | None:
-    """A token count, or None where there is none; anything that is no whole number counts as not said."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

@@ -250,6 +250,15 @@ class CopilotCli:
         with renamed("asking the model"):
             await session.rpc.send_messages(self._sdk.generated.rpc.SendMessagesRequest(messages=[]))
 
+    async def end(self, session: Any) -> None:
+        """Stops the model's answer, if it is at one, and forgets the session."""
+        with renamed("ending a session"):
+            await session.abort()
+            await session.disconnect()
+        # The SDK forgets a session only when it deletes its files, and refuses to delete where there are none. Ours has
+        # none on disk, so the list would grow with each request. (tests/live_copilot looks whether this still does it.)
+        getattr(self.client, "_sessions", {}).pop(session.session_id, None)
+
 
 # What an agent would pick up around it.
 _NOTHING_ELSE: dict[str, Any] = {

@@ -159,7 +159,7 @@ class _Question:
             finally:
                 turns.discard(turn)
                 # Nobody waits for the end of the session, not even a client that got its answer whole.
-                program.confirm(run, _end_session(beginning))
+                program.confirm(run, _end_session(run.peer, beginning))
             program.served()
 
     async def _begin(self, run: Run[CopilotCli], turn: Turn) -> Any:
@@ -207,13 +207,11 @@ class _Question:
                 timer.progressed()
 
 
-async def _end_session(beginning: asyncio.Task[Any]) -> None:
+async def _end_session(cli: CopilotCli, beginning: asyncio.Task[Any]) -> None:
     session = await beginning
-    if session is None:
-        return
-    with suppress(GatewayError), renamed("ending a session"):
-        await session.abort()
-        await session.disconnect()
+    if session is not None:
+        with suppress(GatewayError):
+            await cli.end(session)
 
 
 def _joined(events: list[BackendRawEvent]) -> list[BackendRawEvent]:

@@ -38,10 +38,10 @@ from ..canonical import (
     UserMessage,
 )
 from ..errors import ErrorKind, GatewayError, cut_off, unsupported
-from .base import count
 from .finish_reasons import finish_reason
 from .provider_errors import ProviderError, error_of_status, read_error
 from .tool_calls import ToolCalls
+from .usage import count, usage_stats
 
 # --- request -------------------------------------------------------------------------------------------------
 
@@ -250,15 +250,13 @@ _USAGE_KEYS = ("inputTokens", "outputTokens", "cacheReadTokens", "cacheWriteToke
 
 
 def _usage(data: Mapping[str, Any]) -> UsageStats:
-    input_tokens, output_tokens = count(data.get("inputTokens")), count(data.get("outputTokens"))
-    return UsageStats(
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        total_tokens=None if input_tokens is None or output_tokens is None else input_tokens + output_tokens,
+    return usage_stats(
+        # `cost` is in premium requests, not in dollars: it stays in here.
+        {key: data[key] for key in _USAGE_KEYS if data.get(key) is not None},
+        input_tokens=count(data.get("inputTokens")),
+        output_tokens=count(data.get("outputTokens")),
         cached_input_tokens=count(data.get("cacheReadTokens")),
         reasoning_tokens=count(data.get("reasoningTokens")),
-        # `cost` is in premium requests, not in dollars: it stays in here.
-        provider_usage_raw={key: data[key] for key in _USAGE_KEYS if data.get(key) is not None},
     )
 
 

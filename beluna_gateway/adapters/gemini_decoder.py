@@ -22,11 +22,12 @@ from ..canonical import (
     UsageStats,
 )
 from ..errors import GatewayError, cut_off, protocol_violation
-from .base import ResponseDecoder, count, expect_object, expect_text, parse_object
+from .base import ResponseDecoder, expect_object, expect_text, parse_object
 from .earlier_turn import TurnNotes
 from .finish_reasons import finish_reason
 from .provider_errors import ProviderError, error_in_stream, read_error
 from .tool_calls import ToolCalls
+from .usage import count, usage_stats
 
 DIALECT = "gemini"
 
@@ -174,16 +175,13 @@ def _usage(raw: JsonObject) -> UsageStats:
     thoughts = count(raw.get("thoughtsTokenCount"))
     input_tokens = _sum(count(raw.get("promptTokenCount")), count(raw.get("toolUsePromptTokenCount")))
     output_tokens = _sum(count(raw.get("candidatesTokenCount")), thoughts)
-    total = count(raw.get("totalTokenCount"))
-    if total is None and input_tokens is not None and output_tokens is not None:
-        total = input_tokens + output_tokens
-    return UsageStats(
+    return usage_stats(
+        raw,
         input_tokens=input_tokens,
         output_tokens=output_tokens,
-        total_tokens=total,
+        total_tokens=count(raw.get("totalTokenCount")),
         cached_input_tokens=count(raw.get("cachedContentTokenCount")),
         reasoning_tokens=thoughts,
-        provider_usage_raw=raw,
     )
 
 

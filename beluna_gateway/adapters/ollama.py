@@ -31,10 +31,11 @@ from ..canonical import (
 )
 from ..config import Capabilities
 from ..errors import cut_off, protocol_violation, unsupported
-from .base import HttpDialect, HttpRequest, ResponseDecoder, count, expect_object, expect_text, parse_object
+from .base import HttpDialect, HttpRequest, ResponseDecoder, expect_object, expect_text, parse_object
 from .finish_reasons import finish_reason
 from .provider_errors import error_in_stream, read_error
 from .tool_calls import ToolCalls
+from .usage import count, usage_stats
 
 # --- request -------------------------------------------------------------------------------------------------
 
@@ -234,5 +235,4 @@ def _usage(chunk: JsonObject) -> UsageStats | None:
     input_tokens, output_tokens = count(raw.get("prompt_eval_count")), count(raw.get("eval_count"))
     if input_tokens is None and output_tokens is None:
         return None
-    total = None if input_tokens is None or output_tokens is None else input_tokens + output_tokens
-    return UsageStats(input_tokens, output_tokens, total, provider_usage_raw=raw)
+    return usage_stats(raw, input_tokens=input_tokens, output_tokens=output_tokens)

@@ -31,11 +31,12 @@ from ..canonical import (
 )
 from ..config import BackendProfile, Capabilities
 from ..errors import cut_off, protocol_violation, unsupported
-from .base import HttpDialect, HttpRequest, ResponseDecoder, count, expect_object, expect_text, parse_object
+from .base import HttpDialect, HttpRequest, ResponseDecoder, expect_object, expect_text, parse_object
 from .delta_template import DeltaTemplate
 from .finish_reasons import finish_reason, is_cut
 from .provider_errors import error_in_stream, read_error
 from .tool_calls import ToolCalls
+from .usage import openai_usage
 
 # --- request -------------------------------------------------------------------------------------------------
 
@@ -226,7 +227,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
             self._output = True
         usage = chunk.get("usage")
         if isinstance(usage, dict):
-            self._usage = _usage(usage)
+            self._usage = openai_usage(usage, "prompt_tokens", "completion_tokens")
         if not self._metadata:
             self._note_metadata(chunk)
 
@@ -275,23 +276,3 @@ class ChatCompletionsDecoder(ResponseDecoder):
 def _delta(chunk: Any) -> JsonObject:
     delta: JsonObject = chunk["choices"][0]["delta"]
     return delta
-
-
-def _usage(raw: JsonObject) -> UsageStats:
-    input_tokens, output_tokens = count(raw.get("prompt_tokens")), count(raw.get("completion_tokens"))
-    total = count(raw.get("total_tokens"))
-    if total is None and input_tokens is not None and output_tokens is not None:
-        total = input_tokens + output_tokens
-    return UsageStats(
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        total_tokens=total,
-        cached_input_tokens=_detail(raw, "prompt_tokens_details", "cached_tokens"),
-        reasoning_tokens=_detail(raw, "completion_tokens_details", "reasoning_tokens"),
-        provider_usage_raw=raw,
-    )
-
-
-def _detail(raw: JsonObject, group: str, key: str) -> int | None:
-    details = raw.get(group)
-    return count(details.get(key)) if isinstance(details, dict) else None

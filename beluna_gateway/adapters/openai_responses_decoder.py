@@ -24,12 +24,13 @@ from ..canonical import (
     UsageStats,
 )
 from ..errors import cut_off, protocol_violation
-from .base import ResponseDecoder, count, expect_object, expect_text, parse_object
+from .base import ResponseDecoder, expect_object, expect_text, parse_object
 from .delta_template import DeltaTemplate
 from .earlier_turn import TurnNotes
 from .finish_reasons import finish_reason
 from .provider_errors import error_in_stream, read_error
 from .tool_calls import ToolCalls
+from .usage import openai_usage
 
 DIALECT = "openai_responses"
 
@@ -290,7 +291,7 @@ class ResponsesDecoder(ResponseDecoder):
         reason = details.get("reason") if isinstance(details, dict) else None
         self._word = (expect_text(reason, "a reason") or status) if status == "incomplete" else status
         if isinstance(usage := response.get("usage"), dict):
-            self._usage = _usage(usage)
+            self._usage = openai_usage(usage, "input_tokens", "output_tokens")
         for ours, theirs in (("response_id", "id"), ("model", "model")):
             if isinstance(said := response.get(theirs), str) and said:
                 self._metadata[ours] = said
@@ -330,23 +331,3 @@ def _delta(event: JsonObject) -> str:
     if not isinstance(delta, str):
         raise protocol_violation(f"the backend sent {event['type']} without a `delta` that is a string")
     return delta
-
-
-def _usage(raw: JsonObject) -> UsageStats:
-    input_tokens, output_tokens = count(raw.get("input_tokens")), count(raw.get("output_tokens"))
-    total = count(raw.get("total_tokens"))
-    if total is None and input_tokens is not None and output_tokens is not None:
-        total = input_tokens + output_tokens
-    return UsageStats(
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        total_tokens=total,
-        cached_input_tokens=_detail(raw, "input_tokens_details", "cached_tokens"),
-        reasoning_tokens=_detail(raw, "output_tokens_details", "reasoning_tokens"),
-        provider_usage_raw=raw,
-    )
-
-
-def _detail(raw: JsonObject, group: str, key: str) -> int | None:
-    details = raw.get(group)
-    return count(details.get(key)) if isinstance(details, dict) else None
