@@ -177,6 +177,8 @@ def _ask(options: argparse.Namespace) -> int:
 
     try:
         return asyncio.run(_ask_daemon(path, question, options))
+    except BrokenPipeError:
+        raise  # of stdout
     except OSError as error:
         return _no_daemon(path, error)
 

@@ -28,6 +28,9 @@ class GatewayClient:
         self._answers: dict[str, asyncio.Queue[Frame | None]] = {}
         self._statuses: asyncio.Queue[Frame | None] = asyncio.Queue()
         self._next_id = 0
+        self._ended = False
+        self._refusal: Frame | None = None
+        """Why the daemon did not take the connection."""
 
     async def infer(self, **fields: Any) -> AsyncIterator[Frame]:
         """The frames of one inference, the terminal one last.
@@ -42,6 +45,10 @@ class GatewayClient:
         request_id = fields.setdefault("request_id", f"client-{self._next_id}")
         frames: asyncio.Queue[Frame | None] = asyncio.Queue()
         self._answers[request_id] = frames
+        if self._refusal is not None:
+            frames.put_nowait(self._refusal)
+        if self._ended:
+            frames.put_nowait(None)
         ended = False
         try:
             await self.send({"type": "infer", **fields})
@@ -54,20 +61,34 @@ class GatewayClient:
         finally:
             del self._answers[request_id]
             if not ended and not self._writer.is_closing():
-                await self.send({"type": "cancel", "request_id": request_id})
+                with suppress(DaemonGone):
+                    await self.send({"type": "cancel", "request_id": request_id})
 
     async def status(self) -> Frame:
-        """One `status` frame."""
-        await self.send({"type": "status"})
-        frame = await self._statuses.get()
+        """One `status` frame.
+
+        Raises:
+            DaemonGone: The connection ended first.
+        """
+        if not self._ended:
+            await self.send({"type": "status"})
+        frame = None if self._ended else await self._statuses.get()
         if frame is None:
-            raise DaemonGone("the daemon closed the connection instead of answering")
+            refusal = "" if self._refusal is None else f": {self._refusal['error']['message']}"
+            raise DaemonGone(f"the daemon closed the connection instead of answering{refusal}")
         return frame
 
     async def send(self, frame: Mapping[str, Any]) -> None:
-        """Writes one frame."""
+        """Writes one frame.
+
+        Raises:
+            DaemonGone: The connection has ended.
+        """
         self._writer.write(json.dumps(frame, ensure_ascii=False).encode() + b"\n")
-        await self._writer.drain()
+        try:
+            await self._writer.drain()
+        except ConnectionError as error:
+            raise DaemonGone("the daemon closed the connection") from error
 
     async def dispatch(self) -> None:
         """Reads frames and hands each to whom it belongs, until the connection ends."""
@@ -79,11 +100,13 @@ class GatewayClient:
                 elif (frames := self._answers.get(frame["request_id"])) is not None:
                     frames.put_nowait(frame)
                 elif frame["request_id"] is None:
+                    self._refusal = frame
                     for frames in self._answers.values():  # a refused connection: it concerns everyone
                         frames.put_nowait(frame)
         except ConnectionError:
             pass
         finally:
+            self._ended = True
             self._statuses.put_nowait(None)
             for frames in self._answers.values():
                 frames.put_nowait(None)

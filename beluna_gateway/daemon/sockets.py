@@ -10,7 +10,7 @@ import socket
 import stat
 import struct
 from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 FIRST_HANDED_OVER = 3  # sd_listen_fds(3)
@@ -110,17 +110,21 @@ def handed_over(environment: MutableMapping[str, str] = os.environ) -> list[sock
     if pid != str(os.getpid()) or fds is None or not fds.isdecimal():
         return []
     listeners = []
-    for descriptor in range(FIRST_HANDED_OVER, FIRST_HANDED_OVER + int(fds)):
-        try:
-            os.set_inheritable(descriptor, False)
-            listener = socket.socket(fileno=descriptor)
-            listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        except OSError as error:
-            raise SocketError(f"file descriptor {descriptor} was handed over, but is no socket: {error}") from error
-        if (listener.family, listener.type) != (socket.AF_UNIX, socket.SOCK_STREAM) or not listening:
-            raise SocketError(f"file descriptor {descriptor} was handed over, but is no listening Unix stream socket")
-        listener.setblocking(False)
-        listeners.append(listener)
+    with ExitStack() as refused:
+        for descriptor in range(FIRST_HANDED_OVER, FIRST_HANDED_OVER + int(fds)):
+            try:
+                os.set_inheritable(descriptor, False)
+                listener = refused.enter_context(socket.socket(fileno=descriptor))
+                listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            except OSError as error:
+                raise SocketError(f"file descriptor {descriptor} was handed over, but is no socket: {error}") from error
+            if (listener.family, listener.type) != (socket.AF_UNIX, socket.SOCK_STREAM) or not listening:
+                raise SocketError(
+                    f"file descriptor {descriptor} was handed over, but is no listening Unix socket"
+                )
+            listener.setblocking(False)
+            listeners.append(listener)
+        refused.pop_all()
     return listeners
 
 

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -92,17 +92,25 @@ class DaemonProcess:
         folder: Holds its config; the socket will be there too.
         config: A dictionary, or the text of the file.
         environment: Variables beside the usual ones.
+        launcher: A command that runs the daemon's, which is appended.
         options: For `Popen`.
     """
 
-    def __init__(self, folder: Path, config: Any, environment: Mapping[str, str] | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: Any,
+        environment: Mapping[str, str] | None = None,
+        launcher: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
         self.folder = folder
         self.config_path = write_config(folder, config)
         self.socket_path = folder / "beluna.sock"
         self.log_path = folder / "log"
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "beluna_gateway", "serve", "--config", str(self.config_path)],
+                [*launcher, sys.executable, "-m", "beluna_gateway", "serve", "--config", str(self.config_path)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

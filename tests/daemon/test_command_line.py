@@ -1,0 +1,307 @@
+"""The commands as a person types them: what they print, where, and with which exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.fakes.answers import CUT, answers, delta, fails, plays, silent, text
+from tests.fakes.client import connected
+from tests.fakes.daemon import clean_environment, make_config, write_config
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+BACKENDS = {
+    "b": {"default_model": "first-model"},
+    "other": {"credential": {"type": "inline_token", "token": "canary-t"}},
+}
+
+
+class Outcome:
+    """What a command did."""
+
+    def __init__(self, status: int | None, out: bytes, err: bytes) -> None:
+        self.status = status
+        self.out = out.decode()
+        self.err = err.decode()
+
+
+async def run(*arguments: Any, stdin: bytes = b"", folder: Path | None = None) -> Outcome:
+    """Runs a command to its end; whatever it does, it prints no traceback."""
+    process = await start(*arguments, folder=folder)
+    async with asyncio.timeout(30):
+        out, err = await process.communicate(stdin)
+    assert b"Traceback" not in err, err.decode()
+    assert b"Warning" not in err, err.decode()
+    return Outcome(process.returncode, out, err)
+
+
+async def start(*arguments: Any, folder: Path | None = None) -> asyncio.subprocess.Process:
+    """Starts a command."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "beluna_gateway",
+        *map(str, arguments),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=clean_environment(),
+        cwd=folder,
+    )
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def config(stage):
+    """The path of the running daemon's configuration."""
+    return stage.daemon.config_path
+
+
+# --- ask ---
+
+
+async def test_ask_prints_the_answer(stage, config):
+    """The text and a line end to stdout, nothing to stderr, status 0."""
+    stage.backend.on("b", text("Hel", "lo é"))
+
+    outcome = await run("ask", "--config", config, "how are you?")
+
+    assert (outcome.status, outcome.out, outcome.err) == (0, "Hello é\n", "")
+    body = stage.backend.requests("b")[0].json()
+    assert body["messages"] == [{"role": "user", "content": "how are you?"}]
+    assert body["model"] == "first-model"
+
+
+async def test_ask_with_everything(stage, config):
+    """`--backend`, `--model` and `--system` reach the backend."""
+    stage.backend.on("other", text("x"))
+
+    outcome = await run("--config", config, "ask", "hi", "--backend", "other", "--model", "m2", "--system", "be brief")
+
+    assert outcome.status == 0
+    body = stage.backend.requests("other")[0].json()
+    assert body["model"] == "m2"
+    assert body["messages"][0] == {"role": "system", "content": "be brief"}
+
+
+@pytest.mark.parametrize("arguments", [[], ["-"]])
+async def test_ask_reads_stdin(stage, config, arguments):
+    """Without a question, or with `-`, it is what comes from stdin."""
+    stage.backend.on("b", text("x"))
+
+    assert (await run("ask", "--config", config, *arguments, stdin=b"from a pipe")).status == 0
+    assert stage.backend.requests("b")[0].json()["messages"][0]["content"] == "from a pipe"
+
+
+async def test_ask_json_prints_the_frames(stage, config):
+    """One frame a line, as they come."""
+    stage.backend.on("b", text("x"))
+
+    outcome = await run("ask", "--json", "--config", config, "hi")
+
+    frames = [json.loads(line) for line in outcome.out.splitlines()]
+    assert [frame["type"] for frame in frames] == ["started", "output_text_delta", "usage", "completed"]
+
+
+async def test_ask_streams(stage, config):
+    """The first words are there while the rest has not come."""
+    stage.backend.on("b", plays(delta("first"), 600.0))
+    process = await start("ask", "--config", config, "hi")
+    assert process.stdout is not None
+    async with asyncio.timeout(20):
+        assert await process.stdout.readexactly(5) == b"first"
+    exchange = await stage.backend.request("b")
+    process.kill()
+    await process.communicate()
+    await exchange.closed()
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [(fails(401, "bad_key", "no such key"), "authentication"), (plays(delta("some"), CUT), "backend_transient")],
+    ids=["refused", "cut"],
+)
+async def test_ask_that_fails(stage, config, script, told):
+    """Status 1, the kind and the message to stderr, what came before to stdout."""
+    stage.backend.on("b", script)
+
+    outcome = await run("ask", "--config", config, "hi")
+
+    assert outcome.status == 1
+    assert told in outcome.err
+    assert outcome.out.strip() in ("", "some")
+
+
+async def test_ask_a_backend_that_is_not_there(stage, config):
+    """The daemon's refusal is told."""
+    outcome = await run("ask", "--config", config, "--backend", "nobody", "hi")
+
+    assert (outcome.status, outcome.out) == (1, "")
+    assert "nobody" in outcome.err
+
+
+async def test_ask_interrupted(stage, config):
+    """Ctrl-C ends it, without a traceback, and the backend is let go."""
+    stage.backend.on("b", silent)
+    process = await start("ask", "--config", config, "hi")
+    exchange = await stage.backend.request("b")
+    process.send_signal(signal.SIGINT)
+    _, err = await process.communicate()
+
+    assert process.returncode == 130
+    assert b"Traceback" not in err
+    await exchange.closed()
+
+
+async def test_ask_into_a_pipe_that_is_closed(stage, config):
+    """`ask … | head -c 1` is no error of the daemon's."""
+    stage.backend.on("b", plays(*[step for _ in range(100) for step in (delta("x" * 1000), 0.01)]))
+    process = await start("ask", "--config", config, "hi")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    await process.stdout.readexactly(1)
+    process.stdout._transport.close()  # type: ignore[attr-defined]
+    async with asyncio.timeout(20):
+        err = await process.stderr.read()
+        status = await process.wait()
+
+    assert status == 1
+    assert b"no daemon" not in err
+    assert b"Traceback" not in err
+
+
+@pytest.mark.parametrize("command", [["ask", "hi"], ["status"]])
+async def test_nobody_answers(tmp_path, command):
+    """Status 69, and how to start one."""
+    outcome = await run(*command, "--socket", tmp_path / "nobody.sock")
+
+    assert (outcome.status, outcome.out) == (69, "")
+    assert "beluna-gateway serve" in outcome.err
+
+
+async def test_an_empty_question(config):
+    """Status 64."""
+    assert (await run("ask", "--config", config, "  ")).status == 64
+
+
+# --- status ---
+
+
+async def test_status(stage, config):
+    """A table for people, the frame for programs."""
+    table = await run("status", "--config", config)
+    frame = json.loads((await run("status", "--config", config, "--json")).out)
+
+    assert table.status == 0
+    assert "first-model" in table.out
+    assert (frame["type"], frame["pid"]) == ("status", stage.daemon.pid)
+
+
+# --- check ---
+
+
+async def test_check(stage, config):
+    """Config, credentials and a probe of each backend: a table, status 0 where all is well."""
+    for name in BACKENDS:
+        stage.backend.on(name, answers(200, {"data": []}))
+
+    outcome = await run("check", "--config", config)
+
+    assert outcome.status == 0, outcome.out
+    assert "canary-t" not in outcome.out + outcome.err
+    assert {stage.backend.requests(name)[0].method for name in BACKENDS} == {"GET"}
+    assert stage.backend.requests("other")[0].headers["authorization"] == "Bearer canary-t"
+
+
+async def test_check_with_a_backend_that_refuses(stage, config):
+    """Status 1, and the row says why, without the secret that the backend repeats."""
+    stage.backend.on("b", answers(200, {}))
+    stage.backend.on("other", fails(401, "bad_key", "wrong key canary-t"))
+
+    outcome = await run("check", "--config", config)
+
+    assert outcome.status == 1
+    assert "authentication" in outcome.out
+    assert "canary-t" not in outcome.out + outcome.err
+    assert (await run("check", "--config", config, "--backend", "b")).status == 0
+    assert (await run("check", "--config", config, "--backend", "nobody")).status == 64
+
+
+# --- configuration ---
+
+
+@pytest.mark.parametrize(
+    "command", [["serve"], [], ["check"], ["ask", "hi"], ["status"]], ids=lambda c: " ".join(c) or "none"
+)
+async def test_a_configuration_that_is_wrong(tmp_path, command):
+    """Status 78, all mistakes at once, each with its path."""
+    config = make_config({"b": {}})
+    config["ai_gateway"]["backends"][0]["dialect"] = "openia"
+    config["ai_gateway"]["budget"] = {"max_request_time_ms": "soon", "typo": 1}
+    path = write_config(tmp_path, config)
+
+    outcome = await run(*command, "--config", path)
+
+    assert (outcome.status, outcome.out) == (78, "")
+    for place in ("ai_gateway.backends[0].dialect", "ai_gateway.budget.max_request_time_ms", "ai_gateway.budget.typo"):
+        assert place in outcome.err
+
+
+async def test_a_configuration_that_is_no_json5(tmp_path):
+    """Status 78, with line and column."""
+    path = write_config(tmp_path, '{\n  "ai_gateway": {,}\n}')
+
+    outcome = await run("--config", path)
+
+    assert outcome.status == 78
+    assert "line 2" in outcome.err
+
+
+@pytest.mark.parametrize("what", ["missing", "folder"])
+async def test_a_configuration_that_cannot_be_read(tmp_path, what):
+    """Status 66."""
+    path = tmp_path / "missing.jsonc" if what == "missing" else tmp_path
+
+    outcome = await run("serve", "--config", path)
+
+    assert (outcome.status, outcome.out) == (66, "")
+    assert str(path) in outcome.err
+
+
+async def test_without_a_command_it_serves(tmp_path):
+    """`beluna-gateway --config FILE` is `serve`; the default file is `beluna.jsonc` of this folder."""
+    write_config(tmp_path, make_config({"b": {}}))
+    process = await start(folder=tmp_path)
+    async with asyncio.timeout(20):
+        while not (tmp_path / "beluna.sock").exists():
+            await asyncio.sleep(0.01)
+    async with connected(tmp_path / "beluna.sock") as client:
+        assert (await client.status())["pid"] == process.pid
+        await client.send({"type": "exit"})
+    await process.communicate()
+
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("which", [[], ["config"], ["client"], ["server"]], ids=" ".join)
+async def test_schema(which):
+    """Prints a JSON Schema, and needs no configuration."""
+    outcome = await run("schema", *which)
+
+    assert outcome.status == 0
+    assert json.loads(outcome.out)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+async def test_version():
+    """The version, and nothing is loaded for it."""
+    outcome = await run("--version")
+
+    assert outcome.status == 0
+    assert outcome.out.startswith("beluna-gateway 0.")
