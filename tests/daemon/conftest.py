@@ -10,6 +10,7 @@ Tests that use `house` or `stage` share the module's loop: ``pytestmark = pytest
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -61,13 +62,18 @@ def _kind(name: str) -> str:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def house(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
-    """The module's daemon and fake backend. `BACKENDS`: id → settings; `SETTINGS`: sections of the config."""
+    """The module's daemon and fake backend.
+
+    `BACKENDS`: id → settings; `SETTINGS`: sections of the config; `ENVIRONMENT`: variables. `{house}` in them stands
+    for the folder of the config.
+    """
     folder = tmp_path_factory.mktemp("house")
     backends = getattr(request.module, "BACKENDS", {"b": {}})
     settings = getattr(request.module, "SETTINGS", {})
     async with fake_backend(folder / "backend.sock") as backend:
         config = make_config(backends, backend, **settings)
-        environment = getattr(request.module, "ENVIRONMENT", None)
+        environment = dict(getattr(request.module, "ENVIRONMENT", {}))
+        config, environment = json.loads(json.dumps([config, environment]).replace("{house}", str(folder)))
         async with daemon_process(folder, config, environment) as daemon, connected(daemon.socket_path) as watcher:
             house = House(daemon, backend, watcher)
             first = next(iter(backends))
