@@ -252,12 +252,15 @@ class CopilotCli:
 
     async def end(self, session: Any) -> None:
         """Stops the model's answer, if it is at one, and forgets the session."""
-        with renamed("ending a session"):
-            await session.abort()
-            await session.disconnect()
-        # The SDK forgets a session only when it deletes its files, and refuses to delete where there are none. Ours has
-        # none on disk, so the list would grow with each request. (tests/live_copilot looks whether this still does it.)
-        getattr(self.client, "_sessions", {}).pop(session.session_id, None)
+        try:
+            with renamed("ending a session"):
+                await session.abort()
+                await session.disconnect()
+        finally:
+            # The SDK forgets a session only when it deletes its files, and refuses to delete where there are none. Ours
+            # has none on disk, so the list would grow with each request. (tests/live_copilot looks whether it still is
+            # this one.)
+            getattr(self.client, "_sessions", {}).pop(session.session_id, None)
 
 
 # What an agent would pick up around it.

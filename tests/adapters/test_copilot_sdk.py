@@ -63,6 +63,23 @@ async def test_text(tmp_path):
         assert backend.sent("session.abort")
 
 
+async def test_sessions_leave_nothing(tmp_path):
+    """However many requests there were, no session is kept, whether it was answered, failed or cancelled."""
+    async with sdk(tmp_path) as backend:
+        await asyncio.gather(*(backend.ask() for _ in range(5)))
+        asking = asyncio.create_task(backend.ask())
+        await backend.until_sent("session.resume", 6)
+        asking.cancel()
+        await backend.until_sent("session.detach", 6)
+        run = backend.adapter._protocol.program._run
+        async with asyncio.timeout(10):
+            while run.users:
+                await asyncio.sleep(0.01)
+
+        assert run.peer.client._sessions == {}
+        assert run.peer.turns == set()
+
+
 async def test_unstreamed(tmp_path):
     """Without `stream` the text comes as one delta."""
     async with sdk(tmp_path) as backend:

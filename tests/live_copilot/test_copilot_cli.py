@@ -215,6 +215,13 @@ async def test_cancel(tmp_path, copilot_cli, local_model):
 
         assert "Paris" in (await live.ask(FRANCE)).text
         assert live.pid == pid
+        run = live.adapter._protocol.program._run
+        assert run is not None
+        async with asyncio.timeout(10):
+            while run.users:
+                await asyncio.sleep(0.05)
+        assert run.peer.client._sessions == {}
+        assert await run.peer.client.list_sessions() == []
 
 
 async def test_a_wrong_key(tmp_path, copilot_cli, local_model):

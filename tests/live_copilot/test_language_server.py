@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from beluna_gateway.adapters.copilot_language_server import LanguageServer
 from beluna_gateway.adapters.copilot_program import Run
+from beluna_gateway.adapters.copilot_server import LanguageServer
 from beluna_gateway.adapters.github_copilot import GitHubCopilotAdapter
 from beluna_gateway.canonical import CanonicalRequest, Completed, OutputTextDelta, ResolvedCredential
 from beluna_gateway.errors import GatewayError
