@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ class GatewayClient:
         self._refusal: Frame | None = None
         """Why the daemon did not take the connection."""
 
-    async def infer(self, **fields: Any) -> AsyncIterator[Frame]:
+    async def infer(self, **fields: Any) -> AsyncGenerator[Frame, None]:
         """The frames of one inference, the terminal one last.
 
         Args:
