@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -413,6 +414,31 @@ async def test_usage_is_priced_and_accounted():
         assert events[2] == Usage(UsageStats(3, 4, 7, cost=3.0))
         assert unpriced[2] == Usage(UsageStats(3, 4, 7))
         assert played.backend.budget.used_tokens == 14
+
+
+@pytest.mark.parametrize(
+    ("keys", "warned"),
+    [
+        ({}, False),
+        ({"capabilities": {"resumable_streaming": False}}, False),
+        ({"capabilities": {"resumable_streaming": True}}, True),
+        ({"reliability": {"retry_policy": "adapter_resumable"}}, True),
+    ],
+    ids=str,
+)
+def test_what_is_without_effect_is_said(keys: dict[str, Any], warned: bool):
+    """No dialect can resume a stream: whoever asks for it is told so in the log, and nothing else changes."""
+
+    @virtual_time
+    async def run() -> None:
+        with structlog.testing.capture_logs() as logged:
+            async with stage([OutputTextDelta("a"), transient()], **keys) as played:
+                _, error = await played.failure()
+
+        assert (error.kind, played.adapter.begun) == ("backend_transient", 1)
+        assert [line["backend_id"] for line in logged if "without effect" in line["event"]] == ["b"] * warned
+
+    run()
 
 
 @virtual_time

@@ -26,6 +26,8 @@ def test_without_a_price_of_their_own_cached_tokens_cost_as_much_as_others():
     usage = UsageStats(input_tokens=1_000_000, output_tokens=0, cached_input_tokens=1_000_000)
 
     assert cost(usage, Pricing(input_per_mtok=2.0, output_per_mtok=9.0)) == 2.0
+    unsaid = UsageStats(input_tokens=1_000_000, output_tokens=0)
+    assert cost(unsaid, Pricing(input_per_mtok=2.0, output_per_mtok=9.0, cached_input_per_mtok=0.0)) == 2.0
     assert cost(usage, Pricing(input_per_mtok=2.0, output_per_mtok=9.0, cached_input_per_mtok=0.0)) == 0.0
 
 
