@@ -300,10 +300,13 @@ class AIGateway:
 @asynccontextmanager
 async def _total_time(seconds: float) -> AsyncIterator[float]:
     """The whole request's time; yields the deadline on the event loop's clock."""
+    timeout = asyncio.timeout(seconds)
     try:
-        async with asyncio.timeout(seconds) as timeout:
+        async with timeout:
             yield timeout.when() or 0.0
     except TimeoutError as error:
+        if not timeout.expired():
+            raise  # somebody else's
         raise GatewayError(
             "timeout", f"the request did not end within {seconds * 1000:.0f} ms (max_request_time_ms)"
         ) from error

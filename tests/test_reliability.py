@@ -159,6 +159,20 @@ def test_late_results_are_ignored():
     assert refusal(circuit).retry_after_ms == 500
 
 
+def test_late_results_of_before_an_opening_stay_late():
+    """Also when the circuit has closed again: they belong to a time that is over."""
+    circuit, clock = breaker(threshold=1)
+    late = circuit.attempt()
+    late.__enter__()
+    run(circuit, failure())
+    clock.now += 1
+    run(circuit)
+    error = failure()
+    late.__exit__(type(error), error, None)
+
+    assert circuit.state == "closed"
+
+
 def test_who_waits_is_told_of_an_opening():
     """The callbacks are called once, when the circuit opens, and may take themselves out."""
     circuit, _ = breaker(threshold=2)
