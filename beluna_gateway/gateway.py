@@ -226,6 +226,11 @@ class AIGateway:
             error.provider_code = self._redactor.redact(error.provider_code)
         if error.backend_id is None and backend is not None:
             error.backend_id = backend.id
+        # A traceback holds its frames, they the request, and that the error: megabytes that only the collector frees.
+        link: BaseException | None = error
+        while link is not None:
+            link.__traceback__ = None
+            link = link.__cause__ or link.__context__
         return error
 
     def _finish(self, record: RequestRecord, response: ResponseNormalizer, backend: Backend | None) -> None:

@@ -66,11 +66,12 @@ class AttemptTimer:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
-        if self._expired is None or self._task is None:
+        task, self._task = self._task, None  # a cancelled task holds its frames, and they hold us
+        if self._expired is None or task is None:
             return
         # As asyncio.timeout() does: our own cancel() is taken back, and only if nobody else cancelled as well is this
         # a timeout rather than a cancellation.
-        alone = self._task.uncancel() <= self._cancelling
+        alone = task.uncancel() <= self._cancelling
         if alone and kind is asyncio.CancelledError:
             raise GatewayError("timeout", _MESSAGES[self._expired].format(self._limit_ms()), retryable=True) from error
 

@@ -87,7 +87,7 @@ class Connection(asyncio.Protocol):
         self._daemon.hangups.forget(self._descriptor, self.hung_up)
         self._daemon.forget(self)
         for request in list(self._requests.values()):
-            request.task.cancel()
+            request.abandon()
         self._requests.clear()
         self._lines.clear()
         self._drained.set()
@@ -113,7 +113,7 @@ class Connection(asyncio.Protocol):
         """The client closed while we were not reading from it."""
         self.transport.abort()
         for request in self._requests.values():
-            request.task.cancel()
+            request.abandon()
 
     # --- what requests use -----------------------------------------------------------------------------------
 
@@ -212,7 +212,7 @@ class Connection(asyncio.Protocol):
 class Request:
     """One request in flight: its task, and the `EventSink` that writes its frames."""
 
-    __slots__ = ("_cancelled", "_connection", "_encoder", "_ended", "request_id", "task")
+    __slots__ = ("_cancelled", "_connection", "_encoder", "_ended", "_task", "request_id")
 
     def __init__(self, connection: Connection, frame: Infer, request_id: str, daemon: Daemon) -> None:
         self.request_id = request_id
@@ -220,8 +220,8 @@ class Request:
         self._encoder = FrameEncoder(request_id)
         self._cancelled: GatewayError | None = None
         self._ended = False
-        self.task = asyncio.create_task(daemon.gateway.infer(frame, request_id, self))
-        self.task.add_done_callback(self._done)
+        self._task: asyncio.Task[None] | None = asyncio.create_task(daemon.gateway.infer(frame, request_id, self))
+        self._task.add_done_callback(self._done)
 
     def write(self, events: Sequence[GatewayEvent]) -> None:
         """See `EventSink`."""
@@ -242,9 +242,17 @@ class Request:
     def cancel(self, why: str) -> None:
         """Ends it with `failed`, kind `cancelled`, once the backend's call is gone."""
         self._cancelled = GatewayError("cancelled", why)
-        self.task.cancel()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Ends it without a word: nobody is there to hear it."""
+        if self._task is not None:
+            self._task.cancel()
 
     def _done(self, task: asyncio.Task[None]) -> None:
+        # A cancelled task keeps its exception, whose traceback keeps us and the whole request: not until the garbage
+        # collector finds the time.
+        self._task = None
         if not task.cancelled() and (bug := task.exception()) is not None and self._cancelled is None:
             self._cancelled = GatewayError("internal", f"a bug in the gateway: {bug!r}")
         if not self._ended and self._cancelled is not None and not self._connection.closed.done():
