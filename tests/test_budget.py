@@ -77,6 +77,37 @@ async def test_starts_are_smoothed():
     assert loop.time() - begun == pytest.approx(1 / 20, abs=0.001)
 
 
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.5]), st.booleans()), max_size=15), st.sampled_from([1, 2, 5]))
+@settings(max_examples=40, deadline=None)
+def test_starts_are_given_in_order(arrivals: list[tuple[float, bool]], rate: int):
+    """Who came first starts first, whoever gave up meanwhile; and never more than a second's worth at once."""
+
+    @virtual_time
+    async def run() -> None:
+        budget = enforcer(rate_smoothing_per_second=rate, max_concurrency_per_backend=100)
+        loop = asyncio.get_running_loop()
+        started: list[tuple[int, float]] = []
+
+        async def one(number: int) -> None:
+            async with budget.lease():
+                started.append((number, loop.time()))
+
+        tasks = []
+        for number, (pause, gives_up) in enumerate(arrivals):
+            tasks.append(asyncio.create_task(one(number)))
+            await asyncio.sleep(pause)
+            if gives_up:
+                tasks[-1].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+        assert (budget.in_flight, budget.queued) == (0, 0)
+        assert started == sorted(started)
+        for earlier, later in zip(started, started[2 * rate :], strict=False):
+            assert later[1] - earlier[1] > 0.99
+
+    run()
+
+
 async def test_a_wait_for_a_start_that_is_cancelled_gives_back_its_place():
     """Who waits for a rate token holds a place, and gives it back."""
     budget = enforcer(rate_smoothing_per_second=1, max_concurrency_per_backend=1)
