@@ -13,7 +13,7 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
 # More for pytest: make tests PYTEST="tests/wire -x"
 PYTEST ?=
 
-.PHONY: help demo test style types tests coverage bench soak schema clean
+.PHONY: help demo test style types tests coverage copilot bench soak schema clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ tests: $(VENV)/.for-tests ## run the tests, those with the real model included
 coverage: $(VENV)/.for-coverage ## run the tests and show which lines and branches they did not reach
 	$(PYTHON) -m coverage run --branch --source=beluna_gateway -m pytest -q $(PYTEST)
 	$(PYTHON) -m coverage report --skip-covered --show-missing
+
+copilot: ## run the tests against GitHub's real Copilot programs, which npm downloads first
+	@VENV=$(VENV) .ci/copilot
 
 bench: $(VENV)/.for-tests ## measure the gateway's own cost: latency, throughput, memory
 	$(PYTHON) -m benchmarks

@@ -121,10 +121,13 @@ class CopilotProvider(_Section):
 
 class Copilot(_Section):
     command: NonEmpty
+    """The program: a path, or a name that is looked up beside the daemon's own Python first, then in PATH."""
     args: list[str] = []
+    """Its arguments, `["--stdio"]` for the language server."""
     protocol: Literal["language_server", "sdk"] = "language_server"
     """`language_server`: completions by LSP. `sdk`: chat sessions of the Copilot CLI (needs the extra `copilot`)."""
     provider: CopilotProvider | None = None
+    """`sdk` only: a model of your own behind the Copilot CLI, whose key is the backend's credential."""
     idle_stop_ms: Milliseconds | None = None
     """Stop the program after this long without a request; null keeps it."""
 
