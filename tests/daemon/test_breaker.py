@@ -22,6 +22,7 @@ BACKENDS = {
     "retrying": {"reliability": {**BREAKER, "max_retries": 5, "backoff_base_ms": 300, "backoff_max_ms": 300}},
     "long": {"reliability": {**BREAKER, "breaker_open_ms": 60_000}},
 }
+ENVIRONMENT = {"PYTHONASYNCIODEBUG": "1"}
 _fresh = iter(NAMES)
 
 

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 BACKENDS: dict[str, dict[str, str]] = {"b": {}, "other": {}}
 SETTINGS = {"server": {"max_in_flight_per_connection": 3}}
+ENVIRONMENT = {"PYTHONASYNCIODEBUG": "1"}
 
 
 def types(frames: list[Frame]) -> list[str]:

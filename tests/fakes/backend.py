@@ -96,6 +96,8 @@ class Exchange:
 
     async def raw(self, data: bytes) -> None:
         """Bytes as they are."""
+        if self._connection.transport.is_closing():
+            await self.silence()
         self._connection.transport.write(data)
         await self._connection.writable.wait()
         self.sent += len(data)
