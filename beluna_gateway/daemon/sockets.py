@@ -119,9 +119,7 @@ def handed_over(environment: MutableMapping[str, str] = os.environ) -> list[sock
             except OSError as error:
                 raise SocketError(f"file descriptor {descriptor} was handed over, but is no socket: {error}") from error
             if (listener.family, listener.type) != (socket.AF_UNIX, socket.SOCK_STREAM) or not listening:
-                raise SocketError(
-                    f"file descriptor {descriptor} was handed over, but is no listening Unix socket"
-                )
+                raise SocketError(f"file descriptor {descriptor} was handed over, but is no listening Unix socket")
             listener.setblocking(False)
             listeners.append(listener)
         refused.pop_all()
