@@ -12,7 +12,7 @@ from tests.fakes.client import Client, infer, said
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-OPEN_MS = 400
+OPEN_MS = 250
 BREAKER = {"breaker_failure_threshold": 3, "breaker_open_ms": OPEN_MS}
 NAMES = [f"b{number}" for number in range(40)]
 BACKENDS = {

@@ -95,8 +95,7 @@ async def test_after_the_grace_time_they_are_cancelled(running, backend):
         assert await daemon.ended() == 0
 
 
-@pytest.mark.parametrize("first", ["exit", signal.SIGTERM])
-@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("first", "second"), [("exit", signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
 async def test_a_second_signal_does_not_wait(running, backend, first, second):
     """It cancels at once what is in flight."""
     async with running(shutdown_grace_ms=60_000) as (daemon, client):

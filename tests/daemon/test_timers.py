@@ -21,8 +21,7 @@ from tests.fakes.answers import (
     tool_delta,
     usage,
 )
-from tests.fakes.backend import PATIENCE
-from tests.fakes.client import Client, Frame, said
+from tests.fakes.client import Client, Frame, infer, said
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -37,6 +36,7 @@ BACKENDS = {
     "connect-late": {"reliability": {"request_timeout_ms": LIMIT}, "endpoint": "https://127.0.0.1:{tcp}/connect"},
     "first-ample": {"reliability": {"request_timeout_ms": AMPLE}},
     "idle-ample": {"reliability": {"idle_timeout_ms": AMPLE}},
+    "many": {},
     "b": {"budget": {"max_concurrency_per_backend": 1}},
 }
 
@@ -231,33 +231,38 @@ async def test_connecting_takes_from_the_time_to_the_first_event(stage):
     await expect_timeout(stage, await stage.client(), "connect-late", "request_timeout_ms")
 
 
-@pytest.mark.parametrize(
-    ("after", "has_usage"),
-    [
-        ([SILENCE], False),
-        ([usage(), SILENCE], True),
-        ([0.3, usage(), SILENCE], True),
-        ([usage(), *for_ever(PING)], True),
-        ([0.2, usage(), 0.2, DONE], True),
-        ([2.0, usage(), DONE], False),
-    ],
-    ids=["nothing", "usage", "late-usage", "usage-and-pings", "all", "too-late"],
-)
-async def test_after_the_end_mark_there_is_one_second(stage, after, has_usage):
+AFTER_THE_END_MARK: dict[str, tuple[list[Any], bool]] = {
+    "nothing": ([SILENCE], False),
+    "usage": ([usage(), SILENCE], True),
+    "late-usage": ([0.3, usage(), SILENCE], True),
+    "usage-and-pings": ([usage(), *for_ever(PING)], True),
+    "all": ([0.2, usage(), 0.2, DONE], True),
+    "too-late": ([2.5, usage(), DONE], False),
+}
+
+
+async def test_after_the_end_mark_there_is_one_second(stage):
     """Usage is waited for, `[DONE]` and the end of the stream are not; then the connection is dropped."""
     client = await stage.client()
     loop = asyncio.get_running_loop()
-    stage.backend.on("b", plays(delta("all"), finish(), *after))
+
+    async def script(exchange):
+        after, _ = AFTER_THE_END_MARK[exchange.json()["model"]]
+        await plays(delta("all"), finish(), *after)(exchange)
+
+    stage.backend.on("many", script)
     began = loop.time()
-    await client.infer("b")
+    await client.send(*(infer("many", name, model=name) for name in AFTER_THE_END_MARK))
 
-    frames = await client.answer(patience=PATIENCE)
+    answers = await client.answers(len(AFTER_THE_END_MARK))
 
-    assert loop.time() - began < 1.8
-    assert frames[-1]["type"] == "completed"
-    assert ("usage" in [frame["type"] for frame in frames]) == has_usage
-    if DONE not in after:
-        await (await stage.backend.request("b")).closed(3)
+    assert loop.time() - began < 2
+    for name, (_, has_usage) in AFTER_THE_END_MARK.items():
+        assert answers[name][-1]["type"] == "completed", name
+        assert ("usage" in [frame["type"] for frame in answers[name]]) == has_usage, name
+    for exchange in stage.backend.requests("many"):
+        if exchange.json()["model"] != "all":
+            await exchange.closed(3)
 
 
 async def test_done_ends_the_answer_at_once(stage):
