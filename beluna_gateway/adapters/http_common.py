@@ -54,6 +54,8 @@ class HttpAdapter(BackendAdapter):
         self._profile = profile
         self._base, self._unix_path = base_url(profile.backend.endpoint or "")
         self._session: aiohttp.ClientSession | None = None
+        self._ending: set[_Response] = set()
+        """Complete answers whose responses have not ended."""
         self._server = self._launched()
         self.capabilities = overridden(dialect.capabilities, profile)
 
@@ -94,6 +96,8 @@ class HttpAdapter(BackendAdapter):
             return f"HTTP {response.status} from {self._dialect.probe_path}"
 
     async def close(self) -> None:
+        for response in self._ending:
+            response.close()
         async with AsyncExitStack() as stack:
             if self._server is not None:
                 stack.push_async_callback(self._server.close)
@@ -128,8 +132,23 @@ class HttpAdapter(BackendAdapter):
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
             raise rename(error, self._profile) from error
         finally:
-            if response is not None:
-                response.let_go()
+            if response is not None and not response.closed:
+                self._let_go(response)
+
+    def _let_go(self, response: _Response) -> None:
+        """At once, unless the answer is complete: then the end of the response has a moment to come, so that the
+        connection can be used again. Nobody waits for that.
+        """
+        if not response.complete:
+            response.close()
+            return
+
+        def time_is_up() -> None:
+            self._ending.discard(response)
+            response.close()
+
+        self._ending.add(response)
+        asyncio.get_running_loop().call_later(LATE_USAGE_SECONDS, time_is_up)
 
     async def failure(self, response: aiohttp.ClientResponse) -> GatewayError:
         """The error for an answer that is no success. Its status decides, whatever becomes of the body."""
@@ -232,15 +251,6 @@ class _Response(aiohttp.ClientResponse):
             _reset_if_unsent(self.connection.transport)
             self.connection.transport.abort()
         super().close()
-
-    def let_go(self) -> None:
-        """At once, unless the answer is complete: then the end of the response has a moment to come, so that the
-        connection can be used again. Nobody waits for that.
-        """
-        if self.complete and not self.closed:
-            asyncio.get_running_loop().call_later(LATE_USAGE_SECONDS, self.close)
-        elif not self.closed:
-            self.close()
 
 
 def _reset_if_unsent(transport: asyncio.Transport) -> None:

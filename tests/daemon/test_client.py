@@ -12,7 +12,7 @@ from beluna_gateway.client import DaemonGone, connect
 from beluna_gateway.config import load_config
 from beluna_gateway.errors import GatewayError
 from beluna_gateway.gateway import AIGateway
-from tests.fakes.answers import SILENCE, delta, fails, plays, silent, text
+from tests.fakes.answers import DONE, SILENCE, delta, fails, finish, plays, silent, text
 from tests.fakes.client import said, user
 from tests.fakes.daemon import make_config, write_config
 
@@ -169,6 +169,16 @@ async def test_an_embedded_failure(gateway, backend):
         "b",
         "bad_key",
     )
+
+
+async def test_closing_the_gateway_right_after_an_answer(tmp_path, backend):
+    """A response that the backend keeps open after `[DONE]` is closed with the gateway."""
+    config = load_config(write_config(tmp_path, make_config({"b": {}}, backend)))
+    async with AIGateway(config, tmp_path) as gateway:
+        backend.on("b", plays(delta("x"), finish(), DONE, SILENCE))
+        await gateway.infer_once(REQUEST)
+        assert not backend.requests("b")[0].is_closed
+    await backend.requests("b")[0].closed(0.5)
 
 
 async def test_closing_the_gateway_closes_idle_connections(tmp_path, backend):
