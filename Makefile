@@ -34,10 +34,10 @@ types: $(VENV)/.for-tests ## check the types
 	$(PYTHON) -m mypy
 
 tests: $(VENV)/.for-tests ## run the tests, those with the real model included
-	$(PYTHON) -m pytest -q --durations=5 $(PYTEST)
+	$(PYTHON) -m pytest -q --durations=5 --numprocesses=2 --dist=loadfile --ignore=tests/live_copilot $(PYTEST)
 
 coverage: $(VENV)/.for-coverage ## run the tests and show which lines and branches they did not reach
-	$(PYTHON) -m coverage run --branch --source=beluna_gateway -m pytest -q $(PYTEST)
+	$(PYTHON) -m coverage run --branch --source=beluna_gateway -m pytest -q --ignore=tests/live_copilot $(PYTEST)
 	$(PYTHON) -m coverage report --skip-covered --show-missing
 
 copilot: ## run the tests against GitHub's real Copilot programs, which npm downloads first

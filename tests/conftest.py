@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,5 +101,6 @@ def _descriptors() -> set[str]:
 def _children() -> set[str]:
     children = set()
     for task in Path("/proc/self/task").iterdir():
-        children |= {f"child {pid}" for pid in (task / "children").read_text().split()}
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            children |= {f"child {pid}" for pid in (task / "children").read_text().split()}
     return children - {f"child {os.getpid()}"}
