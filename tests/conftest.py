@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +102,5 @@ def _children() -> set[str]:
     children = set()
     for task in Path("/proc/self/task").iterdir():
         with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
-            with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
             children |= {f"child {pid}" for pid in (task / "children").read_text().split()}
     return children - {f"child {os.getpid()}"}
