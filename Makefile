@@ -45,6 +45,7 @@ copilot: ## run the tests against GitHub's real Copilot programs, which npm down
 
 bench: $(VENV)/.for-tests ## measure the gateway's own cost: latency, throughput, memory
 	$(PYTHON) -m benchmarks
+	$(PYTHON) -m benchmarks.cancel
 
 soak: $(VENV)/.for-tests ## hours in minutes: many clients, cancels and faults, and nothing may grow
 	$(PYTHON) -m tests.soak
