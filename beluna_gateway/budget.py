@@ -6,8 +6,6 @@ A lease is taken with `async with`; leaving the block, in whatever way, gives it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from .canonical import CanonicalRequest, UsageStats
@@ -24,12 +22,12 @@ class BudgetEnforcer:
     def __init__(self, budget: Budget, backend_id: str) -> None:
         self._budget = budget
         self._backend_id = backend_id
-        self._places = asyncio.Semaphore(budget.max_concurrency_per_backend)
-        self._starts: AsyncLimiter | None = None
+        self.places = asyncio.Semaphore(budget.max_concurrency_per_backend)
+        self.starts: AsyncLimiter | None = None
         if budget.rate_smoothing_per_second is not None:
             from aiolimiter import AsyncLimiter  # only configurations that smooth pay for the import
 
-            self._starts = AsyncLimiter(budget.rate_smoothing_per_second, 1.0)
+            self.starts = AsyncLimiter(budget.rate_smoothing_per_second, 1.0)
         self.in_flight = 0
         self.queued = 0
         self.used_tokens = 0
@@ -55,25 +53,9 @@ class BudgetEnforcer:
         most = self._budget.max_request_time_ms
         return min(most, request.max_request_time_ms or most) / 1000
 
-    @asynccontextmanager
-    async def lease(self) -> AsyncIterator[None]:
-        """Waits, in order of arrival, for a place and then for a start; cancelling the wait gives back what it had."""
-        self.queued += 1
-        waiting = True
-        try:
-            async with self._places:
-                if self._starts is not None:
-                    await self._starts.acquire()
-                self.queued -= 1
-                waiting = False
-                self.in_flight += 1
-                try:
-                    yield
-                finally:
-                    self.in_flight -= 1
-        finally:
-            if waiting:
-                self.queued -= 1
+    def lease(self) -> BudgetLease:
+        """Around a request: ``async with budget.lease(): …``."""
+        return BudgetLease(self)
 
     def account(self, usage: UsageStats) -> None:
         """Counts what the backend reported. A request over its limit is not stopped: the tokens are spent."""
@@ -81,3 +63,33 @@ class BudgetEnforcer:
         if total is None:
             total = (usage.input_tokens or 0) + (usage.output_tokens or 0)
         self.used_tokens += total
+
+
+class BudgetLease:
+    """A place among the running requests. Entering waits, in order of arrival, for a place and then for a start;
+    cancelling the wait gives back what it had.
+    """
+
+    __slots__ = ("_budget",)
+
+    def __init__(self, budget: BudgetEnforcer) -> None:
+        self._budget = budget
+
+    async def __aenter__(self) -> None:
+        budget = self._budget
+        budget.queued += 1
+        try:
+            await budget.places.acquire()
+            try:
+                if budget.starts is not None:
+                    await budget.starts.acquire()
+            except BaseException:
+                budget.places.release()
+                raise
+        finally:
+            budget.queued -= 1
+        budget.in_flight += 1
+
+    async def __aexit__(self, *_: object) -> None:
+        self._budget.in_flight -= 1
+        self._budget.places.release()

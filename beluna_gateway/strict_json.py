@@ -29,7 +29,7 @@ def parse_loosely(text: bytes | str) -> Any:
 
 # A number of which the parser made infinity has an exponent of three digits, or one of two and 200 digits before it,
 # or is all digits, which it keeps as an integer.
-_MAY_OVERFLOW = re.compile(rb"[0-9][eE]\+?[0-9]{3}|[0-9]{200}")
+_MAY_OVERFLOW = re.compile(rb"[0-9](?:[eE]\+?[0-9]{3}|[0-9]{199})")
 
 
 def check(text: bytes, value: Any) -> None:

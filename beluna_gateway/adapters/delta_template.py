@@ -28,16 +28,20 @@ class DeltaTemplate:
         key: The name of the text.
     """
 
-    __slots__ = ("_credit", "_holder", "_key", "_prefix", "_suffix")
+    __slots__ = ("_candidate", "_credit", "_holder", "_key", "_prefix", "_suffix")
 
     def __init__(self, holder: Callable[[JsonObject], JsonObject], key: str) -> None:
         self._holder = holder
         self._key = key
         self._prefix = self._suffix = b""
         self._credit = _CREDIT
+        self._candidate: tuple[bytes, str] | None = None
 
     def match(self, payload: bytes) -> str | None:
         """The text of `payload`, where it repeats the envelope that was learned."""
+        if self._candidate is not None:
+            self._study(*self._candidate)
+            self._candidate = None
         prefix, suffix = self._prefix, self._suffix
         if prefix and payload.startswith(prefix) and payload.endswith(suffix):
             plain = _PLAIN.fullmatch(payload, len(prefix), len(payload) - len(suffix))
@@ -49,12 +53,16 @@ class DeltaTemplate:
     def learn(self, payload: bytes, text: str) -> None:
         """Takes the envelope of `payload`, which said nothing but `text`.
 
-        That the place is the right one is proven, not assumed: with another string there, the document must differ in
-        the text and in nothing else.
+        Studied when the next event is there: the first one is on its way to the client by then.
         """
-        if self._credit == 0:
-            return
-        self._credit -= 1
+        if self._credit > 0:
+            self._credit -= 1
+            self._candidate = (payload, text)
+
+    def _study(self, payload: bytes, text: str) -> None:
+        """That the place is the right one is proven, not assumed: with another string there, the document must differ
+        in the text and in nothing else.
+        """
         literal = to_json(text)
         if payload.count(literal) != 1:
             return

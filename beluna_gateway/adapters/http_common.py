@@ -15,7 +15,7 @@ import struct
 import termios
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
@@ -57,6 +57,9 @@ class HttpAdapter(BackendAdapter):
         self._ending: set[_Response] = set()
         """Complete answers whose responses have not ended."""
         self._server = self._launched()
+        self._stream_headers = _headers(_ACCEPT[dialect.framing])
+        self._whole_headers = _headers("application/json")
+        self._urls: dict[str, URL] = {}
         self.capabilities = overridden(dialect.capabilities, profile)
 
     async def start(self) -> None:
@@ -69,14 +72,7 @@ class HttpAdapter(BackendAdapter):
             raise invalid_request("tool_choice: 'required', but there are no tools")
         if request.provider_options:
             merge_options(wanted.body, request.provider_options)
-        headers: CIMultiDict[str] = CIMultiDict(
-            {
-                "Content-Type": "application/json",
-                "Accept": "application/json" if not request.stream else _ACCEPT[self._dialect.framing],
-                "Accept-Encoding": "identity",
-                "User-Agent": f"beluna-gateway/{__version__}",
-            }
-        )
+        headers = (self._stream_headers if request.stream else self._whole_headers).copy()
         if request.request_id.isascii() and request.request_id.isprintable():
             headers["X-Request-Id"] = request.request_id
         headers.update(wanted.headers)
@@ -104,13 +100,9 @@ class HttpAdapter(BackendAdapter):
             if self._session is not None:
                 stack.push_async_callback(self._session.close)
 
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[None]:
+    def serving(self) -> AbstractAsyncContextManager[None]:
         """Around every use of a server that we launch: waits until it is ready, and keeps it from an idle stop."""
-        async with nullcontext() if self._server is None else self._server.in_use():
-            if self._server is not None:
-                await self._server.ready()
-            yield
+        return _NOTHING if self._server is None else _serving(self._server)
 
     @asynccontextmanager
     async def response(self, method: str, url: URL, headers: Any, body: bytes | None) -> AsyncIterator[_Response]:
@@ -176,9 +168,14 @@ class HttpAdapter(BackendAdapter):
 
     def _url(self, path: str) -> URL:
         """`path`, which may have a query of its own, below the endpoint, which may have one too (Azure's version)."""
-        path, _, query = path.partition("?")
-        url = self._base.with_path(self._base.path.rstrip("/") + path, encoded=False, keep_query=True)
-        return url.update_query(query) if query else url
+        url = self._urls.get(path)
+        if url is None:
+            name, _, query = path.partition("?")
+            url = self._base.with_path(self._base.path.rstrip("/") + name, encoded=False, keep_query=True)
+            url = url.update_query(query) if query else url
+            if len(self._urls) < _MOST_URLS:  # Gemini has the model in it, which a client chooses
+                self._urls[path] = url
+        return url
 
     def _open_session(self) -> aiohttp.ClientSession:
         reliability = self._profile.reliability
@@ -237,6 +234,27 @@ class HttpCall:
 
 
 _ACCEPT = {"sse": "text/event-stream", "ndjson": "application/x-ndjson"}
+_MOST_URLS = 64
+_NOTHING = nullcontext()
+
+
+def _headers(accept: str) -> CIMultiDict[str]:
+    """What every request to a backend has, before the dialect and the configuration say more."""
+    return CIMultiDict(
+        {
+            "Content-Type": "application/json",
+            "Accept": accept,
+            "Accept-Encoding": "identity",
+            "User-Agent": f"beluna-gateway/{__version__}",
+        }
+    )
+
+
+@asynccontextmanager
+async def _serving(server: ModelServer) -> AsyncIterator[None]:
+    async with server.in_use():
+        await server.ready()
+        yield
 
 
 class _Response(aiohttp.ClientResponse):

@@ -28,6 +28,7 @@ class Notifier:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, suppress(OSError):
+            channel.setblocking(False)  # a manager that is stuck must not hold up the event loop
             channel.sendto("\n".join(assignments).encode(), address)
 
     def keep_alive(self) -> None:
