@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .canonical import ResolvedCredential
-from .config import BackendProfile, EnvCredential, FileCredential, InlineCredential
+from .config import BackendProfile, EnvCredential, FileCredential, InlineCredential, NoCredential
 from .errors import GatewayError
 from .redaction import Redactor
 
@@ -25,6 +25,8 @@ class CredentialResolver:
         Raises:
             GatewayError: `authentication`, where the variable or file is missing, unreadable or blank.
         """
+        if isinstance(profile.backend.credential, NoCredential):
+            return _NOTHING
         match profile.backend.credential:
             case EnvCredential(var=name):
                 where, secret = f"the environment variable {name}", self._environment.get(name)
@@ -32,8 +34,6 @@ class CredentialResolver:
                 where, secret = f"the credential file {path}", self._read(path, profile)
             case InlineCredential(token=token):
                 where, secret = "the inline token", token
-            case _:
-                return ResolvedCredential(None)
         if secret is None:
             raise _no_credential(profile, f"{where} is missing")
         secret = secret.strip()
@@ -59,6 +59,9 @@ class CredentialResolver:
             except UnicodeDecodeError:
                 raise _no_credential(profile, f"the credential file {path} is not UTF-8") from None
         return None
+
+
+_NOTHING = ResolvedCredential(None)
 
 
 def _no_credential(profile: BackendProfile, why: str) -> GatewayError:

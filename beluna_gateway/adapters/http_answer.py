@@ -24,6 +24,11 @@ LATE_USAGE_SECONDS = 1.0
 used again (protocol/README.md, "Order")."""
 
 
+HELD_BACK_BYTES = 4096
+"""aiohttp stops reading at 128 KiB or 4,096 pieces; taking that much brings more, without a word from the transport. Of
+less there is no more."""
+
+
 class ResponseTap(asyncio.Protocol):
     """Stands between a response's transport and aiohttp's protocol, and hands the body over where it arrives.
 
@@ -70,9 +75,11 @@ class ResponseTap(asyncio.Protocol):
 
     def _advance(self, take: Callable[[bytes], bool]) -> bool | None:
         """Takes what is there. None: more is to come, and wanted."""
-        while chunk := self._left():  # taking some may bring more, without a word from the transport
+        while chunk := self._left():
             if take(chunk):
                 return False
+            if len(chunk) < HELD_BACK_BYTES:
+                break
         if (broken := self._content.exception()) is not None:
             raise broken
         return True if self._content.at_eof() else None
