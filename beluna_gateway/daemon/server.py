@@ -72,8 +72,6 @@ class Daemon:
             # What is loaded by now stays: the collector need not look through it again (a full look took 20 ms).
             gc.collect()
             gc.freeze()
-            # Requests leave no cycles behind, so there is little to look for: once in many requests is enough.
-            gc.set_threshold(20_000, 20, 20)
             await self._stop.wait()
             self._notifier.tell("STOPPING=1", "STATUS=finishing requests in flight")
             for server in servers:
