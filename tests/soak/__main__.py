@@ -23,7 +23,7 @@ from tests.fakes.daemon import DaemonProcess, daemon_process, make_config
 
 WORKERS = 40
 MEGABYTE = 1_000_000
-MOST_GROWTH = 30  # MB, after the first fifth: noise is two thirds of that
+MOST_GROWTH = 20  # MB, from the third fifth to the last: by then the allocator has its size, give or take 7 MB
 
 RETRIES = {"max_retries": 2, "backoff_base_ms": 5, "backoff_max_ms": 20}
 BACKENDS: dict[str, dict[str, Any]] = {
@@ -171,7 +171,7 @@ async def soak(count: int, seed: int) -> None:
                     sizes.append(daemon.resident_bytes() / MEGABYTE)
                     sys.stdout.write(f"{part} requests, {monotonic() - began:.0f} s, {sizes[-1]:.0f} MB\n")
                 sys.stdout.write("".join(f"  {number:6} {end}\n" for end, number in run.ends.most_common()))
-                assert sizes[-1] - sizes[0] < MOST_GROWTH, f"memory grew: {sizes}"
+                assert sizes[-1] - sizes[2] < MOST_GROWTH, f"memory grew: {sizes}"
                 await asyncio.sleep(0.1)  # the open window of a breaker
                 for name in BACKENDS.keys() - {"tls"}:
                     backend.on(name, text("after all"))
