@@ -23,7 +23,6 @@ LATE_USAGE_SECONDS = 1.0
 """After the end mark: how long the backend has to report usage, and to end its response so that its connection can be
 used again (protocol/README.md, "Order")."""
 
-
 HELD_BACK_BYTES = 4096
 """aiohttp stops reading at 128 KiB or 4,096 pieces; taking that much brings more, without a word from the transport. Of
 less there is no more."""

@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from beluna_gateway.adapters.github_copilot import GitHubCopilotAdapter
 from beluna_gateway.canonical import (
     CanonicalRequest,
@@ -21,6 +23,7 @@ from beluna_gateway.canonical import (
     UserMessage,
 )
 from beluna_gateway.config import Backend, BackendProfile, Budget, Reliability
+from beluna_gateway.errors import GatewayError
 from beluna_gateway.timers import AttemptTimer
 
 FAKES = Path(__file__).parent.parent / "fakes"
@@ -130,6 +133,13 @@ async def peer(
         await backend.adapter.close()
     assert not any(alive(pid) for pid in backend.pids)
     assert asyncio.all_tasks() <= before
+
+
+async def failure_of(backend: Peer, *args: Any) -> GatewayError:
+    """The error of a request that must fail."""
+    with pytest.raises(GatewayError) as failure:
+        await backend.ask(*args)
+    return failure.value
 
 
 def alive(pid: int) -> bool:

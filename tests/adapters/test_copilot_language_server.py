@@ -26,16 +26,10 @@ from beluna_gateway.canonical import (
 )
 from beluna_gateway.errors import GatewayError
 
-from .copilot_helpers import Client, alive, gone, peer, request
+from .copilot_helpers import Client, alive, failure_of, gone, peer, request
 
 PANEL, INLINE = "textDocument/copilotPanelCompletion", "textDocument/inlineCompletion"
 TEXT = (TextPart("x"),)
-
-
-async def failure_of(backend, *args) -> GatewayError:
-    with pytest.raises(GatewayError) as failure:
-        await backend.ask(*args)
-    return failure.value
 
 
 # --- answers ---

@@ -29,7 +29,7 @@ from beluna_gateway.canonical import (
 )
 from beluna_gateway.errors import GatewayError
 
-from .copilot_helpers import Client, alive, gone, peer, request
+from .copilot_helpers import Client, alive, failure_of, gone, peer, request
 
 pytest.importorskip("copilot", reason="needs the extra `copilot`")
 
@@ -41,12 +41,6 @@ PROVIDER = {"provider": {"base_url": "http://127.0.0.1:1/v1", "wire_api": "compl
 
 def sdk(folder: Path, *behaviour: str, **options: Any):
     return peer(folder, *behaviour, protocol="sdk", **options)
-
-
-async def failure_of(backend, *args) -> GatewayError:
-    with pytest.raises(GatewayError) as failure:
-        await backend.ask(*args)
-    return failure.value
 
 
 # --- answers ---
