@@ -94,7 +94,7 @@ class ToolCalls:
         self._ready(self._by_key[key], events)
 
     def end_if_whole(self, key: Hashable, events: list[BackendRawEvent]) -> bool:
-        """As `end`, for a backend that says "finished" of a call that was cut, too; returns whether it ended the call.
+        """As `end`, for a backend that says "finished" of a call that was cut, too; returns whether the call is ended.
 
         It does where the arguments are a whole JSON object, which no cut leaves behind. None at all prove nothing.
         """
@@ -161,6 +161,8 @@ class ToolCalls:
         return call
 
     def _ready_if_whole(self, call: _Call, events: list[BackendRawEvent]) -> bool:
+        if call.ready:
+            return True
         if not "".join(call.arguments).strip():
             return False
         try:

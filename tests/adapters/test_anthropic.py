@@ -256,6 +256,12 @@ def test_a_call_whose_block_never_ended_is_cut_by_a_length_and_ended_by_anything
     assert ready_ids(decode(CALL, ARGUMENTS, end("tool_use"))) == ["a"]
 
 
+def test_a_block_that_stops_after_the_end_mark_ends_its_call_once() -> None:
+    """A server that closes its blocks late has nothing new to say of them."""
+    assert ready_ids(decode(CALL, ARGUMENTS, end("tool_use"), stop(0))) == ["a"]
+    assert ready_ids(decode(CALL, end("tool_use"), stop(0))) == ["a"]
+
+
 def test_a_broken_call_before_another_block_is_a_protocol_violation() -> None:
     """What another block follows was not cut: its arguments must be JSON."""
     with pytest.raises(GatewayError) as failure:
