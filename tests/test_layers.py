@@ -52,9 +52,10 @@ ADAPTERS_MAY = _words("errors lines canonical config redaction child_process mod
 
 # Third parties and the outside world → the modules that are their door.
 DOORS: dict[str, set[str]] = {
-    "aiohttp": {"adapters.http_common", "adapters.http_answer", "daemon.metrics_endpoint"},
+    "aiohttp": {"adapters.http_exchange", "daemon.metrics_endpoint"},
+    "httptools": {"adapters.http_exchange"},
     "multidict": {"adapters.http_common"},
-    "yarl": {"adapters.http_common"},
+    "yarl": {"adapters.http_common", "adapters.http_exchange"},
     "aiolimiter": {"budget"},
     "pyjson5": {"config"},
     "uuid_utils": {"gateway"},
@@ -62,7 +63,7 @@ DOORS: dict[str, set[str]] = {
     "prometheus_client": {"metrics"},
     "opentelemetry": {"otlp"},
     "subprocess": {"child_process"},
-    "socket": {"daemon.sockets", "daemon.systemd", "adapters.http_common", "local_model.__main__"},
+    "socket": {"daemon.sockets", "daemon.systemd", "adapters.http_exchange", "local_model.__main__"},
 }
 
 # Values in, values out: no event loop, no clock, no environment, no files.

@@ -1,141 +1,22 @@
 """One answer over HTTP: a response's bytes → its dialect's events, streamed or whole.
 
-The hot path is `ResponseTap.data_received` → `Answer._take`: one read of the backend → one batch of events → one write
-to the client, all in the callback that brought the bytes. aiohttp still frames the response, before us; what is left
-out is waking a task for every read.
+The hot path is `Exchange.data_received` → `Answer._take`: one read of the backend → one batch of events → one write to
+the client, all in the callback that brought the bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Self
-
-import aiohttp
 
 from ..canonical import BackendRawEvent
 from ..errors import GatewayError, cut_off, protocol_violation
 from .base import Emit, ResponseDecoder, SilenceTimer, parse_object
+from .http_exchange import BrokenExchange, Exchange
 from .ndjson import NdjsonParser
 from .sse import SseParser
 
 LATE_USAGE_SECONDS = 1.0
-"""After the end mark: how long the backend has to report usage, and to end its response so that its connection can be
-used again (protocol/README.md, "Order")."""
-
-HELD_BACK_BYTES = 4096
-"""aiohttp stops reading at 128 KiB or 4,096 pieces; taking that much brings more, without a word from the transport. Of
-less there is no more."""
-
-
-class ResponseTap(asyncio.Protocol):
-    """Stands between a response's transport and aiohttp's protocol, and hands the body over where it arrives.
-
-    Use as ``with ResponseTap(response) as tap:``; leaving the block takes it out again.
-    """
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self._content = response.content
-        self._take: Callable[[bytes], bool] | None = None
-        self._waiter: asyncio.Future[bool] | None = None
-        connection = response.connection
-        # None: the whole response came with its head, and its connection is in the pool already.
-        self._transport = None if connection is None else connection.transport
-        self._behind = None if connection is None else connection.protocol
-
-    def __enter__(self) -> Self:
-        if self._transport is not None:
-            self._transport.set_protocol(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._take_out()
-
-    async def until(self, take: Callable[[bytes], bool]) -> bool:
-        """Gives `take` each piece of the body as it arrives, until it returns True or the response ends.
-
-        Pieces that arrive when nobody takes them wait in aiohttp's buffer; when that is full the backend is not read.
-
-        Returns:
-            Whether the response has ended.
-
-        Raises:
-            Exception: What `take` raised, or aiohttp's for a connection that broke.
-        """
-        if (ended := self._advance(take)) is not None:
-            return ended
-        self._take = take
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            return await self._waiter
-        finally:
-            self._take = self._waiter = None
-
-    def _advance(self, take: Callable[[bytes], bool]) -> bool | None:
-        """Takes what is there. None: more is to come, and wanted."""
-        while chunk := self._left():
-            if take(chunk):
-                return False
-            if len(chunk) < HELD_BACK_BYTES:
-                break
-        if (broken := self._content.exception()) is not None:
-            raise broken
-        return True if self._content.at_eof() else None
-
-    def _left(self) -> bytes:
-        """What is there; also what came before the connection broke, which aiohttp would not hand out any more."""
-        content = self._content
-        if content.exception() is None:
-            return content.read_nowait()
-        return content._read_nowait(-1) if content._buffer else b""  # noqa: SLF001
-
-    def _arrived(self) -> None:
-        if self._waiter is None or self._waiter.done() or self._take is None:
-            return
-        try:
-            ended = self._advance(self._take)
-        except Exception as error:  # noqa: BLE001 - whoever waits gets it
-            self._waiter.set_exception(error)
-        else:
-            if ended is not None:
-                self._waiter.set_result(ended)
-
-    def _take_out(self) -> None:
-        if self._transport is not None and self._behind is not None:
-            self._transport.set_protocol(self._behind)
-            self._transport = None
-
-    # --- what the transport calls: everything goes on to aiohttp's protocol ----------------------------------
-
-    def data_received(self, data: bytes) -> None:
-        assert self._behind is not None  # noqa: S101 - there is a transport
-        self._behind.data_received(data)
-        if self._response.closed:
-            self._take_out()  # the response has ended, so its connection is in the pool: it is not ours any more
-        elif (broken := self._behind.exception()) is not None and self._content.exception() is None:
-            # aiohttp tells only those who wait for a status line that the framing of a body is broken.
-            self._content.set_exception(aiohttp.ClientPayloadError(f"its body is broken: {broken}"))
-        self._arrived()
-
-    def eof_received(self) -> bool | None:
-        assert self._behind is not None  # noqa: S101
-        self._behind.eof_received()
-        return None
-
-    def connection_lost(self, error: Exception | None) -> None:
-        assert self._behind is not None  # noqa: S101
-        self._transport = None
-        self._behind.connection_lost(error)
-        self._arrived()
-
-    def pause_writing(self) -> None:
-        assert self._behind is not None  # noqa: S101
-        self._behind.pause_writing()
-
-    def resume_writing(self) -> None:
-        assert self._behind is not None  # noqa: S101
-        self._behind.resume_writing()
+"""After the end mark: how long the backend has to report usage (protocol/README.md, "Order")."""
 
 
 class Answer:
@@ -160,7 +41,7 @@ class Answer:
         self._parser: SseParser | NdjsonParser = SseParser(limit) if framing == "sse" else NdjsonParser(limit)
         self._body = bytearray()
 
-    async def read(self, tap: ResponseTap, stream: bool) -> bool:
+    async def read(self, exchange: Exchange, stream: bool) -> bool:
         """Reads the response to its answer's end.
 
         Returns:
@@ -170,21 +51,21 @@ class Answer:
             GatewayError: The answer failed, or was cut off.
         """
         if not stream:
-            await self._whole(tap)
+            await self._whole(exchange)
             return True
         decoder, emit, timer = self._decoder, self._emit, self._timer
-        ended = await tap.until(self._first)
+        ended = await exchange.until(self._first)
         if self._body:
-            await self._whole(tap)
+            await self._whole(exchange)
             return True
         while not (ended or decoder.done or decoder.ended):
             if emit.blocked:
                 timer.suspended()  # we wait for the client: that is not the backend's silence
                 await emit.drained()
                 timer.progressed()
-            ended = await tap.until(self._take)
+            ended = await exchange.until(self._take)
         if not (ended or decoder.done):
-            await self._late_usage(tap)
+            await self._late_usage(exchange)
         if not decoder.done:
             self._close()
         return decoder.done
@@ -213,14 +94,14 @@ class Answer:
                 self._emit(events)
         return decoder.done or decoder.ended or self._emit.blocked
 
-    async def _late_usage(self, tap: ResponseTap) -> None:
+    async def _late_usage(self, exchange: Exchange) -> None:
         """After the end mark nothing can be lost but usage: a broken or silent connection ends the answer as well."""
         self._timer.suspended()
         try:
             async with asyncio.timeout(LATE_USAGE_SECONDS):
-                while not self._decoder.done and not await tap.until(self._take_late):
+                while not self._decoder.done and not await exchange.until(self._take_late):
                     pass
-        except (TimeoutError, aiohttp.ClientError, OSError):
+        except (TimeoutError, BrokenExchange):
             pass
 
     def _take_late(self, chunk: bytes) -> bool:
@@ -244,8 +125,8 @@ class Answer:
             if events:
                 self._emit(events)
 
-    async def _whole(self, tap: ResponseTap) -> None:
-        await tap.until(self._collect)
+    async def _whole(self, exchange: Exchange) -> None:
+        await exchange.until(self._collect)
         if not self._body:
             raise cut_off("the backend sent an empty answer")
         events: list[BackendRawEvent] = []

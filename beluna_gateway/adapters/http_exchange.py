@@ -1,0 +1,380 @@
+"""One HTTP/1.1 exchange: a request's bytes out, a response's bytes in, on a connection of aiohttp's pool.
+
+aiohttp makes connections and keeps them (names, addresses, TLS, reuse; `BaseConnector.connect`), llhttp reads the
+framing of responses (httptools). What is ours is the way between them, without a task, a queue or a stream reader:
+bytes are taken in the callback that brings them, and leaving the block aborts what has not ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import socket
+import ssl
+import struct
+import termios
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Self
+
+import aiohttp
+import httptools
+from yarl import URL
+
+from ..config import BackendProfile
+from ..errors import GatewayError
+
+if TYPE_CHECKING:
+    from aiohttp.connector import Connection
+
+PIECE_BYTES = 256 * 1024
+"""A larger request body goes in pieces of this, so that others have their turn in between."""
+
+HELD_BYTES = 128 * 1024
+"""So much of a response may wait to be taken; then the backend is no longer read."""
+
+FRAMING_BYTES = 64 * 1024
+"""The most that a response may spend on its head, and on anything else between two pieces of its body."""
+
+LATE_END_SECONDS = 1.0
+"""How long a response has for its own end, once the answer in it is complete, so that its connection can be used
+again. Nobody waits for that."""
+
+
+class BrokenExchange(GatewayError):
+    """A response that did not come to its end, or is none."""
+
+
+class ConnectionPool:
+    """The connections to one backend.
+
+    Args:
+        url: Whom to connect to.
+        unix_path: The socket to reach it by, where it is one.
+        profile: The backend's: its `connect_timeout_ms`, and its endpoint for errors.
+    """
+
+    def __init__(self, url: URL, unix_path: str | None, profile: BackendProfile) -> None:
+        self._profile = profile
+        self._connector: aiohttp.BaseConnector = (
+            aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
+            if unix_path is None
+            else aiohttp.UnixConnector(unix_path, limit=0)
+        )
+        # What aiohttp asks whom to connect to; it is never sent.
+        self._request = aiohttp.ClientRequest("GET", url)
+        # ceil_threshold: aiohttp rounds timeouts above it up to whole seconds; we want them as configured.
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, connect=profile.reliability.connect_timeout_ms / 1000, ceil_threshold=1e9
+        )
+        self.ending: set[Exchange] = set()
+        """Complete answers whose responses have not ended."""
+
+    def exchange(self, head: bytes, body: bytes = b"") -> Exchange:
+        """One request and its response: ``async with pool.exchange(head, body) as exchange:``."""
+        return Exchange(self, head, body)
+
+    async def connect(self) -> Connection:
+        """A connection that nobody else uses.
+
+        Raises:
+            GatewayError: There is none to be had.
+        """
+        while True:
+            try:
+                connection = await self._connector.connect(self._request, [], self._timeout)
+            except (aiohttp.ClientError, OSError, UnicodeError) as error:
+                raise _failure_to_connect(error, self._profile) from error
+            if connection.protocol is not None and not connection.protocol.should_close:
+                return connection
+            connection.close()  # the backend has said something that was no answer to anything
+
+    def cut(self, why: object) -> BrokenExchange:
+        """The error for a response that did not come to its end."""
+        return BrokenExchange(
+            "backend_transient", f"the connection to {self._profile.backend.endpoint} was cut: {why}", retryable=True
+        )
+
+    def no_http(self, why: object) -> BrokenExchange:
+        """The error for what is no response."""
+        return BrokenExchange(
+            "protocol_violation", f"{self._profile.backend.endpoint} does not speak HTTP as it should: {why}"
+        )
+
+    async def close(self) -> None:
+        """Ends all connections."""
+        for exchange in list(self.ending):
+            exchange.abort()
+        await self._connector.close()
+
+
+class Exchange(asyncio.Protocol):
+    """See `ConnectionPool.exchange`. Entering the block connects and sends; leaving it before the response has ended
+    aborts the connection: that is the cancel. A response that has ended leaves its connection to the next one.
+    """
+
+    def __init__(self, pool: ConnectionPool, head: bytes, body: bytes) -> None:
+        self._pool = pool
+        self._head = head
+        self._body = body
+        self.status = 0
+        """Of the response; 0 before its head is there."""
+        self.complete = False
+        """Set by whoever reads: the answer is all there, at most HTTP's own end of the response is missing."""
+        self._headers: dict[bytes, bytes] = {}
+        self._pieces: list[bytes] = []
+        """Of the body, not taken yet."""
+        self.on_body = self._pieces.append
+        self._held = 0
+        self._paused = False
+        self._framing_bytes = 0
+        self._until_close = False
+        self._ended = False
+        self._reusable = False
+        self._failure: BrokenExchange | None = None
+        self._take: Callable[[bytes], bool] | None = None
+        self._waiter: asyncio.Future[bool] | None = None
+        self._connection: Connection | None = None
+        self._left = False
+        self._late: asyncio.TimerHandle | None = None
+        self._unsent = memoryview(b"")
+        self._writable = True
+
+    async def __aenter__(self) -> Self:
+        connection = await self._pool.connect()
+        transport, behind = connection.transport, connection.protocol
+        assert transport is not None and behind is not None  # noqa: S101, PT018 - it is connected
+        self._connection, self._transport, self._behind = connection, transport, behind
+        self._parser = httptools.HttpResponseParser(self)
+        transport.set_protocol(self)
+        if len(self._body) <= PIECE_BYTES:
+            transport.write(self._head + self._body)
+        else:
+            self._unsent = memoryview(self._body)
+            transport.write(self._head)
+            self._send_more()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._left = True
+        if self._ended:
+            self._give_back()
+        elif self.complete and self._failure is None:
+            self._pool.ending.add(self)
+            self._late = asyncio.get_running_loop().call_later(LATE_END_SECONDS, self.abort)
+        else:
+            self.abort()
+        self._failure = None  # whose traceback knows us
+
+    async def head(self) -> None:
+        """Returns when `status` and the headers are there.
+
+        Raises:
+            BrokenExchange: There is no response.
+        """
+        if not self.status and self._failure is None:
+            await self._wait()
+        if not self.status and self._failure is not None:
+            raise self._failure
+
+    def header(self, name: bytes) -> str | None:
+        """The header's value. `name` in lower case."""
+        value = self._headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    async def until(self, take: Callable[[bytes], bool]) -> bool:
+        """Gives `take` each piece of the body as it arrives, until it returns True or the response ends.
+
+        Pieces that arrive when nobody takes them wait here; when they are too many the backend is not read.
+
+        Returns:
+            Whether the response has ended.
+
+        Raises:
+            Exception: What `take` raised, or `BrokenExchange`.
+        """
+        if (ended := self._deliver(take)) is not None:
+            return ended
+        self._take = take
+        try:
+            return await self._wait()
+        finally:
+            self._take = None
+
+    def abort(self) -> None:
+        """Ends the connection, now."""
+        if self._connection is None:
+            return
+        _reset_if_unsent(self._transport)
+        self._transport.abort()
+        self._part().close()
+
+    async def _wait(self) -> bool:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            return await self._waiter
+        finally:
+            self._waiter = None
+
+    def _deliver(self, take: Callable[[bytes], bool]) -> bool | None:
+        """Hands over what is there; None: more is to come, and wanted. What came before a failure is said first."""
+        if self._pieces:
+            chunk = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+            self._pieces.clear()
+            self._held = 0
+            if self._paused:
+                self._paused = False
+                self._transport.resume_reading()
+            if take(chunk):
+                return False
+        if self._failure is not None:
+            raise self._failure
+        return True if self._ended else None
+
+    def _arrived(self, size: int) -> None:
+        """Something has come, or nothing will any more."""
+        waiter = self._waiter
+        if self._left:
+            self._pieces.clear()
+            if self._ended:
+                self._give_back()
+            elif self._failure is not None:
+                self.abort()
+        elif waiter is None or waiter.done():
+            self._held += size
+            if self._held > HELD_BYTES and not (self._paused or self._ended or self._failure):
+                self._paused = True
+                self._transport.pause_reading()
+        elif self._take is not None:
+            try:
+                ended = self._deliver(self._take)
+            except Exception as error:  # noqa: BLE001 - whoever waits gets it
+                waiter.set_exception(error)
+            else:
+                if ended is not None:
+                    waiter.set_result(ended)
+        elif self.status or self._failure is not None:
+            waiter.set_result(self._ended)
+
+    def _give_back(self) -> None:
+        sent = not self._unsent and not self._transport.get_write_buffer_size()
+        if self._reusable and sent:
+            self._part().release()
+        else:
+            self.abort()
+
+    def _part(self) -> Connection:
+        """Lets go of the connection: from here on its transport speaks to aiohttp again."""
+        connection = self._connection
+        assert connection is not None  # noqa: S101 - asked once
+        self._transport.set_protocol(self._behind)
+        self._connection = None
+        del self._parser  # which knows us
+        self._pool.ending.discard(self)
+        if self._late is not None:
+            self._late.cancel()
+        return connection
+
+    def _send_more(self) -> None:
+        while self._unsent and self._writable:
+            piece, self._unsent = self._unsent[:PIECE_BYTES], self._unsent[PIECE_BYTES:]
+            self._transport.write(piece)
+
+    # --- what the transport calls ----------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._reusable = False
+            if not self._ended and self._failure is None:
+                self._failure = (
+                    self._pool.cut(f"its body is broken: {error}") if self.status else self._pool.no_http(error)
+                )
+        if self._pieces:
+            self._framing_bytes = 0
+        else:
+            self._framing_bytes += len(data)
+            if self._framing_bytes > FRAMING_BYTES and self._failure is None:
+                self._failure = self._pool.no_http(f"more than {FRAMING_BYTES} bytes that are no body")
+        self._arrived(len(data))
+
+    def eof_received(self) -> bool | None:
+        self._disconnected(None)
+        return None
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._behind.connection_lost(error)
+        self._disconnected(error)
+
+    def _disconnected(self, error: Exception | None) -> None:
+        self._reusable = False
+        if not self._ended and self._failure is None:
+            if self._until_close and error is None:
+                self._ended = True
+            else:
+                self._failure = self._pool.cut(error or ("inside its response" if self.status else "no response came"))
+        self._arrived(0)
+
+    def pause_writing(self) -> None:
+        self._writable = False
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        self._send_more()
+
+    # --- what llhttp calls; `on_body` is above ---------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self._ended:
+            raise ValueError("there is more after the end of the response")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:  # "100 Continue" and the like: the response is still to come
+            self._headers.clear()
+            return
+        self.status = status
+        self._reusable = self._parser.should_keep_alive()
+        chunked = b"chunked" in self._headers.get(b"transfer-encoding", b"").lower()
+        self._until_close = not chunked and b"content-length" not in self._headers
+
+    def on_message_complete(self) -> None:
+        self._ended = self.status > 0
+
+
+def _reset_if_unsent(transport: asyncio.Transport) -> None:
+    """Has the connection end with RST where the kernel still holds bytes of ours: a FIN would come after them, which is
+    never, where the backend does not read.
+    """
+    raw = transport.get_extra_info("socket")
+    if raw is None or raw.fileno() < 0:
+        return  # it is closed
+    unsent = bytearray(4)
+    with suppress(OSError):
+        fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, unsent)
+        if any(unsent):
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def _failure_to_connect(error: Exception, profile: BackendProfile) -> GatewayError:
+    """Aiohttp's and the system's exceptions → ours."""
+    endpoint = profile.backend.endpoint
+    if isinstance(error, TimeoutError):
+        limit = profile.reliability.connect_timeout_ms
+        return GatewayError(
+            "timeout", f"no connection to {endpoint} within {limit} ms (reliability.connect_timeout_ms)", retryable=True
+        )
+    if isinstance(error, UnicodeError):  # from the codec for international host names
+        return GatewayError(
+            "backend_transient", f"no connection to {endpoint}: no host has such a name", retryable=True
+        )
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(error, aiohttp.ClientConnectorCertificateError) or isinstance(cause, ssl.SSLCertVerificationError):
+        return GatewayError("backend_permanent", f"the TLS certificate of {endpoint} is not accepted: {cause}")
+    if isinstance(cause, OSError):
+        return GatewayError("backend_transient", f"no connection to {endpoint}: {cause}", retryable=True)
+    return GatewayError("backend_permanent", f"no connection to {endpoint}: {type(error).__name__}: {error}")

@@ -1,0 +1,196 @@
+"""HTTP as it may stand on the wire: whatever a backend makes of it is one answer, or one error, and never a mix."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.fakes.answers import DONE, RESET, delta, finish, plays, text, usage
+from tests.fakes.client import infer, said, user
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ANSWER = delta("hello") + finish() + usage() + DONE
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+WITH_LENGTH = HEAD + b"Content-Length: %d\r\n\r\n%b" % (len(ANSWER), ANSWER)
+IN_CHUNKS = HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(ANSWER), ANSWER)
+
+
+def writes(*steps: bytes | float, cut: bool = False):
+    """A script that writes bytes as they are, a head included."""
+
+    async def script(exchange):
+        for step in steps:
+            if isinstance(step, bytes):
+                await exchange.raw(step)
+            else:
+                await asyncio.sleep(step)
+        if cut:
+            exchange.cut()
+
+    return script
+
+
+async def answer(stage, *steps: bytes | float, cut: bool = False):
+    """The frames of one request that is answered so."""
+    client = await stage.client()
+    stage.backend.on("b", writes(*steps, cut=cut))
+    await client.infer("b")
+    return await client.answer()
+
+
+@pytest.mark.parametrize("response", [WITH_LENGTH, IN_CHUNKS], ids=["length", "chunked"])
+async def test_a_response_may_come_byte_by_byte(stage, response):
+    """How the bytes were cut makes no difference, in head, framing or body."""
+    frames = await answer(stage, *(response[at : at + 1] for at in range(len(response))))
+
+    assert said(frames) == "hello"
+    assert frames[-1]["type"] == "completed"
+
+
+@pytest.mark.parametrize("interim", [b"100 Continue\r\n\r\n", b"103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n"])
+async def test_interim_responses_are_passed_over(stage, interim):
+    """However many there are, the response is the first one from 200 on."""
+    frames = await answer(stage, b"HTTP/1.1 " + interim, 0.02, b"HTTP/1.1 " + interim + WITH_LENGTH)
+
+    assert said(frames) == "hello"
+    assert frames[-1]["type"] == "completed"
+
+
+async def test_a_body_may_end_with_its_connection(stage):
+    """As HTTP/1.0 does it: no length, no chunks."""
+    frames = await answer(stage, b"HTTP/1.0 200 OK\r\n\r\n" + delta("hello") + finish(), 0.02, cut=True)
+
+    assert said(frames) == "hello"
+    assert frames[-1]["type"] == "completed"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"HTTP/1.1 two hundred\r\n\r\n",
+        HEAD + b"No colon\r\n\r\n",
+        HEAD + b"Content-Length: many\r\n\r\n",
+        HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        HEAD + b"X: " + b"x" * 70_000,
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 3000,
+    ],
+    ids=["ssh", "status", "header", "length", "two-lengths", "endless-header", "endless-interim"],
+)
+async def test_what_is_no_response_is_a_protocol_violation(stage, response):
+    """Said at once, while the connection is still open."""
+    frames = await answer(stage, response, 5.0)
+
+    assert frames[-1]["error"]["kind"] == "protocol_violation"
+    assert "HTTP" in frames[-1]["error"]["message"]
+
+
+async def test_endless_framing_inside_a_body_is_refused(stage):
+    """A chunk's extension that never ends holds neither memory nor the request."""
+    start = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    frames = await answer(stage, start, 0.02, b"5;x=" + b"x" * 70_000, 5.0)
+
+    assert frames[-1]["error"]["kind"] == "protocol_violation"
+
+
+async def test_framing_may_add_up(stage):
+    """Chunk sizes that come in reads of their own are counted between two pieces of the body, not over all of it."""
+    size = b"%x;%b\r\n" % (len(delta("a")), b"x" * 2000)
+    chunk = [size, 0.001, delta("a") + b"\r\n", 0.001]
+    end = b"%x\r\n%b\r\n0\r\n\r\n" % (len(finish()), finish())
+    frames = await answer(stage, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *(chunk * 50), end)
+
+    assert said(frames) == "a" * 50
+    assert frames[-1]["type"] == "completed"
+
+
+@pytest.mark.parametrize("response", [WITH_LENGTH, IN_CHUNKS], ids=["length", "chunked"])
+@pytest.mark.parametrize("surplus", [WITH_LENGTH, b"HTTP/1.1 408 Request Timeout\r\n\r\n", b"what?"])
+@pytest.mark.parametrize("pause", [0.0, 0.05], ids=["at-once", "later"])
+async def test_what_comes_after_a_response_is_never_taken_for_the_next_one(stage, response, surplus, pause):
+    """The answer is complete, and the connection is not used again."""
+    client = await stage.client()
+    stage.backend.on("b", writes(response, pause, surplus), text("clean"))
+    await client.infer("b", "first")
+    first = await client.answer("first")
+    await asyncio.sleep(0.1)
+    await client.infer("b", "second")
+    second = await client.answer("second")
+
+    assert (said(first), said(second)) == ("hello", "clean")
+    assert first[-1]["type"] == second[-1]["type"] == "completed"
+    one, two = stage.backend.requests("b")
+    assert one.connection != two.connection
+    await one.closed()
+
+
+async def test_a_response_that_says_close_is_the_last_on_its_connection(stage):
+    """`Connection: close` is heeded before the backend gets round to closing."""
+    client = await stage.client()
+    stage.backend.on("b", writes(WITH_LENGTH.replace(b"OK\r\n", b"OK\r\nConnection: close\r\n")))
+    for _ in range(2):
+        await client.infer("b")
+        assert said(await client.answer()) == "hello"
+
+    one, two = stage.backend.requests("b")
+    assert one.connection != two.connection
+    await one.closed()
+
+
+async def test_a_large_request_arrives_whole(stage):
+    """Also one that goes in many pieces, and as fast as it is read."""
+    client = await stage.client()
+    stage.backend.on("b", text("read"))
+    long = "".join(f"{number}," for number in range(900_000))
+    await client.send(infer("b", messages=user(long)))
+
+    assert said(await client.answer()) == "read"
+    exchange = await stage.backend.request("b")
+    assert exchange.json()["messages"][-1]["content"] == long
+
+
+async def test_an_answer_that_comes_before_the_request_is_sent_counts(stage):
+    """A backend may refuse a large body without reading it; its connection is not used again."""
+    client = await stage.client()
+    body = b'{"error":{"message":"too large"}}'
+    refusal = b"HTTP/1.1 413 Payload Too Large\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    stage.backend.on("b", writes(refusal, 5.0), read_body=False)
+    await client.send(infer("b", messages=user("x" * 7_900_000)))
+
+    error = (await client.answer())[-1]["error"]
+    assert (error["provider_http_status"], error["kind"]) == (413, "invalid_request")
+    exchange = await stage.backend.request("b")
+    await exchange.hung_up()
+
+
+async def test_a_response_without_a_body_is_cut_off(stage):
+    """204 has no place for an answer."""
+    frames = await answer(stage, b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    assert frames[-1]["error"]["kind"] == "backend_transient"
+
+
+async def test_what_goes_on_after_a_complete_answer_is_not_kept(stage):
+    """After `[DONE]` only HTTP's own end is waited for, and not for long."""
+    client = await stage.client()
+    flood = [b": " + b"x" * 60_000 + b"\n\n"] * 20
+    stage.backend.on("b", plays(ANSWER, *flood, 5.0), text("clean"))
+    await client.infer("b", "first")
+    assert (await client.answer("first"))[-1]["type"] == "completed"
+    await client.infer("b", "second")
+
+    assert said(await client.answer("second")) == "clean"
+    await (await stage.backend.request("b")).closed(3)
+
+
+async def test_a_reset_is_no_end_of_a_body(stage):
+    """A body that ends with its connection has ended only where that was closed properly."""
+    client = await stage.client()
+    stage.backend.on(
+        "b", plays(b'{"choices":[{"message":{"content":"hello"},"finish_reason":"stop"}]}', RESET, framing="close")
+    )
+    await client.infer("b", stream=False)
+
+    assert (await client.answer())[-1]["error"]["kind"] == "backend_transient"
