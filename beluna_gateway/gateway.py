@@ -28,7 +28,7 @@ from .request_normalizer import RequestNormalizer
 from .response_normalizer import EventSink, ResponseNormalizer
 from .router import BackendRouter, SelectedBackend
 from .telemetry import RequestRecord, TelemetrySink
-from .timers import AttemptTimer
+from .timers import AttemptTimer, TotalTimer
 from .wire.frames import Infer
 
 AdapterFactory = Callable[[BackendProfile], BackendAdapter]
@@ -162,10 +162,10 @@ class AIGateway:
             backend.budget.check(request)
             call = backend.adapter.prepare(request, selected.model, credential)
             response.price = selected.profile.backend.pricing.get(selected.model)
-            async with _total_time(backend.budget.seconds(request)) as deadline:
+            with TotalTimer(backend.budget.seconds(request)) as total:
                 backend.breaker.check()
                 async with backend.budget.lease():
-                    await self._attempts(call, selected, backend, response, record, deadline)
+                    await self._attempts(call, selected, backend, response, record, total.deadline)
         except GatewayError as error:
             response.fail(self._presentable(error, backend))
         except Exception as error:  # noqa: BLE001 - the client gets its one end, whatever we did wrong
@@ -300,21 +300,6 @@ class AIGateway:
             }
             for backend in self.backends.values()
         ]
-
-
-@asynccontextmanager
-async def _total_time(seconds: float) -> AsyncIterator[float]:
-    """The whole request's time; yields the deadline on the event loop's clock."""
-    timeout = asyncio.timeout(seconds)
-    try:
-        async with timeout:
-            yield timeout.when() or 0.0
-    except TimeoutError as error:
-        if not timeout.expired():
-            raise  # somebody else's
-        raise GatewayError(
-            "timeout", f"the request did not end within {seconds * 1000:.0f} ms (max_request_time_ms)"
-        ) from error
 
 
 def _frame(request: Infer | Mapping[str, Any]) -> tuple[Infer, str]:

@@ -6,8 +6,7 @@ Source of the rules: protocol/README.md, "Retry and breaker".
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Literal
 
 from .config import Reliability
@@ -59,29 +58,26 @@ class CircuitBreaker:
         if state == "half_open" and self._probing:
             raise self._refusal("the circuit is half-open and its one probe is under way", self._open_seconds)
 
-    @contextmanager
-    def attempt(self) -> Iterator[None]:
-        """Around one attempt. Leaving it normally is success, by a counted `GatewayError` failure, by anything else
-        (a cancellation, a 400, a bug) neither; every way frees the probe's place.
-
-        Raises:
-            GatewayError: `circuit_open`, before the block is entered.
+    def attempt(self) -> BreakerAttempt:
+        """Around one attempt: ``with breaker.attempt(): …``. Leaving it normally is success, by a counted
+        `GatewayError` failure, by anything else (a cancellation, a 400, a bug) neither; every way frees the probe's
+        place. Entering it raises `GatewayError`, `circuit_open`.
         """
+        return BreakerAttempt(self)
+
+    def _begin(self) -> tuple[int, bool]:
         self.check()
         probe = self._opened_at is not None
         self._probing = self._probing or probe
-        generation = self._generation
-        try:
-            yield
-        except GatewayError as error:
-            if error.kind in COUNTED_KINDS:
-                self._failed(generation, probe)
-            raise
-        else:
+        return self._generation, probe
+
+    def _end(self, generation: int, probe: bool, error: BaseException | None) -> None:
+        if probe:
+            self._probing = False
+        if error is None:
             self._succeeded(generation)
-        finally:
-            if probe:
-                self._probing = False
+        elif isinstance(error, GatewayError) and error.kind in COUNTED_KINDS:
+            self._failed(generation, probe)
 
     def _failed(self, generation: int, probe: bool) -> None:
         if generation != self._generation:
@@ -106,6 +102,21 @@ class CircuitBreaker:
 
     def _refusal(self, why: str, seconds: float) -> GatewayError:
         return GatewayError("circuit_open", why, retry_after_ms=max(1, round(seconds * 1000)))
+
+
+class BreakerAttempt:
+    """See `CircuitBreaker.attempt`."""
+
+    __slots__ = ("_breaker", "_generation", "_probe")
+
+    def __init__(self, breaker: CircuitBreaker) -> None:
+        self._breaker = breaker
+
+    def __enter__(self) -> None:
+        self._generation, self._probe = self._breaker._begin()  # noqa: SLF001 - the other half of it
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._breaker._end(self._generation, self._probe, error)  # noqa: SLF001
 
 
 def retry_delay(

@@ -81,7 +81,7 @@ class RequestNormalizer:
             request_id=request_id,
             backend_hint=frame.backend_id,
             model=frame.model,
-            messages=tuple(_messages(frame.messages)),
+            messages=_messages(frame.messages),
             tools=tools,
             tool_choice=_tool_choice(frame.tool_choice, tools),
             output_mode=_output_mode(frame.output_mode),
@@ -106,25 +106,27 @@ class RequestNormalizer:
 # --- messages ------------------------------------------------------------------------------------------------
 
 
-def _messages(messages: list[frames.Message]) -> Iterable[Message]:
+def _messages(messages: list[frames.Message]) -> tuple[Message, ...]:
     if not messages:
         raise invalid_request("messages: empty; at least one message is needed")
     history_has_calls = any(message.tool_calls for message in messages)
     known_calls: set[str] = set()
+    checked: list[Message] = []
     for index, message in enumerate(messages):
         at = f"messages[{index}]"
         _check_linkage(message, at)
-        parts = tuple(_part(part, f"{at}.parts[{position}]") for position, part in enumerate(message.parts))
+        parts = tuple([_part(part, f"{at}.parts[{position}]") for position, part in enumerate(message.parts)])
         if message.role == "tool":
-            yield _tool_message(message, parts, at, known_calls if history_has_calls else None)
+            checked.append(_tool_message(message, parts, at, known_calls if history_has_calls else None))
         elif message.role == "assistant":
             calls = tuple(_past_call(call, f"{at}.tool_calls[{n}]") for n, call in enumerate(message.tool_calls or []))
             known_calls.update(call.id for call in calls)
-            yield AssistantMessage(parts, calls, message.provider_state or {})
+            checked.append(AssistantMessage(parts, calls, message.provider_state or {}))
         elif message.role == "system":
-            yield SystemMessage(parts)
+            checked.append(SystemMessage(parts))
         else:
-            yield UserMessage(parts)
+            checked.append(UserMessage(parts))
+    return tuple(checked)
 
 
 def _check_linkage(message: frames.Message, at: str) -> None:
@@ -132,17 +134,19 @@ def _check_linkage(message: frames.Message, at: str) -> None:
         if not message.tool_call_id or not message.tool_name:
             raise invalid_request(f"{at}: a tool message must have tool_call_id and tool_name")
     else:
-        for field in ("tool_call_id", "tool_name"):
-            if getattr(message, field) is not None:
-                raise invalid_request(f"{at}.{field}: only a tool message may have it, this one is {message.role!r}")
+        _check_foreign(message, at, "a tool message", tool_call_id=message.tool_call_id, tool_name=message.tool_name)
     if message.role != "assistant":
-        for field in ("tool_calls", "provider_state"):
-            if getattr(message, field) is not None:
-                raise invalid_request(
-                    f"{at}.{field}: only an assistant message may have it, this one is {message.role!r}"
-                )
+        _check_foreign(
+            message, at, "an assistant message", tool_calls=message.tool_calls, provider_state=message.provider_state
+        )
     if not message.parts and not message.tool_calls:
         raise invalid_request(f"{at}.parts: empty; at least one part is needed")
+
+
+def _check_foreign(message: frames.Message, at: str, owner: str, **fields: object) -> None:
+    for field, value in fields.items():
+        if value is not None:
+            raise invalid_request(f"{at}.{field}: only {owner} may have it, this one is {message.role!r}")
 
 
 def _tool_message(

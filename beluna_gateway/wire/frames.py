@@ -40,6 +40,11 @@ def _only_key(value: Any) -> str | None:
     return None
 
 
+def _empty(kind: type[list[Any] | dict[str, Any]]) -> Any:
+    """A default that is made anew for each frame. One that pydantic is given as a value it copies deeply, each time."""
+    return Field(default_factory=kind, json_schema_extra={"default": kind()})
+
+
 # --- client → daemon -----------------------------------------------------------------------------------------
 
 
@@ -168,11 +173,11 @@ class Infer(_Frame):
     """The backend's `default_model` otherwise."""
     messages: list[Message]
     """At least one."""
-    tools: list[ToolDefinition] = []
+    tools: list[ToolDefinition] = _empty(list)
     tool_choice: Literal["auto", "none", "required"] | SpecificVariant = "auto"
     output_mode: Literal["text", "json_object"] | JsonSchemaVariant = "text"
     limits: Limits = Limits.model_construct()
-    metadata: dict[str, str] = {}
+    metadata: dict[str, str] = _empty(dict)
     """For logs and telemetry, never sent to a backend."""
     stream: bool = True
     """Whether the backend is asked to stream. The frames are the same."""

@@ -55,11 +55,10 @@ def decode(line: bytes) -> Infer | Cancel | Exit | StatusQuery:
         raise RejectedLine(f"the line is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise RejectedLine(f"the line is JSON, but not an object: found {_json_type(value)}")
-    request_id = _readable_id(value)
     try:
         strict_json.check(line, value)
     except ValueError as error:
-        raise RejectedLine(f"the line is refused: {error}", request_id) from None
+        raise RejectedLine(f"the line is refused: {error}", _readable_id(value)) from None
     kind = value.get("type")
     model = CLIENT_FRAMES.get(kind) if isinstance(kind, str) else None
     if model is None:
@@ -68,11 +67,11 @@ def decode(line: bytes) -> Infer | Cancel | Exit | StatusQuery:
             if "type" not in value
             else f"`type` {quoted(kind[:40]) if isinstance(kind, str) else _json_type(kind)}"
         )
-        raise RejectedLine(f"{found}; expected one of {', '.join(CLIENT_FRAMES)}", request_id)
+        raise RejectedLine(f"{found}; expected one of {', '.join(CLIENT_FRAMES)}", _readable_id(value))
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise RejectedLine(_explain(error, value), request_id) from None
+        raise RejectedLine(_explain(error, value), _readable_id(value)) from None
 
 
 def _readable_id(value: dict[str, Any]) -> str | None:

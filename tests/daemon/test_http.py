@@ -98,7 +98,7 @@ async def test_endless_framing_inside_a_body_is_refused(stage):
 async def test_framing_may_add_up(stage):
     """Chunk sizes that come in reads of their own are counted between two pieces of the body, not over all of it."""
     size = b"%x;%b\r\n" % (len(delta("a")), b"x" * 2000)
-    chunk = [size, 0.001, delta("a") + b"\r\n", 0.001]
+    chunk: list[bytes | float] = [size, 0.001, delta("a") + b"\r\n", 0.001]
     end = b"%x\r\n%b\r\n0\r\n\r\n" % (len(finish()), finish())
     frames = await answer(stage, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *(chunk * 50), end)
 
