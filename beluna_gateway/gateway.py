@@ -99,8 +99,8 @@ class AIGateway:
             from .adapters import ADAPTERS
 
             adapters = ADAPTERS
-        self._loop_time = asyncio.get_running_loop().time  # uvloop's has whole milliseconds: good for deadlines only
-        self._clock = time.monotonic
+        self._loop = asyncio.get_running_loop()
+        self._clock = time.monotonic  # the time of uvloop's loop has whole milliseconds: good for deadlines only
         self._redactor = redactor or Redactor()
         self._request_normalizer = RequestNormalizer()
         configured = profiles(config, folder or Path.cwd())
@@ -150,7 +150,7 @@ class AIGateway:
         cancelled gets no terminal event from here; whoever cancelled it knows.
         """
         record = RequestRecord(request_id, frame.metadata, self._clock())
-        response = ResponseNormalizer(sink, frame.include_reasoning, self._clock)
+        response = ResponseNormalizer(sink, frame.include_reasoning, self._clock, self._loop.call_soon)
         backend = None
         try:
             request = self._request_normalizer.normalize(frame, request_id)
@@ -203,7 +203,7 @@ class AIGateway:
                     error,
                     attempt=attempt,
                     output_sent=response.output_sent,
-                    seconds_left=deadline - self._loop_time(),
+                    seconds_left=deadline - self._loop.time(),
                 )
                 if delay is None or backend.breaker.state == "open":
                     raise

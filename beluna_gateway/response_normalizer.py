@@ -50,18 +50,27 @@ class ResponseNormalizer:
         sink: Where the client's events go.
         include_reasoning: Whether the client asked for reasoning.
         clock: Monotonic seconds.
+        later: Has a function called when what is under way has had its turn, as the event loop's `call_soon`.
     """
 
-    def __init__(self, sink: EventSink, include_reasoning: bool, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        sink: EventSink,
+        include_reasoning: bool,
+        clock: Callable[[], float],
+        later: Callable[[Callable[[], None]], object],
+    ) -> None:
         self._sink = sink
         self._include_reasoning = include_reasoning
         self._clock = clock
+        self._later = later
         self.price: Pricing | None = None
         """Of the chosen backend and model, where the configuration has one."""
         self.first_output_at: float | None = None
         self._named_calls: set[str] = set()
         self._ready_calls: set[str] = set()
         self.started = False
+        self._unsaid: Started | None = None
         self.output_sent = False
         """An output or tool event has gone out: from now on no other attempt may follow."""
         self.usage: UsageStats | None = None
@@ -77,10 +86,16 @@ class ResponseNormalizer:
         await self._sink.drained()
 
     def start(self, backend_id: str, model: str) -> None:
-        """Says `Started`, the first time."""
+        """Says `Started`, the first time: in a moment, for the backend's request is to go out before it."""
         if not self.started:
             self.started = True
-            self._sink.write([Started(backend_id, model)])
+            self._unsaid = Started(backend_id, model)
+            self._later(self._say_started)
+
+    def _say_started(self) -> None:
+        if self._unsaid is not None:
+            unsaid, self._unsaid = self._unsaid, None
+            self._sink.write([unsaid])
 
     def __call__(self, events: Sequence[BackendRawEvent]) -> None:
         """Passes a batch on, in one write."""
@@ -105,6 +120,7 @@ class ResponseNormalizer:
             if not self.output_sent:
                 self.output_sent = True
                 self.first_output_at = self._clock()
+                self._say_started()
             self._sink.write(passed)
 
     def assert_ended(self) -> None:
@@ -120,6 +136,7 @@ class ResponseNormalizer:
         """Says `Failed`, unless the request has ended already."""
         if self.terminal is None:
             self.terminal = Failed(error)
+            self._say_started()
             self._sink.write([self.terminal])
 
     def _rare(self, event: Usage | ToolCallDelta | ToolCallReady) -> GatewayEvent:

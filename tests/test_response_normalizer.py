@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -52,8 +52,10 @@ class Sink:
         return [event for batch in self.batches for event in batch]
 
 
-def normalizer(sink: Sink, *, include_reasoning: bool = False) -> ResponseNormalizer:
-    return ResponseNormalizer(sink, include_reasoning, lambda: 5.0)
+def normalizer(
+    sink: Sink, *, include_reasoning: bool = False, later: Callable[[Callable[[], None]], object] = lambda call: call()
+) -> ResponseNormalizer:
+    return ResponseNormalizer(sink, include_reasoning, lambda: 5.0, later)
 
 
 def refusal(response: ResponseNormalizer, events: Sequence[BackendRawEvent]) -> str:
@@ -61,6 +63,26 @@ def refusal(response: ResponseNormalizer, events: Sequence[BackendRawEvent]) -> 
         response(events)
     assert (caught.value.kind, caught.value.retryable) == ("internal", False)
     return caught.value.message
+
+
+def test_started_comes_before_everything_else():
+    """It is said a moment later than it is known, and never too late."""
+    calls: list[Callable[[], None]] = []
+    sinks = [Sink(), Sink(), Sink()]
+    responses = [normalizer(sink, later=calls.append) for sink in sinks]
+    for response in responses:
+        response.start("b", "m")
+    assert [sink.events for sink in sinks] == [[], [], []]
+    responses[0]([OutputTextDelta("x")])
+    responses[1].fail(GatewayError("internal", "x"))
+    for call in calls:
+        call()
+
+    assert [[type(event) for event in sink.events] for sink in sinks] == [
+        [Started, OutputTextDelta],
+        [Started, Failed],
+        [Started],
+    ]
 
 
 def test_started_comes_once():

@@ -194,12 +194,11 @@ def _headers(accept: str) -> CIMultiDict[str]:
 
 def _head(method: str, url: URL, headers: CIMultiDict[str], length: int) -> bytes:
     """A request's line and headers, which have been checked: neither holds a line end."""
-    if "Host" not in headers:
-        headers["Host"] = url.host_port_subcomponent or ""
+    headers.setdefault("Host", url.host_port_subcomponent or "")
     if method != "GET":
         headers["Content-Length"] = str(length)
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"{method} {url.raw_path_qs} HTTP/1.1\r\n{lines}\r\n".encode()
+    lines = "\r\n".join([f"{name}: {value}" for name, value in headers.items()])
+    return f"{method} {url.raw_path_qs} HTTP/1.1\r\n{lines}\r\n\r\n".encode()
 
 
 @asynccontextmanager

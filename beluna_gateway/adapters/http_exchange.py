@@ -85,7 +85,8 @@ class ConnectionPool:
                 connection = await self._connector.connect(self._request, [], self._timeout)
             except (aiohttp.ClientError, OSError, UnicodeError) as error:
                 raise _failure_to_connect(error, self._profile) from error
-            if connection.protocol is not None and not connection.protocol.should_close:
+            protocol = connection.protocol
+            if protocol is not None and not protocol.should_close:
                 return connection
             connection.close()  # the backend has said something that was no answer to anything
 

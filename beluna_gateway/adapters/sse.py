@@ -31,6 +31,8 @@ class SseParser:
         """The data of each event that `chunk` completes. Those without data (comments, keep-alives) do not come out."""
         # What nearly every read looks like: whole events of one `data: ` line each, mostly a single one. The slow way
         # below gives the same answer (tests/adapters/test_sse.py compares the two).
+        if self._at_start and not self._line and chunk.startswith(b"data:"):
+            self._at_start, self._between = False, True
         if self._between and len(chunk) <= self._limit and chunk.endswith(b"\n\n") and b"\r" not in chunk:
             if chunk.find(b"\n") == len(chunk) - 2 and chunk.startswith(b"data: ") and len(chunk) > 8:
                 return [chunk[6:-2]]

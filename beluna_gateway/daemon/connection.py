@@ -46,8 +46,9 @@ class Connection(asyncio.Protocol):
         self._requests: dict[str, Request] = {}
         self._half_closed = False
         self._readable = True
+        self.blocked = False
+        """Enough is waiting for the client."""
         self._drained = asyncio.Event()
-        self._drained.set()
         self.closed = asyncio.get_running_loop().create_future()
         """Done when the connection is gone."""
 
@@ -90,17 +91,18 @@ class Connection(asyncio.Protocol):
             request.abandon()
         self._requests.clear()
         self._lines.clear()
-        self._drained.set()
+        self._unblock()
         if not self.closed.done():
             self.closed.set_result(None)
 
     def pause_writing(self) -> None:
         """Enough is waiting for the client."""
+        self.blocked = True
         self._drained.clear()
 
     def resume_writing(self) -> None:
         """The client has read enough."""
-        self._drained.set()
+        self._unblock()
         if self.transport.is_closing():
             return
         self._serve_lines()
@@ -117,14 +119,10 @@ class Connection(asyncio.Protocol):
 
     # --- what requests use -----------------------------------------------------------------------------------
 
-    @property
-    def blocked(self) -> bool:
-        """Whether enough is waiting for the client."""
-        return not self._drained.is_set()
-
     async def drained(self) -> None:
         """Returns once the client has read enough, or is gone."""
-        await self._drained.wait()
+        if self.blocked:
+            await self._drained.wait()
 
     def ended(self, request: Request) -> None:
         """Its terminal frame is written: its id is free again."""
@@ -199,6 +197,10 @@ class Connection(asyncio.Protocol):
             raise RejectedLine("this daemon does not take `exit` (server.allow_exit)", None, "authorization")
         self._daemon.stop("a client's exit frame")
 
+    def _unblock(self) -> None:
+        self.blocked = False
+        self._drained.set()
+
     def _stop_reading(self) -> None:
         """The client sends and does not read. Nobody looks at its side of the socket: hang-ups are watched for."""
         self.transport.pause_reading()
@@ -207,6 +209,9 @@ class Connection(asyncio.Protocol):
     def _close_if_finished(self) -> None:
         if self._half_closed and not self._requests and not self._lines:
             self.transport.close()
+
+
+_ENDS = (Completed, Failed)
 
 
 class Request:
@@ -226,7 +231,7 @@ class Request:
     def write(self, events: Sequence[GatewayEvent]) -> None:
         """See `EventSink`."""
         self._connection.transport.write(self._encoder.events(events))
-        if isinstance(events[-1], Completed | Failed):
+        if isinstance(events[-1], _ENDS):
             self._ended = True
             self._connection.ended(self)
 
