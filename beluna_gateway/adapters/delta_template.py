@@ -1,21 +1,19 @@
 """The fast way for text deltas: an event that repeats the one before it in all but one string need not be parsed.
 
 Servers send every token in the same envelope of a few hundred bytes. Once one such event has been parsed, what stood
-before and after its text is known; a next event with the same bytes around a plain string (printable ASCII, no quote,
-no backslash) is the same JSON document with another string in that place, and means the same with that text. Anything
-else is parsed as ever. Measured: a fifth of the time of parsing (docs/performance.md).
+before and after its text is known; a next event with the same bytes around a JSON string is the same JSON document with
+another string in that place, and means the same with that text. So only the string is parsed; anything else is parsed
+whole, as ever. Measured: a tenth of the time (docs/performance.md).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 from pydantic_core import from_json, to_json
 
 from ..canonical import JsonObject
 
-_PLAIN = re.compile(rb"[ !#-\[\]-~]+")  # what stands for itself in a JSON string
 _PROBE = "~probe~"
 _CREDIT = 3  # templates learned in vain before learning stops: some servers never repeat themselves
 
@@ -28,7 +26,7 @@ class DeltaTemplate:
         key: The name of the text.
     """
 
-    __slots__ = ("_candidate", "_credit", "_holder", "_key", "_prefix", "_suffix")
+    __slots__ = ("_candidate", "_credit", "_holder", "_key", "_literal", "_prefix", "_suffix")
 
     def __init__(self, holder: Callable[[JsonObject], JsonObject], key: str) -> None:
         self._holder = holder
@@ -42,12 +40,14 @@ class DeltaTemplate:
         if self._candidate is not None:
             self._study(*self._candidate)
             self._candidate = None
-        prefix, suffix = self._prefix, self._suffix
-        if prefix and payload.startswith(prefix) and payload.endswith(suffix):
-            plain = _PLAIN.fullmatch(payload, len(prefix), len(payload) - len(suffix))
-            if plain is not None:
-                self._credit = _CREDIT
-                return plain[0].decode("ascii")
+        if self._prefix and payload.startswith(self._prefix) and payload.endswith(self._suffix):
+            try:
+                # It begins and ends with the quotes, which the envelope has: a string, or no JSON at all.
+                text: str = from_json(payload[self._literal], cache_strings="none")
+            except ValueError:
+                return None  # the parser of the whole says what is wrong, if anything is
+            self._credit = _CREDIT
+            return text or None
         return None
 
     def learn(self, payload: bytes, text: str) -> None:
@@ -78,3 +78,4 @@ class DeltaTemplate:
             return
         if probe == original:
             self._prefix, self._suffix = prefix, suffix
+            self._literal = slice(len(prefix) - 1, 1 - len(suffix))

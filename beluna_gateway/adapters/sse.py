@@ -31,14 +31,13 @@ class SseParser:
         """The data of each event that `chunk` completes. Those without data (comments, keep-alives) do not come out."""
         # What nearly every read looks like: whole events of one `data: ` line each, mostly a single one. The slow way
         # below gives the same answer (tests/adapters/test_sse.py compares the two).
-        if self._at_start and not self._line and chunk.startswith(b"data:"):
+        plain = chunk.startswith(b"data: ")
+        if plain and self._at_start and not self._line:
             self._at_start, self._between = False, True
-        if self._between and len(chunk) <= self._limit and chunk.endswith(b"\n\n") and b"\r" not in chunk:
-            if chunk.find(b"\n") == len(chunk) - 2 and chunk.startswith(b"data: ") and len(chunk) > 8:
-                return [chunk[6:-2]]
-            events = chunk[:-2].split(b"\n\n")
-            if all(event.startswith(b"data: ") and b"\n" not in event for event in events):
-                return [event[6:] for event in events if len(event) > 6]
+        if plain and self._between and len(chunk) <= self._limit and chunk.endswith(b"\n\n") and b"\r" not in chunk:
+            events = chunk[6:-2].split(b"\n\ndata: ")
+            if chunk.count(b"\n") == 2 * len(events) and b"" not in events:
+                return events
         if self._at_start:
             chunk = self._without_mark(chunk)
         events = self._feed_lines(chunk)
