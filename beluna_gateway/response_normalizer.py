@@ -120,7 +120,9 @@ class ResponseNormalizer:
             if not self.output_sent:
                 self.output_sent = True
                 self.first_output_at = self._clock()
-                self._say_started()
+                if self._unsaid is not None:
+                    passed.insert(0, self._unsaid)
+                    self._unsaid = None
             self._sink.write(passed)
 
     def assert_ended(self) -> None:

@@ -33,6 +33,10 @@ PIECE_BYTES = 256 * 1024
 HELD_BYTES = 128 * 1024
 """So much of a response may wait to be taken; then the backend is no longer read."""
 
+BURST_TURNS = 8
+BURST_BYTES = 64 * 1024
+"""How long and how much of a burst is gathered: several pieces in one read, and more in each turn of the loop."""
+
 FRAMING_BYTES = 64 * 1024
 """The most that a response may spend on its head, and on anything else between two pieces of its body."""
 
@@ -55,6 +59,7 @@ class ConnectionPool:
     """
 
     def __init__(self, url: URL, unix_path: str | None, profile: BackendProfile) -> None:
+        self.loop = asyncio.get_running_loop()
         self._profile = profile
         self._connector: aiohttp.BaseConnector = (
             aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
@@ -116,6 +121,7 @@ class Exchange(asyncio.Protocol):
 
     def __init__(self, pool: ConnectionPool, head: bytes, body: bytes) -> None:
         self._pool = pool
+        self._loop = pool.loop
         self._head = head
         self._body = body
         self.status = 0
@@ -128,6 +134,7 @@ class Exchange(asyncio.Protocol):
         self.on_body = self._pieces.append
         self._held = 0
         self._paused = False
+        self._gathering = False
         self._framing_bytes = 0
         self._until_close = False
         self._ended = False
@@ -162,7 +169,7 @@ class Exchange(asyncio.Protocol):
             self._give_back()
         elif self.complete and self._failure is None:
             self._pool.ending.add(self)
-            self._late = asyncio.get_running_loop().call_later(LATE_END_SECONDS, self.abort)
+            self._late = self._loop.call_later(LATE_END_SECONDS, self.abort)
         else:
             self.abort()
         self._failure = None  # whose traceback knows us
@@ -211,7 +218,7 @@ class Exchange(asyncio.Protocol):
         self._part().close()
 
     async def _wait(self) -> bool:
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self._loop.create_future()
         try:
             return await self._waiter
         finally:
@@ -235,6 +242,7 @@ class Exchange(asyncio.Protocol):
     def _arrived(self, size: int) -> None:
         """Something has come, or nothing will any more."""
         waiter = self._waiter
+        self._held += size
         if self._left:
             self._pieces.clear()
             if self._ended:
@@ -242,20 +250,39 @@ class Exchange(asyncio.Protocol):
             elif self._failure is not None:
                 self.abort()
         elif waiter is None or waiter.done():
-            self._held += size
             if self._held > HELD_BYTES and not (self._paused or self._ended or self._failure):
                 self._paused = True
                 self._transport.pause_reading()
-        elif self._take is not None:
-            try:
-                ended = self._deliver(self._take)
-            except Exception as error:  # noqa: BLE001 - whoever waits gets it
-                waiter.set_exception(error)
-            else:
-                if ended is not None:
-                    waiter.set_result(ended)
-        elif self.status or self._failure is not None:
-            waiter.set_result(self._ended)
+        elif self._take is None:
+            if self.status or self._failure is not None:
+                waiter.set_result(self._ended)
+        elif len(self._pieces) < 2 or self._held > BURST_BYTES or self._ended or self._failure is not None:
+            self._hand_over()
+        elif not self._gathering:
+            self._gathering = True
+            self._loop.call_soon(self._gather, BURST_TURNS, 0)
+
+    def _gather(self, turns: int, seen: int) -> None:
+        """The backend writes faster than we read: what each turn of the loop brings goes on in one write to the client,
+        which costs more than the reading.
+        """
+        if turns and len(self._pieces) > seen:
+            self._loop.call_soon(self._gather, turns - 1, len(self._pieces))
+        else:
+            self._gathering = False
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        take, waiter = self._take, self._waiter
+        if take is None or waiter is None or waiter.done():
+            return
+        try:
+            ended = self._deliver(take)
+        except Exception as error:  # noqa: BLE001 - whoever waits gets it
+            waiter.set_exception(error)
+        else:
+            if ended is not None:
+                waiter.set_result(ended)
 
     def _give_back(self) -> None:
         sent = not self._unsent and not self._transport.get_write_buffer_size()

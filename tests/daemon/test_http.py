@@ -49,6 +49,17 @@ async def test_a_response_may_come_byte_by_byte(stage, response):
     assert frames[-1]["type"] == "completed"
 
 
+async def test_a_burst_is_passed_on_before_the_next_one(stage):
+    """Several pieces in one read are gathered for a moment, not until more comes."""
+    client = await stage.client()
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(delta(text)), delta(text)) for text in ("one ", "two ", "three"))
+    stage.backend.on("b", writes(HEAD + b"Transfer-Encoding: chunked\r\n\r\n", 0.02, chunks, 60.0))
+    await client.infer("b")
+    await client.expect("started")
+
+    assert [(await client.frame())["delta"] for _ in range(3)] == ["one ", "two ", "three"]
+
+
 @pytest.mark.parametrize("interim", [b"100 Continue\r\n\r\n", b"103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n"])
 async def test_interim_responses_are_passed_over(stage, interim):
     """However many there are, the response is the first one from 200 on."""
