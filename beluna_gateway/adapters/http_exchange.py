@@ -214,6 +214,7 @@ class Exchange(asyncio.Protocol):
         if self._connection is None:
             return
         _reset_if_unsent(self._transport)
+        self._unsent = memoryview(b"")
         self._transport.abort()
         self._part().close()
 
@@ -287,15 +288,15 @@ class Exchange(asyncio.Protocol):
     def _give_back(self) -> None:
         sent = not self._unsent and not self._transport.get_write_buffer_size()
         if self._reusable and sent:
+            self._transport.set_protocol(self._behind)
             self._part().release()
         else:
             self.abort()
 
     def _part(self) -> Connection:
-        """Lets go of the connection: from here on its transport speaks to aiohttp again."""
+        """Lets go of the connection, which happens once."""
         connection = self._connection
-        assert connection is not None  # noqa: S101 - asked once
-        self._transport.set_protocol(self._behind)
+        assert connection is not None  # noqa: S101
         self._connection = None
         del self._parser  # which knows us
         self._pool.ending.discard(self)

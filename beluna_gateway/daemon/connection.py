@@ -230,7 +230,10 @@ class Request:
 
     def write(self, events: Sequence[GatewayEvent]) -> None:
         """See `EventSink`."""
-        self._connection.transport.write(self._encoder.events(events))
+        transport = self._connection.transport
+        if transport.is_closing():
+            return  # the client is gone, and what cancels us is on its way
+        transport.write(self._encoder.events(events))
         if isinstance(events[-1], _ENDS):
             self._ended = True
             self._connection.ended(self)
@@ -260,5 +263,5 @@ class Request:
         self._task = None
         if not task.cancelled() and (bug := task.exception()) is not None and self._cancelled is None:
             self._cancelled = GatewayError("internal", f"a bug in the gateway: {bug!r}")
-        if not self._ended and self._cancelled is not None and not self._connection.closed.done():
+        if not self._ended and self._cancelled is not None:
             self.write([Failed(self._cancelled)])

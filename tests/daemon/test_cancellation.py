@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from beluna_gateway.canonical import Started
+from beluna_gateway.daemon.connection import Request
 from tests.fakes.answers import (
     DONE,
     SILENCE,
@@ -276,3 +281,41 @@ async def test_a_client_that_leaves_is_no_failure_of_the_backend(stage):
     assert after == {**before, "requests": before["requests"] + 3}
     await stage.logged('"gone-2"')
     assert all('"cancelled"' in line for line in stage.daemon.log().splitlines() if '"gone-' in line)
+
+
+@pytest.mark.parametrize("half_close_first", [False, True])
+async def test_clients_that_leave_at_once(stage, half_close_first):
+    """Who hangs up before, while or after it is told that its request has started leaves nothing to complain of."""
+    stage.backend.on("b", text("nobody hears this"))
+    line = json.dumps(infer("b")).encode() + b"\n"
+    for turns in range(300):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(stage.daemon.socket_path))
+            client.sendall(line)
+            if half_close_first:
+                client.shutdown(socket.SHUT_WR)
+            for _ in range(turns % 15):
+                await asyncio.sleep(0)
+    await stage.until("b", in_flight=0)
+
+    assert stage.daemon.complaints() == []
+
+
+async def test_a_frame_for_a_client_that_is_gone_is_dropped():
+    """Between a client's end and the end of its requests a sink writes nothing and raises nothing."""
+
+    class Gone:
+        def is_closing(self) -> bool:
+            return True
+
+        def write(self, data: bytes) -> None:
+            raise RuntimeError("the handler is closed")
+
+    daemon: Any = SimpleNamespace(gateway=SimpleNamespace(infer=lambda frame, request_id, sink: asyncio.sleep(0)))
+    connection: Any = SimpleNamespace(transport=Gone())
+    frame: Any = None
+    request = Request(connection, frame, "r", daemon)
+
+    request.write([Started("b", "m")])
+
+    await asyncio.sleep(0.01)
