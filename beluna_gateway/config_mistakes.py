@@ -74,6 +74,7 @@ def mistakes_between_keys(raw: Any, http_dialects: Collection[str]) -> Iterable[
             continue
         if dialect in http_dialects:
             yield from _endpoint_mistakes(f"{at}.endpoint", backend.get("endpoint"), dialect)
+            yield from _header_mistakes(f"{at}.headers", backend.get("headers"))
         elif backend.get("launch") is not None:
             yield f"{at}.launch: only for HTTP dialects; {_shown(dialect)} starts its own program"
     default = gateway.get("default_backend")
@@ -90,6 +91,12 @@ def _endpoint_mistakes(path: str, endpoint: Any, dialect: str) -> Iterable[str]:
             yield f"{path}: holds a user name or password; use `credential`"
         elif not _is_endpoint(endpoint):
             yield f"{path}: expected http://…, https://… or unix:/path"
+
+
+def _header_mistakes(path: str, headers: Any) -> Iterable[str]:
+    for name in headers if isinstance(headers, dict) else ():
+        if name.lower() in ("content-length", "transfer-encoding"):
+            yield f"{path}.{name}: frames the request's body, which the gateway does itself"
 
 
 def _is_endpoint(text: str) -> bool:

@@ -121,6 +121,7 @@ def test_the_whole_file_is_an_object(tmp_path: Path, whole: str):
         ({"dialect": "github_copilot_sdk", "launch": {"command": "x"}}, "launch: only for HTTP dialects"),
         ({"headers": {"X-A:": "1"}}, "headers.X-A:: expected a string that matches"),
         ({"headers": {"X-A": "1\r\nX-B: 2"}}, "headers.X-A: expected a string that matches"),
+        ({"headers": {"Content-length": "5"}}, "headers.Content-length: frames the request"),
         ({"pricing": {"m": {"input_per_mtok": -1, "output_per_mtok": 1}}}, "pricing.m.input_per_mtok: found -1"),
         ({"capabilities": {"vision": None}}, "capabilities.vision: found null, expected true or false"),
         ({"capabilities": {"vision": 1}}, "capabilities.vision: found 1, expected true or false"),

@@ -52,10 +52,10 @@ ADAPTERS_MAY = _words("errors lines canonical config redaction child_process mod
 
 # Third parties and the outside world → the modules that are their door.
 DOORS: dict[str, set[str]] = {
-    "aiohttp": {"adapters.http_exchange", "daemon.metrics_endpoint"},
+    "aiohttp": {"adapters.http_connections", "daemon.metrics_endpoint"},
     "httptools": {"adapters.http_exchange"},
     "multidict": {"adapters.http_common"},
-    "yarl": {"adapters.http_common", "adapters.http_exchange"},
+    "yarl": {"adapters.http_common", "adapters.http_connections"},
     "aiolimiter": {"budget"},
     "pyjson5": {"config"},
     "uuid_utils": {"gateway"},

@@ -11,7 +11,8 @@ import asyncio
 from ..canonical import BackendRawEvent
 from ..errors import GatewayError, cut_off, protocol_violation
 from .base import Emit, ResponseDecoder, SilenceTimer, parse_object
-from .http_exchange import BrokenExchange, Exchange
+from .http_connections import BrokenExchange
+from .http_exchange import Exchange
 from .ndjson import NdjsonParser
 from .sse import SseParser
 

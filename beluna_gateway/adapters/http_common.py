@@ -22,7 +22,8 @@ from ..canonical import CanonicalRequest, JsonObject, ResolvedCredential
 from ..errors import GatewayError, invalid_request, protocol_violation
 from .base import BackendAdapter, Call, Emit, HttpDialect, SilenceTimer, overridden
 from .http_answer import Answer
-from .http_exchange import BrokenExchange, ConnectionPool, Exchange
+from .http_connections import BrokenExchange, ConnectionPool
+from .http_exchange import Exchange
 from .provider_errors import read_error_body, retry_after_ms
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class HttpAdapter(BackendAdapter):
         """One request and its response: ``async with adapter.exchange(…) as exchange:``."""
         if self._pool is None:
             self._pool = ConnectionPool(self._base, self._unix_path, self._profile)
-        return self._pool.exchange(_head(method, url, headers, len(body)), body)
+        return Exchange(self._pool, _head(method, url, headers, len(body)), body)
 
     async def failure(self, exchange: Exchange) -> GatewayError:
         """The error for an answer that is no success. Its status decides, whatever becomes of the body."""

@@ -1,8 +1,7 @@
-"""One HTTP/1.1 exchange: a request's bytes out, a response's bytes in, on a connection of aiohttp's pool.
+"""One HTTP/1.1 exchange: a request's bytes out, a response's bytes in, on a connection of the pool.
 
-aiohttp makes connections and keeps them (names, addresses, TLS, reuse; `BaseConnector.connect`), llhttp reads the
-framing of responses (httptools). What is ours is the way between them, without a task, a queue or a stream reader:
-bytes are taken in the callback that brings them, and leaving the block aborts what has not ended.
+llhttp reads the framing of responses (httptools). What is ours is the way of the bytes, without a task, a queue or a
+stream reader: they are taken in the callback that brings them, and leaving the block aborts what has not ended.
 """
 
 from __future__ import annotations
@@ -10,19 +9,15 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import socket
-import ssl
 import struct
 import termios
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
-import aiohttp
 import httptools
-from yarl import URL
 
-from ..config import BackendProfile
-from ..errors import GatewayError
+from .http_connections import BrokenExchange, ConnectionPool
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
@@ -45,78 +40,10 @@ LATE_END_SECONDS = 1.0
 again. Nobody waits for that."""
 
 
-class BrokenExchange(GatewayError):
-    """A response that did not come to its end, or is none."""
-
-
-class ConnectionPool:
-    """The connections to one backend.
-
-    Args:
-        url: Whom to connect to.
-        unix_path: The socket to reach it by, where it is one.
-        profile: The backend's: its `connect_timeout_ms`, and its endpoint for errors.
-    """
-
-    def __init__(self, url: URL, unix_path: str | None, profile: BackendProfile) -> None:
-        self.loop = asyncio.get_running_loop()
-        self._profile = profile
-        self._connector: aiohttp.BaseConnector = (
-            aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
-            if unix_path is None
-            else aiohttp.UnixConnector(unix_path, limit=0)
-        )
-        # What aiohttp asks whom to connect to; it is never sent.
-        self._request = aiohttp.ClientRequest("GET", url)
-        # ceil_threshold: aiohttp rounds timeouts above it up to whole seconds; we want them as configured.
-        self._timeout = aiohttp.ClientTimeout(
-            total=None, connect=profile.reliability.connect_timeout_ms / 1000, ceil_threshold=1e9
-        )
-        self.ending: set[Exchange] = set()
-        """Complete answers whose responses have not ended."""
-
-    def exchange(self, head: bytes, body: bytes = b"") -> Exchange:
-        """One request and its response: ``async with pool.exchange(head, body) as exchange:``."""
-        return Exchange(self, head, body)
-
-    async def connect(self) -> Connection:
-        """A connection that nobody else uses.
-
-        Raises:
-            GatewayError: There is none to be had.
-        """
-        while True:
-            try:
-                connection = await self._connector.connect(self._request, [], self._timeout)
-            except (aiohttp.ClientError, OSError, UnicodeError) as error:
-                raise _failure_to_connect(error, self._profile) from error
-            protocol = connection.protocol
-            if protocol is not None and not protocol.should_close:
-                return connection
-            connection.close()  # the backend has said something that was no answer to anything
-
-    def cut(self, why: object) -> BrokenExchange:
-        """The error for a response that did not come to its end."""
-        return BrokenExchange(
-            "backend_transient", f"the connection to {self._profile.backend.endpoint} was cut: {why}", retryable=True
-        )
-
-    def no_http(self, why: object) -> BrokenExchange:
-        """The error for what is no response."""
-        return BrokenExchange(
-            "protocol_violation", f"{self._profile.backend.endpoint} does not speak HTTP as it should: {why}"
-        )
-
-    async def close(self) -> None:
-        """Ends all connections."""
-        for exchange in list(self.ending):
-            exchange.abort()
-        await self._connector.close()
-
-
 class Exchange(asyncio.Protocol):
-    """See `ConnectionPool.exchange`. Entering the block connects and sends; leaving it before the response has ended
-    aborts the connection: that is the cancel. A response that has ended leaves its connection to the next one.
+    """``async with Exchange(pool, head, body) as exchange:``. Entering the block connects and sends; leaving it before
+    the response has ended aborts the connection: that is the cancel. A response that has ended leaves its connection to
+    the next one.
     """
 
     def __init__(self, pool: ConnectionPool, head: bytes, body: bytes) -> None:
@@ -134,6 +61,8 @@ class Exchange(asyncio.Protocol):
         self.on_body = self._pieces.append
         self._held = 0
         self._paused = False
+        self._flowing = False
+        """The first piece has been handed over."""
         self._gathering = False
         self._framing_bytes = 0
         self._until_close = False
@@ -168,7 +97,7 @@ class Exchange(asyncio.Protocol):
         if self._ended:
             self._give_back()
         elif self.complete and self._failure is None:
-            self._pool.ending.add(self)
+            self._pool.on_close.add(self.abort)
             self._late = self._loop.call_later(LATE_END_SECONDS, self.abort)
         else:
             self.abort()
@@ -231,6 +160,7 @@ class Exchange(asyncio.Protocol):
             chunk = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
             self._pieces.clear()
             self._held = 0
+            self._flowing = True
             if self._paused:
                 self._paused = False
                 self._transport.resume_reading()
@@ -257,11 +187,14 @@ class Exchange(asyncio.Protocol):
         elif self._take is None:
             if self.status or self._failure is not None:
                 waiter.set_result(self._ended)
-        elif len(self._pieces) < 2 or self._held > BURST_BYTES or self._ended or self._failure is not None:
+        elif (
+            self._flowing and len(self._pieces) > 1 and self._held <= BURST_BYTES and not (self._ended or self._failure)
+        ):
+            if not self._gathering:
+                self._gathering = True
+                self._loop.call_soon(self._gather, BURST_TURNS, 0)
+        else:
             self._hand_over()
-        elif not self._gathering:
-            self._gathering = True
-            self._loop.call_soon(self._gather, BURST_TURNS, 0)
 
     def _gather(self, turns: int, seen: int) -> None:
         """The backend writes faster than we read: what each turn of the loop brings goes on in one write to the client,
@@ -299,7 +232,7 @@ class Exchange(asyncio.Protocol):
         assert connection is not None  # noqa: S101
         self._connection = None
         del self._parser  # which knows us
-        self._pool.ending.discard(self)
+        self._pool.on_close.discard(self.abort)
         if self._late is not None:
             self._late.cancel()
         return connection
@@ -387,23 +320,3 @@ def _reset_if_unsent(transport: asyncio.Transport) -> None:
         fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, unsent)
         if any(unsent):
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-
-def _failure_to_connect(error: Exception, profile: BackendProfile) -> GatewayError:
-    """Aiohttp's and the system's exceptions → ours."""
-    endpoint = profile.backend.endpoint
-    if isinstance(error, TimeoutError):
-        limit = profile.reliability.connect_timeout_ms
-        return GatewayError(
-            "timeout", f"no connection to {endpoint} within {limit} ms (reliability.connect_timeout_ms)", retryable=True
-        )
-    if isinstance(error, UnicodeError):  # from the codec for international host names
-        return GatewayError(
-            "backend_transient", f"no connection to {endpoint}: no host has such a name", retryable=True
-        )
-    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    if isinstance(error, aiohttp.ClientConnectorCertificateError) or isinstance(cause, ssl.SSLCertVerificationError):
-        return GatewayError("backend_permanent", f"the TLS certificate of {endpoint} is not accepted: {cause}")
-    if isinstance(cause, OSError):
-        return GatewayError("backend_transient", f"no connection to {endpoint}: {cause}", retryable=True)
-    return GatewayError("backend_permanent", f"no connection to {endpoint}: {type(error).__name__}: {error}")
