@@ -40,7 +40,40 @@ LATE_END_SECONDS = 1.0
 again. Nobody waits for that."""
 
 
-class Exchange(asyncio.Protocol):
+class Wire(asyncio.Protocol):
+    """What a connection's transport speaks to, from its first exchange on: the exchange under way, in between aiohttp.
+
+    It stays, because to change a transport's protocol costs system calls: the loop stops reading and starts again.
+    """
+
+    def __init__(self, idle: asyncio.Protocol) -> None:
+        self._idle = idle
+        self.exchange: Exchange | None = None
+
+    def data_received(self, data: bytes) -> None:
+        (self.exchange or self._idle).data_received(data)
+
+    def eof_received(self) -> None:
+        if self.exchange is not None:
+            self.exchange.disconnected(None)
+        else:
+            self._idle.eof_received()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._idle.connection_lost(error)
+        if self.exchange is not None:
+            self.exchange.disconnected(error)
+
+    def pause_writing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.resume_writing()
+
+
+class Exchange:
     """``async with Exchange(pool, head, body) as exchange:``. Entering the block connects and sends; leaving it before
     the response has ended aborts the connection: that is the cancel. A response that has ended leaves its connection to
     the next one.
@@ -81,9 +114,14 @@ class Exchange(asyncio.Protocol):
         connection = await self._pool.connect()
         transport, behind = connection.transport, connection.protocol
         assert transport is not None and behind is not None  # noqa: S101, PT018 - it is connected
-        self._connection, self._transport, self._behind = connection, transport, behind
+        self._connection, self._transport = connection, transport
+        wire = transport.get_protocol()
+        if not isinstance(wire, Wire):
+            wire = Wire(behind)
+            transport.set_protocol(wire)
+        wire.exchange = self
+        self._wire = wire
         self._parser = httptools.HttpResponseParser(self)
-        transport.set_protocol(self)
         if len(self._body) <= PIECE_BYTES:
             transport.write(self._head + self._body)
         else:
@@ -221,7 +259,6 @@ class Exchange(asyncio.Protocol):
     def _give_back(self) -> None:
         sent = not self._unsent and not self._transport.get_write_buffer_size()
         if self._reusable and sent:
-            self._transport.set_protocol(self._behind)
             self._part().release()
         else:
             self.abort()
@@ -230,7 +267,7 @@ class Exchange(asyncio.Protocol):
         """Lets go of the connection, which happens once."""
         connection = self._connection
         assert connection is not None  # noqa: S101
-        self._connection = None
+        self._connection = self._wire.exchange = None
         del self._parser  # which knows us
         self._pool.on_close.discard(self.abort)
         if self._late is not None:
@@ -242,9 +279,10 @@ class Exchange(asyncio.Protocol):
             piece, self._unsent = self._unsent[:PIECE_BYTES], self._unsent[PIECE_BYTES:]
             self._transport.write(piece)
 
-    # --- what the transport calls ----------------------------------------------------------------------------
+    # --- what the wire calls ---------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        """Bytes of the response have come."""
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -261,15 +299,8 @@ class Exchange(asyncio.Protocol):
                 self._failure = self._pool.no_http(f"more than {FRAMING_BYTES} bytes that are no body")
         self._arrived(len(data))
 
-    def eof_received(self) -> bool | None:
-        self._disconnected(None)
-        return None
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._behind.connection_lost(error)
-        self._disconnected(error)
-
-    def _disconnected(self, error: Exception | None) -> None:
+    def disconnected(self, error: Exception | None) -> None:
+        """Nothing more will come."""
         self._reusable = False
         if not self._ended and self._failure is None:
             if self._until_close and error is None:
@@ -279,9 +310,11 @@ class Exchange(asyncio.Protocol):
         self._arrived(0)
 
     def pause_writing(self) -> None:
+        """Enough waits to be sent."""
         self._writable = False
 
     def resume_writing(self) -> None:
+        """It has been sent."""
         self._writable = True
         self._send_more()
 
