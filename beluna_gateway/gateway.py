@@ -150,7 +150,7 @@ class AIGateway:
         cancelled gets no terminal event from here; whoever cancelled it knows.
         """
         record = RequestRecord(request_id, frame.metadata, self._clock())
-        response = ResponseNormalizer(sink, frame.include_reasoning, self._clock, self._loop.call_soon)
+        response = ResponseNormalizer(sink, frame.include_reasoning, self._clock, self._later)
         backend = None
         try:
             request = self._request_normalizer.normalize(frame, request_id)
@@ -211,6 +211,10 @@ class AIGateway:
             record.attempt_errors.append(self._redactor.redact(f"{last.kind}: {last.message}")[:300])
             if await backend.opens_within(delay):
                 raise last
+
+    def _later(self, function: Callable[[], None]) -> None:
+        """Calls it when the loop has looked at its sockets once more, and whoever that woke has had its turn."""
+        self._loop.call_soon(self._loop.call_soon, function)
 
     def _backend_of(self, selected: SelectedBackend, record: RequestRecord) -> Backend:
         backend = self.backends[selected.profile.id]

@@ -50,7 +50,7 @@ class ResponseNormalizer:
         sink: Where the client's events go.
         include_reasoning: Whether the client asked for reasoning.
         clock: Monotonic seconds.
-        later: Has a function called when what is under way has had its turn, as the event loop's `call_soon`.
+        later: Has a function called in a moment.
     """
 
     def __init__(
