@@ -112,12 +112,12 @@ class Exchange:
 
     async def __aenter__(self) -> Self:
         connection = await self._pool.connect()
-        transport, behind = connection.transport, connection.protocol
-        assert transport is not None and behind is not None  # noqa: S101, PT018 - it is connected
+        transport, idle = connection.transport, connection.protocol
+        assert transport is not None and idle is not None  # noqa: S101, PT018 - it is connected
         self._connection, self._transport = connection, transport
         wire = transport.get_protocol()
         if not isinstance(wire, Wire):
-            wire = Wire(behind)
+            wire = Wire(idle)
             transport.set_protocol(wire)
         wire.exchange = self
         self._wire = wire
