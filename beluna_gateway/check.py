@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .adapters import ADAPTERS
-from .config import BackendProfile, Config, profiles
-from .credentials import CredentialResolver
+from .config.settings import BackendProfile, Config, profiles
 from .errors import GatewayError
-from .redaction import Redactor
+from .pipeline.credentials import CredentialResolver
+from .telemetry.redaction import Redactor
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from . import __version__
 
 if TYPE_CHECKING:
-    from .config import Config
-    from .redaction import Redactor
+    from .config.settings import Config, Otlp
+    from .telemetry.otlp import OtlpSink
+    from .telemetry.redaction import Redactor
 
 # sysexits.h
 OK, FAILED, USAGE, UNREADABLE, UNAVAILABLE, NO_SOCKET, WRONG_CONFIG = 0, 1, 64, 66, 69, 73, 78
@@ -85,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _load(path: Path) -> Config | int:
     """The configuration, or the exit status after its mistakes were told."""
-    from .config import ConfigError, ConfigUnreadable, load_config
+    from .config.loading import ConfigError, ConfigUnreadable, load_config
 
     try:
         return load_config(path)
@@ -109,8 +110,8 @@ def _serve(options: argparse.Namespace) -> int:
     import uvloop
 
     from .daemon.sockets import SocketError
-    from .redaction import Redactor
-    from .telemetry import MissingExtra, configure_logging
+    from .telemetry.logging import configure_logging
+    from .telemetry.redaction import Redactor
 
     redactor = Redactor()
     configure_logging(config.telemetry, redactor)
@@ -131,7 +132,8 @@ async def _run_daemon(config: Config, folder: Path, redactor: Redactor) -> None:
 
     from .daemon.server import Daemon
     from .gateway import AIGateway
-    from .telemetry import LogSink, TelemetrySink, otlp_sink
+    from .telemetry.logging import LogSink
+    from .telemetry.records import TelemetrySink
 
     sinks: list[TelemetrySink] = [LogSink()]
     async with AsyncExitStack() as stack:
@@ -140,13 +142,30 @@ async def _run_daemon(config: Config, folder: Path, redactor: Redactor) -> None:
         gateway = await stack.enter_async_context(AIGateway(config, folder, telemetry=sinks, redactor=redactor))
         if (metrics := config.telemetry.metrics) is not None:
             from .daemon.metrics_endpoint import metrics_endpoint
-            from .metrics import MetricsSink
+            from .telemetry.metrics import MetricsSink
 
             sink = MetricsSink(gateway.status)
             gateway.telemetry.append(sink)
             listen = metrics if isinstance(metrics, str) else metrics.listen
             await stack.enter_async_context(metrics_endpoint(listen, folder, sink.exposition))
         await Daemon(config, folder, gateway).serve()
+
+
+class MissingExtra(Exception):
+    """The configuration asks for something whose packages are not installed."""
+
+
+def otlp_sink(settings: Otlp) -> OtlpSink:
+    """Sends spans to a collector.
+
+    Raises:
+        MissingExtra: The packages of the extra `otlp` are not installed.
+    """
+    try:
+        from .telemetry.otlp import OtlpSink
+    except ImportError as error:
+        raise MissingExtra(f"telemetry.otlp: {error}; install it with pip install 'beluna-gateway[otlp]'") from error
+    return OtlpSink(settings.endpoint)
 
 
 # --- ask and status ------------------------------------------------------------------------------------------
@@ -266,7 +285,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _schema(options: argparse.Namespace) -> int:
-    from .config import json_schema
+    from .config.settings import json_schema
     from .wire.frames import client_frame_schema, server_frame_schema
 
     schema = {"config": json_schema, "client": client_frame_schema, "server": server_frame_schema}[options.which]()

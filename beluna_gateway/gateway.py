@@ -15,20 +15,20 @@ from typing import Any, Self
 import structlog
 
 from .adapters.base import BackendAdapter, Call
-from .budget import BudgetEnforcer
 from .canonical import Failed
-from .capabilities import CapabilityGuard
-from .config import BackendProfile, Config, profiles
-from .credentials import CredentialResolver
+from .config.settings import BackendProfile, Config, profiles
 from .errors import GatewayError, invalid_request
 from .event_stream import EventStream, InferenceResult, collect
-from .redaction import Redactor
-from .reliability import CircuitBreaker, retry_delay
-from .request_normalizer import RequestNormalizer
-from .response_normalizer import EventSink, ResponseNormalizer
-from .router import BackendRouter, SelectedBackend
-from .telemetry import RequestRecord, TelemetrySink
-from .timers import AttemptTimer, TotalTimer
+from .pipeline.budget import BudgetEnforcer
+from .pipeline.capabilities import CapabilityGuard
+from .pipeline.credentials import CredentialResolver
+from .pipeline.reliability import CircuitBreaker, retry_delay
+from .pipeline.request_normalizer import RequestNormalizer
+from .pipeline.response_normalizer import EventSink, ResponseNormalizer
+from .pipeline.router import BackendRouter, SelectedBackend
+from .pipeline.timers import AttemptTimer, TotalTimer
+from .telemetry.records import RequestRecord, TelemetrySink
+from .telemetry.redaction import Redactor
 from .wire.frames import Infer
 
 AdapterFactory = Callable[[BackendProfile], BackendAdapter]
@@ -37,7 +37,7 @@ MESSAGE_CHARACTERS = 2000
 """The longest `error.message` (protocol/README.md, "Error mapping")."""
 
 
-class Backend:
+class LiveBackend:
     """One configured backend with everything that outlives a request: adapter, budget, breaker, counters."""
 
     def __init__(self, profile: BackendProfile, make_adapter: AdapterFactory, clock: Callable[[], float]) -> None:
@@ -111,7 +111,7 @@ class AIGateway:
         self.telemetry = list(telemetry)
         self._log = structlog.get_logger("beluna_gateway")
         self.backends = {
-            profile.id: Backend(profile, adapters[profile.backend.dialect], self._clock)
+            profile.id: LiveBackend(profile, adapters[profile.backend.dialect], self._clock)
             for profile in configured.values()
         }
         for profile in configured.values():
@@ -178,7 +178,7 @@ class AIGateway:
         self,
         call: Call,
         selected: SelectedBackend,
-        backend: Backend,
+        backend: LiveBackend,
         response: ResponseNormalizer,
         record: RequestRecord,
         deadline: float,
@@ -216,14 +216,14 @@ class AIGateway:
         """Calls it when the loop has looked at its sockets once more, and whoever that woke has had its turn."""
         self._loop.call_soon(self._loop.call_soon, function)
 
-    def _backend_of(self, selected: SelectedBackend, record: RequestRecord) -> Backend:
+    def _backend_of(self, selected: SelectedBackend, record: RequestRecord) -> LiveBackend:
         backend = self.backends[selected.profile.id]
         backend.requests += 1
         record.backend_id, record.model = backend.id, selected.model
         record.dialect = selected.profile.backend.dialect
         return backend
 
-    def _presentable(self, error: GatewayError, backend: Backend | None) -> GatewayError:
+    def _presentable(self, error: GatewayError, backend: LiveBackend | None) -> GatewayError:
         """`error` as a client may see it: secrets taken out first, cut to length after that."""
         error.message = self._redactor.redact(error.message)[:MESSAGE_CHARACTERS]
         if error.provider_code is not None:
@@ -237,7 +237,7 @@ class AIGateway:
             link = link.__cause__ or link.__context__
         return error
 
-    def _finish(self, record: RequestRecord, response: ResponseNormalizer, backend: Backend | None) -> None:
+    def _finish(self, record: RequestRecord, response: ResponseNormalizer, backend: LiveBackend | None) -> None:
         """Accounts for the request, once, however it ended."""
         record.duration = self._clock() - record.started_at
         if response.first_output_at is not None:

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from beluna_gateway.config import json_schema
+from beluna_gateway.config.settings import json_schema
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 TABLE = re.compile(r"<!-- table: (\w+) -->\n.*?<!-- end -->", re.DOTALL)

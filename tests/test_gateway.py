@@ -9,10 +9,10 @@ import pytest
 import structlog
 
 from beluna_gateway.canonical import Completed, Failed, OutputTextDelta, Started, Usage, UsageStats
-from beluna_gateway.config import BackendProfile, Config
+from beluna_gateway.config.settings import BackendProfile, Config
 from beluna_gateway.errors import GatewayError
 from beluna_gateway.gateway import MESSAGE_CHARACTERS, AIGateway
-from beluna_gateway.redaction import Redactor
+from beluna_gateway.telemetry.redaction import Redactor
 
 from .fakes.adapter import END, SILENCE, Client, ScriptedAdapter, stage, text, transient
 from .fakes.clock import virtual_time

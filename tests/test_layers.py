@@ -24,18 +24,22 @@ def _words(text: str) -> frozenset[str]:
 # A module imports from the rows before its own, never from its neighbours. `adapters` has rules of its own below.
 ROWS: tuple[frozenset[str], ...] = (
     # nothing of ours: texts, bytes, errors, and what stands for itself
-    _words("errors lines redaction json_schema strict_json mistakes field_docs child_guard client __init__")
-    | _words("wire.__init__ daemon.__init__ local_model.__init__ local_model.__main__"),
+    _words("__init__ errors client local_model schemas.field_docs schemas.field_errors telemetry.redaction")
+    | _words("wire.lines wire.json_schema wire.strict_json")
+    | _words("processes.child_guard processes.local_model.__init__ processes.local_model.__main__")
+    | _words("wire.__init__ daemon.__init__ pipeline.__init__ schemas.__init__ processes.__init__ telemetry.__init__"),
     # what is thought and spoken in; programs
-    _words("canonical config_mistakes wire.frames child_process daemon.sockets daemon.systemd"),
-    _words("config wire.ndjson"),
+    _words("canonical config.mistakes wire.frames processes.child_process daemon.sockets daemon.systemd"),
+    _words("config.settings wire.ndjson"),
+    _words("config.loading"),
+    _words("config.__init__"),
     # what the steps need, and what adapters reach out with
-    _words("pricing model_server"),
+    _words("pipeline.pricing processes.model_server telemetry.records"),
     # the steps of a request, which meet in the gateway only
-    _words("request_normalizer router credentials capabilities budget reliability timers response_normalizer")
-    | _words("telemetry event_stream"),
+    _words("pipeline.request_normalizer pipeline.router pipeline.credentials pipeline.capabilities pipeline.budget")
+    | _words("pipeline.reliability pipeline.timers pipeline.response_normalizer event_stream"),
     # where telemetry goes
-    _words("metrics otlp"),
+    _words("telemetry.logging telemetry.metrics telemetry.otlp"),
     _words("adapters"),
     _words("gateway check"),
     _words("daemon.connection daemon.metrics_endpoint"),
@@ -44,36 +48,41 @@ ROWS: tuple[frozenset[str], ...] = (
     _words("__main__"),
 )
 
-# Imports that point up, inside of a function: a default that a caller may replace, and an extra that may be missing.
-UPWARD = {("telemetry", "otlp")}
+# Imports that point up, inside of a function: a command that is run under a shorter name.
+UPWARD = {("local_model", "processes.local_model.__main__")}
 
-# What adapters know of the rest: nothing of the wire, the steps, the gateway or the daemon.
-ADAPTERS_MAY = _words("errors lines canonical config redaction child_process model_server __init__")
+# What adapters know of the rest: nothing of the steps, the gateway or the daemon; of the wire how lines are cut.
+ADAPTERS_MAY = _words("errors wire.lines canonical config.settings telemetry.redaction processes.child_process")
+ADAPTERS_MAY |= _words("processes.model_server __init__")
 
 # Third parties and the outside world → the modules that are their door.
 DOORS: dict[str, set[str]] = {
-    "aiohttp": {"adapters.http_connections", "daemon.metrics_endpoint"},
-    "httptools": {"adapters.http_exchange"},
-    "multidict": {"adapters.http_common"},
-    "yarl": {"adapters.http_common", "adapters.http_connections"},
-    "aiolimiter": {"budget"},
-    "pyjson5": {"config"},
+    "aiohttp": {"adapters.http.connections", "daemon.metrics_endpoint"},
+    "httptools": {"adapters.http.exchange"},
+    "multidict": {"adapters.http.adapter"},
+    "yarl": {"adapters.http.adapter", "adapters.http.connections"},
+    "aiolimiter": {"pipeline.budget"},
+    "pyjson5": {"config.loading"},
     "uuid_utils": {"gateway"},
     "uvloop": {"cli"},
-    "prometheus_client": {"metrics"},
-    "opentelemetry": {"otlp"},
-    "subprocess": {"child_process"},
-    "socket": {"daemon.sockets", "daemon.systemd", "adapters.http_exchange", "local_model.__main__"},
+    "prometheus_client": {"telemetry.metrics"},
+    "opentelemetry": {"telemetry.otlp"},
+    "subprocess": {"processes.child_process"},
+    "socket": {"daemon.sockets", "daemon.systemd", "adapters.http.exchange", "processes.local_model.__main__"},
 }
 
 # Values in, values out: no event loop, no clock, no environment, no files.
 PURE = (
-    _words("errors lines redaction json_schema strict_json mistakes config_mistakes canonical wire.frames wire.ndjson")
-    | _words("pricing request_normalizer router capabilities reliability response_normalizer")
-    | _words("adapters.base adapters.sse adapters.ndjson adapters.tool_calls adapters.finish_reasons")
-    | _words("adapters.provider_errors adapters.delta_template adapters.earlier_turn adapters.claude_thinking")
-    | _words("adapters.anthropic adapters.anthropic_decoder adapters.gemini adapters.gemini_decoder adapters.ollama")
-    | _words("adapters.openai_compatible adapters.openai_responses adapters.openai_responses_decoder")
+    _words("errors canonical telemetry.redaction schemas.field_errors config.mistakes")
+    | _words("wire.lines wire.json_schema wire.strict_json wire.frames wire.ndjson")
+    | _words("pipeline.pricing pipeline.request_normalizer pipeline.router pipeline.capabilities pipeline.reliability")
+    | _words("pipeline.response_normalizer adapters.base adapters.http.sse adapters.http.ndjson")
+    | _words("adapters.decoding.tool_calls adapters.decoding.finish_reasons adapters.decoding.provider_errors")
+    | _words("adapters.decoding.delta_template adapters.decoding.usage")
+    | _words("adapters.encoding.provider_state adapters.encoding.claude_thinking")
+    | _words("adapters.dialects.anthropic adapters.dialects.anthropic_decoder adapters.dialects.gemini")
+    | _words("adapters.dialects.gemini_decoder adapters.dialects.ollama adapters.dialects.openai_compatible")
+    | _words("adapters.dialects.openai_responses adapters.dialects.openai_responses_decoder")
 )
 IMPURE = _words("asyncio os io pathlib socket subprocess time threading tempfile shutil structlog")
 
@@ -162,7 +171,7 @@ def test_imports_point_down(name: str):
 def test_adapters_know_little(name: str):
     """An adapter knows what is thought in and how to reach out; and no dialect knows another one."""
     inside = imports(name)[0]
-    siblings = {f"adapters.{module}" for module, _ in _HTTP_DIALECTS.values()} | {"adapters.github_copilot"}
+    siblings = {f"adapters.dialects.{module}" for module, _ in _HTTP_DIALECTS.values()} | {"adapters.copilot.adapter"}
 
     assert {module for module in inside if _place(module) != "adapters"} <= ADAPTERS_MAY
     if name != "adapters.__init__":
@@ -178,10 +187,10 @@ def test_nothing_goes_in_circles():
 
 def test_only_the_normalisers_know_the_frames():
     """Of the steps, the request normaliser reads frames and none writes them: that is the connection's."""
-    steps = next(row for row in ROWS if "router" in row)
+    steps = next(row for row in ROWS if "pipeline.router" in row)
 
     assert {step for step in steps if any(module.startswith("wire.") for module in imports(step)[0])} == {
-        "request_normalizer"
+        "pipeline.request_normalizer"
     }
 
 
@@ -202,7 +211,7 @@ def test_everything_from_outside_is_known():
 
 def test_models_are_made_in_three_places():
     """pydantic's models are the frames and the configuration; elsewhere only its name for a JSON value is used."""
-    doors = {"wire.frames", "wire.ndjson", "config", "field_docs", "gateway"}
+    doors = {"wire.frames", "wire.ndjson", "config.settings", "config.loading", "schemas.field_docs", "gateway"}
     used = {
         (name, imported)
         for name in MODULES
@@ -229,4 +238,6 @@ def test_the_environment_is_read_in_few_places():
         if (isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv"))
     }
 
-    assert readers == _words("credentials child_process daemon.systemd daemon.sockets cli local_model.__main__")
+    assert readers == _words("pipeline.credentials processes.child_process daemon.systemd daemon.sockets cli") | _words(
+        "processes.local_model.__main__"
+    )

@@ -9,14 +9,14 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter
 
-from beluna_gateway import gateway, strict_json
-from beluna_gateway.adapters import finish_reasons
-from beluna_gateway.adapters.provider_errors import ProviderError, error_of_status
+from beluna_gateway import gateway
+from beluna_gateway.adapters.decoding import finish_reasons
+from beluna_gateway.adapters.decoding.provider_errors import ProviderError, error_of_status
 from beluna_gateway.canonical import OtherFinishReason
-from beluna_gateway.config import HTTP_DIALECTS, Budget, Reliability, Server
+from beluna_gateway.config.settings import HTTP_DIALECTS, Budget, Reliability, Server
 from beluna_gateway.errors import ERROR_KINDS
-from beluna_gateway.request_normalizer import SCHEMA_KEYWORDS
-from beluna_gateway.wire import ndjson
+from beluna_gateway.pipeline.request_normalizer import SCHEMA_KEYWORDS
+from beluna_gateway.wire import ndjson, strict_json
 from beluna_gateway.wire.frames import (
     CLIENT_FRAMES,
     PROTOCOL_VERSION,

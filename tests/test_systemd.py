@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from beluna_gateway import cli
-from beluna_gateway.config import Config, FileCredential, load_config
+from beluna_gateway.config.loading import load_config
+from beluna_gateway.config.settings import Config, FileCredential
 from beluna_gateway.daemon import server, sockets
 
 from .fakes import sandbox

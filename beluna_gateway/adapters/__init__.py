@@ -1,4 +1,4 @@
-"""Dialect → what makes its adapter: the one table. Its keys are exactly the dialects that `config.py` accepts.
+"""Dialect → what makes its adapter: the one table. Its keys are exactly the dialects that `config.settings` accepts.
 
 Modules are imported when a backend of theirs is first used, so that nobody waits for dialects that are not configured.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 
-from ..config import BackendProfile
+from ..config.settings import BackendProfile
 from .base import BackendAdapter, HttpDialect
 
 _HTTP_DIALECTS = {
@@ -23,18 +23,18 @@ _HTTP_DIALECTS = {
 def http_dialect(profile: BackendProfile) -> HttpDialect:
     """The pure halves for a backend of an HTTP dialect."""
     module, name = _HTTP_DIALECTS[profile.backend.dialect]
-    dialect: HttpDialect = getattr(import_module(f".{module}", __name__), name)(profile)
+    dialect: HttpDialect = getattr(import_module(f".dialects.{module}", __name__), name)(profile)
     return dialect
 
 
 def _http(profile: BackendProfile) -> BackendAdapter:
-    from .http_common import HttpAdapter
+    from .http.adapter import HttpAdapter
 
     return HttpAdapter(http_dialect(profile))
 
 
 def _github_copilot(profile: BackendProfile) -> BackendAdapter:
-    from .github_copilot import GitHubCopilotAdapter
+    from .copilot.adapter import GitHubCopilotAdapter
 
     return GitHubCopilotAdapter(profile)
 

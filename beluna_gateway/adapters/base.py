@@ -1,7 +1,7 @@
 """What an adapter is to the gateway, and what a dialect is to the shared HTTP edge.
 
 An HTTP dialect is one file with two pure halves, request out (`encode`) and events in (`ResponseDecoder`); it never
-touches the network. `http_common.HttpAdapter` moves the bytes for all of them.
+touches the network. `http.adapter.HttpAdapter` moves the bytes for all of them.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pydantic import JsonValue
 from pydantic_core import from_json
 
 from ..canonical import BackendRawEvent, CanonicalRequest, JsonObject, ResolvedCredential
-from ..config import BackendProfile, Capabilities
+from ..config.settings import BackendProfile, Capabilities
 from ..errors import GatewayError, protocol_violation
-from .provider_errors import ProviderError, error_of_status
+from .decoding.provider_errors import ProviderError, error_of_status
 
 
 class Emit(Protocol):

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, cast
 from ..canonical import Completed, Failed, GatewayEvent
 from ..errors import GatewayError
 from ..gateway import new_request_id
-from ..lines import LineCutter
 from ..wire import ndjson
 from ..wire.frames import Cancel, Exit, Infer
+from ..wire.lines import LineCutter
 from ..wire.ndjson import FrameEncoder, RejectedLine
 from .sockets import peer_uid
 

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from .. import __version__
-from ..config import Config
+from ..config.settings import Config
 from ..errors import GatewayError
 from ..gateway import AIGateway
 from ..wire.frames import PROTOCOL_VERSION

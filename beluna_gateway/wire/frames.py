@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
 
 from ..errors import ErrorKind
-from ..field_docs import describe, subclasses
+from ..schemas.field_docs import describe, subclasses
 
 PROTOCOL_VERSION = 1
 

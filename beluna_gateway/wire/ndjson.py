@@ -13,7 +13,6 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from .. import mistakes, strict_json
 from ..canonical import (
     Completed,
     Failed,
@@ -28,6 +27,8 @@ from ..canonical import (
     UsageStats,
 )
 from ..errors import ErrorKind, GatewayError
+from ..schemas import field_errors
+from . import strict_json
 from .frames import CLIENT_FRAMES, Cancel, Exit, Infer, StatusQuery
 
 
@@ -86,14 +87,14 @@ def _explain(error: ValidationError, value: Any) -> str:
 
 
 def _mistake(details: Mapping[str, Any], value: Any) -> str:
-    path, _ = mistakes.locate(details, value, _is_tag)
+    path, _ = field_errors.locate(details, value, _is_tag)
     if details["type"] == "missing":
         return f"{path}: missing, but required"
     if details["type"] == "extra_forbidden":
         return f"{path}: unknown field"
     if details["type"] == "part":
         return f"{path}: {details['msg']}"
-    return f"{path}: expected {mistakes.expected(details)}"
+    return f"{path}: expected {field_errors.expected(details)}"
 
 
 def _is_tag(before: int | str, step: str) -> bool:

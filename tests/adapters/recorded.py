@@ -30,9 +30,9 @@ from typing import Any
 
 from beluna_gateway.adapters import http_dialect
 from beluna_gateway.adapters.base import HttpDialect, ResponseDecoder, parse_object
-from beluna_gateway.adapters.ndjson import NdjsonParser
-from beluna_gateway.adapters.provider_errors import read_error_body
-from beluna_gateway.adapters.sse import SseParser
+from beluna_gateway.adapters.decoding.provider_errors import read_error_body
+from beluna_gateway.adapters.http.ndjson import NdjsonParser
+from beluna_gateway.adapters.http.sse import SseParser
 from beluna_gateway.canonical import (
     BackendRawEvent,
     CanonicalRequest,
@@ -45,9 +45,9 @@ from beluna_gateway.canonical import (
     ToolCallReady,
     Usage,
 )
-from beluna_gateway.config import Backend, BackendProfile, Budget, Reliability
+from beluna_gateway.config.settings import BackendProfile, BackendSettings, Budget, Reliability
 from beluna_gateway.errors import GatewayError
-from beluna_gateway.request_normalizer import RequestNormalizer
+from beluna_gateway.pipeline.request_normalizer import RequestNormalizer
 from beluna_gateway.wire.frames import Infer
 from beluna_gateway.wire.ndjson import usage_object
 
@@ -67,7 +67,7 @@ WireEvent = dict[str, Any]
 
 def dialect(name: str, **backend_keys: Any) -> HttpDialect:
     """The dialect `name` for a backend with these extra keys of configuration."""
-    backend = Backend.model_validate(
+    backend = BackendSettings.model_validate(
         {
             "id": "recorded",
             "dialect": name,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from beluna_gateway.config import HTTP_DIALECTS
+from beluna_gateway.config.settings import HTTP_DIALECTS
 from tests.fakes.answers import CUT, RESET, answers, plays, silent
 from tests.fakes.backend import Exchange, FakeBackend, Script, fake_backend
 from tests.fakes.client import Client, Frame, said

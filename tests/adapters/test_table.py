@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from beluna_gateway.adapters import ADAPTERS
-from beluna_gateway.config import DIALECTS, HTTP_DIALECTS
+from beluna_gateway.config.settings import DIALECTS, HTTP_DIALECTS
 
 from .oracles import ORACLES
 from .recorded import ENDPOINTS, RECORDINGS, dialect

@@ -9,7 +9,7 @@ import pytest
 
 from beluna_gateway.canonical import OutputTextDelta
 from beluna_gateway.client import DaemonGone, connect
-from beluna_gateway.config import load_config
+from beluna_gateway.config.loading import load_config
 from beluna_gateway.errors import GatewayError
 from beluna_gateway.gateway import AIGateway
 from tests.fakes.answers import DONE, SILENCE, delta, fails, finish, plays, silent, text

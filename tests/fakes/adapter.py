@@ -17,11 +17,11 @@ from beluna_gateway.canonical import (
     OutputTextDelta,
     ResolvedCredential,
 )
-from beluna_gateway.config import Capabilities, Config
+from beluna_gateway.config.settings import Capabilities, Config
 from beluna_gateway.errors import GatewayError
 from beluna_gateway.gateway import AIGateway
-from beluna_gateway.redaction import Redactor
-from beluna_gateway.telemetry import RequestRecord
+from beluna_gateway.telemetry.records import RequestRecord
+from beluna_gateway.telemetry.redaction import Redactor
 from beluna_gateway.wire.frames import Infer
 
 from .config import backend, config

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from beluna_gateway.config import Config, load_config
+from beluna_gateway.config.loading import load_config
+from beluna_gateway.config.settings import Config
 
 
 def backend(**keys: Any) -> dict[str, Any]:

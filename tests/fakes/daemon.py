@@ -14,7 +14,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from beluna_gateway.config import Config, load_config
+from beluna_gateway.config.loading import load_config
+from beluna_gateway.config.settings import Config
 from beluna_gateway.daemon.server import Daemon
 from beluna_gateway.gateway import AIGateway
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from beluna_gateway.adapters.github_copilot import GitHubCopilotAdapter
+from beluna_gateway.adapters.copilot.adapter import GitHubCopilotAdapter
 from beluna_gateway.canonical import (
     AssistantMessage,
     CanonicalRequest,
@@ -32,9 +32,9 @@ from beluna_gateway.canonical import (
 )
 from beluna_gateway.client import connect
 from beluna_gateway.errors import GatewayError
-from beluna_gateway.timers import AttemptTimer
+from beluna_gateway.pipeline.timers import AttemptTimer
 
-from ..adapters.copilot_helpers import Client, gone, profile, request
+from ..adapters.copilot.helpers import Client, gone, profile, request
 from ..live.conftest import running_daemon
 from .conftest import KEY, MODEL, LocalModel
 

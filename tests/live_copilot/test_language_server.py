@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from beluna_gateway.adapters.copilot_program import Run
-from beluna_gateway.adapters.copilot_server import LanguageServer
-from beluna_gateway.adapters.github_copilot import GitHubCopilotAdapter
+from beluna_gateway.adapters.copilot.adapter import GitHubCopilotAdapter
+from beluna_gateway.adapters.copilot.lsp_session import LanguageServer
+from beluna_gateway.adapters.copilot.program import Run
 from beluna_gateway.canonical import CanonicalRequest, Completed, OutputTextDelta, ResolvedCredential
 from beluna_gateway.errors import GatewayError
-from beluna_gateway.timers import AttemptTimer
+from beluna_gateway.pipeline.timers import AttemptTimer
 
-from ..adapters.copilot_helpers import Client, gone, profile, request
+from ..adapters.copilot.helpers import Client, gone, profile, request
 
 pytestmark = pytest.mark.live
 

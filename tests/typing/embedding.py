@@ -24,12 +24,13 @@ from beluna_gateway.canonical import (
     Usage,
     UsageStats,
 )
-from beluna_gateway.config import BackendProfile, Capabilities, Config, load_config
+from beluna_gateway.config.loading import load_config
+from beluna_gateway.config.settings import BackendProfile, Capabilities, Config
 from beluna_gateway.errors import ErrorKind, GatewayError
 from beluna_gateway.event_stream import EventStream, InferenceResult
 from beluna_gateway.gateway import AIGateway
-from beluna_gateway.response_normalizer import EventSink
-from beluna_gateway.telemetry import RequestRecord, TelemetrySink
+from beluna_gateway.pipeline.response_normalizer import EventSink
+from beluna_gateway.telemetry.records import RequestRecord, TelemetrySink
 from beluna_gateway.wire.frames import Infer
 
 QUESTION = {"messages": [{"role": "user", "parts": [{"text": {"text": "hello"}}]}]}

@@ -1,0 +1,36 @@
+"""Why an answer ended: every provider's word → ours. Source of the table: protocol/README.md, "finish_reason"."""
+
+from __future__ import annotations
+
+from ...canonical import FinishReason, OtherFinishReason
+
+_STOP = frozenset({"stop", "end_turn", "stop_sequence", "STOP", "completed"})
+_LENGTH = frozenset({"length", "max_tokens", "MAX_TOKENS", "max_output_tokens", "model_context_window_exceeded"})
+_TOOL_CALLS = frozenset({"tool_calls", "tool_use", "function_call"})
+_CONTENT_FILTER = frozenset({"content_filter", "SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"})
+
+
+def is_cut(word: str) -> bool:
+    """The answer ended where the model had not meant to end it: what was open then is unfinished."""
+    return word in _LENGTH or word in _CONTENT_FILTER or word == "refusal"
+
+
+def finish_reason(word: str, *, calls_ready: bool = False, refused: bool = False) -> FinishReason:
+    """Our word for the provider's.
+
+    Args:
+        word: What the provider said.
+        calls_ready: A tool call became ready in this answer.
+        refused: The model refused in words (OpenAI's refusal text).
+    """
+    if word in _LENGTH:
+        return "length"
+    if word in _CONTENT_FILTER:
+        return OtherFinishReason("content_filter")
+    if refused and word in _STOP:
+        return OtherFinishReason("refusal")
+    if word in _TOOL_CALLS or (word in _STOP and calls_ready):
+        return "tool_calls"
+    if word in _STOP:
+        return "stop"
+    return OtherFinishReason(word)

@@ -1,0 +1,145 @@
+"""What a provider must see again of a turn of its own, and where in that turn it stood.
+
+Some providers sign or encrypt their reasoning and want it back in the next request, in the order they gave it. A client
+keeps text and calls of a turn apart from each other and knows nothing of the rest. So a decoder notes the turn's pieces
+in order (`TurnNotes`), the client carries the notes as `provider_state`, and `pieces` lays its text and its calls into
+that order again. The notes hold no text and no arguments: those are the client's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from pydantic import JsonValue
+
+from ...canonical import AssistantMessage, ImagePart, JsonObject, Part, ToolCall
+from ...errors import invalid_request
+
+
+@dataclass(frozen=True, slots=True)
+class TextPiece:
+    """Text of the turn. `extra`: what the provider had attached to it, under the keys that its decoder chose."""
+
+    text: str
+    extra: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CallPiece:
+    """A call of the turn. `noted`: it stands in the notes, so `extra` is all that the provider had attached to it."""
+
+    call: ToolCall
+    extra: JsonObject = field(default_factory=dict)
+    noted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OpaquePiece:
+    """Something that only its provider can read, exactly as it came."""
+
+    value: JsonObject
+
+
+Piece = TextPiece | ImagePart | CallPiece | OpaquePiece
+
+
+class TurnNotes:
+    """Notes on the answer that is coming in, piece by piece, in the provider's order."""
+
+    def __init__(self) -> None:
+        self._entries: list[JsonValue] = []
+        self._needed = False
+
+    def text(self, characters: int, extra: JsonObject) -> None:
+        """The next piece is text of this length."""
+        self._entries.append({"text": characters, "extra": extra} if extra else {"text": characters})
+
+    def call(self, call_id: str, extra: JsonObject) -> None:
+        """The next piece is a call."""
+        self._entries.append({"call": call_id, "extra": extra} if extra else {"call": call_id})
+
+    def opaque(self, value: JsonObject) -> None:
+        """The next piece goes back to the provider as it is."""
+        self._entries.append({"opaque": value})
+        self._needed = True
+
+    def need(self) -> None:
+        """Something among the extras must come back. Without this, and without opaque pieces, there is no state."""
+        self._needed = True
+
+    def state(self, dialect: str) -> JsonObject:
+        """The `provider_state` to give the client; empty where the provider need not see anything again."""
+        return {dialect: self._entries} if self._needed else {}
+
+
+def pieces(message: AssistantMessage, dialect: str, where: str) -> Iterator[Piece]:
+    """The pieces of an earlier turn in the order the provider gave them; text before calls where there are no notes.
+
+    The client's text and calls decide, the notes only order them: where a client has changed the text, what was
+    attached to the old one is left out; calls that it dropped are left out, calls that it added come last.
+
+    Raises:
+        GatewayError: `invalid_request`, where the notes are none that a decoder made.
+    """
+    parts = list(message.parts)
+    calls = {call.id: call for call in message.tool_calls}
+    entries = _entries(message.provider_state.get(dialect), f"{where}.provider_state.{dialect}")
+    text = "".join(part.text for part in parts if not isinstance(part, ImagePart))
+    noted = sum(entry.text for entry in entries if entry.text is not None)
+    unchanged = noted == len(text) and not any(isinstance(part, ImagePart) for part in parts)
+    begin = 0
+    for entry in entries:
+        if entry.opaque is not None:
+            yield OpaquePiece(entry.opaque)
+        elif entry.call is not None:
+            if entry.call in calls:
+                yield CallPiece(calls.pop(entry.call), entry.extra, noted=True)
+        elif entry.text is not None and unchanged:
+            yield TextPiece(text[begin : begin + entry.text], entry.extra)
+            begin += entry.text
+            parts.clear()
+        else:
+            yield from _plain(parts)
+            parts.clear()
+    yield from _plain(parts)
+    for call in calls.values():
+        yield CallPiece(call)
+
+
+def _plain(parts: list[Part]) -> Iterator[Piece]:
+    for part in parts:
+        yield part if isinstance(part, ImagePart) else TextPiece(part.text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One note: exactly one of `text`, `call` and `opaque` is set."""
+
+    extra: JsonObject
+    text: int | None = None
+    call: str | None = None
+    opaque: JsonObject | None = None
+
+
+def _entries(state: JsonValue, where: str) -> list[_Entry]:
+    if state is None:
+        return []
+    if not isinstance(state, list):
+        raise invalid_request(f"{where}: not what `completed` gave for this turn: expected an array")
+    return [_entry(value, f"{where}[{index}]") for index, value in enumerate(state)]
+
+
+def _entry(value: JsonValue, where: str) -> _Entry:
+    if isinstance(value, dict):
+        extra = value.get("extra", {})
+        kinds = value.keys() - {"extra"}
+        match value:
+            case {"opaque": dict(opaque)} if len(value) == 1:
+                return _Entry({}, opaque=opaque)
+            case {"call": str(call_id)} if kinds == {"call"} and isinstance(extra, dict):
+                return _Entry(extra, call=call_id)
+            case {"text": int(characters)} if kinds == {"text"} and isinstance(extra, dict):
+                if characters >= 0 and not isinstance(characters, bool):
+                    return _Entry(extra, text=characters)
+    raise invalid_request(f"{where}: not what `completed` gave for this turn")

@@ -1,0 +1,247 @@
+"""The shared HTTP edge: moves bytes between a backend and a dialect's two pure halves.
+
+What HTTP clients do by themselves and this one does not: no redirects, no decompression, no cookies, no proxy or
+credentials from the environment, no sending again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING
+
+from multidict import CIMultiDict
+from pydantic import JsonValue
+from pydantic_core import to_json
+from yarl import URL
+
+from ... import __version__
+from ...canonical import CanonicalRequest, JsonObject, ResolvedCredential
+from ...errors import GatewayError, invalid_request, protocol_violation
+from ..base import BackendAdapter, Call, Emit, HttpDialect, SilenceTimer, overridden
+from ..decoding.provider_errors import read_error_body, retry_after_ms
+from .answer import Answer
+from .connections import BrokenExchange, ConnectionPool
+from .exchange import Exchange
+
+if TYPE_CHECKING:
+    from ...processes.model_server import ModelServer
+
+ERROR_BODY_BYTES = 64 * 1024
+"""Of an answer that is no success: enough for every provider's message."""
+
+ERROR_BODY_SECONDS = 1.0
+"""How long that body may take, once the status is there."""
+
+
+class HttpAdapter(BackendAdapter):
+    """One HTTP backend: a dialect, a pool of connections and, with `launch`, the server it talks to."""
+
+    def __init__(self, dialect: HttpDialect) -> None:
+        profile = dialect.profile
+        self._dialect = dialect
+        self._profile = profile
+        self._base, self._unix_path = base_url(profile.backend.endpoint or "")
+        self._pool: ConnectionPool | None = None
+        self._server = self._launched()
+        self._stream_headers = _headers(_ACCEPT[dialect.framing])
+        self._whole_headers = _headers("application/json")
+        self._urls: dict[str, URL] = {}
+        self.capabilities = overridden(dialect.capabilities, profile)
+
+    async def start(self) -> None:
+        if self._server is not None:
+            await self._server.start()
+
+    def prepare(self, request: CanonicalRequest, model: str, credential: ResolvedCredential) -> Call:
+        wanted = self._dialect.encode(request, model)
+        if request.tool_choice == "required" and not request.tools:
+            raise invalid_request("tool_choice: 'required', but there are no tools")
+        if request.provider_options:
+            merge_options(wanted.body, request.provider_options)
+        headers = (self._stream_headers if request.stream else self._whole_headers).copy()
+        if request.request_id.isascii() and request.request_id.isprintable():
+            headers["X-Request-Id"] = request.request_id
+        headers.update(wanted.headers)
+        headers.update(self._profile.backend.headers)
+        if credential.secret is not None:
+            headers.update(self._dialect.auth_headers(credential.secret))
+        return HttpCall(self, self._dialect, request, self._url(wanted.path), headers, to_json(wanted.body))
+
+    async def probe(self, credential: ResolvedCredential) -> str:
+        headers = CIMultiDict({"Accept-Encoding": "identity"})
+        if credential.secret is not None:
+            headers.update(self._dialect.auth_headers(credential.secret))
+        async with self.serving(), self.exchange("GET", self._url(self._dialect.probe_path), headers) as exchange:
+            await exchange.head()
+            if not 200 <= exchange.status < 300:
+                raise await self.failure(exchange)
+            return f"HTTP {exchange.status} from {self._dialect.probe_path}"
+
+    async def close(self) -> None:
+        async with AsyncExitStack() as stack:
+            if self._server is not None:
+                stack.push_async_callback(self._server.close)
+            if self._pool is not None:
+                stack.push_async_callback(self._pool.close)
+
+    def serving(self) -> AbstractAsyncContextManager[None]:
+        """Around every use of a server that we launch: waits until it is ready, and keeps it from an idle stop."""
+        return _NOTHING if self._server is None else _serving(self._server)
+
+    def exchange(self, method: str, url: URL, headers: CIMultiDict[str], body: bytes = b"") -> Exchange:
+        """One request and its response: ``async with adapter.exchange(…) as exchange:``."""
+        if self._pool is None:
+            self._pool = ConnectionPool(self._base, self._unix_path, self._profile)
+        return Exchange(self._pool, _head(method, url, headers, len(body)), body)
+
+    async def failure(self, exchange: Exchange) -> GatewayError:
+        """The error for an answer that is no success. Its status decides, whatever becomes of the body."""
+        body = bytearray()
+
+        def collect(chunk: bytes) -> bool:
+            body.extend(chunk)
+            return len(body) >= ERROR_BODY_BYTES
+
+        with suppress(TimeoutError, BrokenExchange):
+            async with asyncio.timeout(ERROR_BODY_SECONDS):
+                await exchange.until(collect)
+        return self._dialect.error(
+            exchange.status, read_error_body(bytes(body[:ERROR_BODY_BYTES])), _retry_after(exchange)
+        )
+
+    def _launched(self) -> ModelServer | None:
+        launch = self._profile.backend.launch
+        if launch is None:
+            return None
+        from ...processes.model_server import (
+            ModelServer,  # only configurations that launch something pay for the import
+        )
+
+        async def answers() -> bool:
+            url = self._base.origin().with_path(launch.ready_path)
+            async with self.exchange("GET", url, CIMultiDict()) as exchange:
+                await exchange.head()
+                return exchange.status == 200
+
+        endpoint = self._profile.backend.endpoint or ""
+        return ModelServer(launch, endpoint, answers, backend_id=self._profile.id, folder=self._profile.folder)
+
+    def _url(self, path: str) -> URL:
+        """`path`, which may have a query of its own, below the endpoint, which may have one too (Azure's version)."""
+        url = self._urls.get(path)
+        if url is None:
+            name, _, query = path.partition("?")
+            url = self._base.with_path(self._base.path.rstrip("/") + name, encoded=False, keep_query=True)
+            url = url.update_query(query) if query else url
+            if len(self._urls) < _MOST_URLS:  # Gemini has the model in it, which a client chooses
+                self._urls[path] = url
+        return url
+
+
+class HttpCall:
+    """One request, encoded; see `Call`."""
+
+    __slots__ = ("_adapter", "_body", "_dialect", "_headers", "_limit", "_request", "_url")
+
+    def __init__(
+        self,
+        adapter: HttpAdapter,
+        dialect: HttpDialect,
+        request: CanonicalRequest,
+        url: URL,
+        headers: CIMultiDict[str],
+        body: bytes,
+    ) -> None:
+        self._adapter = adapter
+        self._dialect = dialect
+        self._request = request
+        self._url = url
+        self._headers = headers
+        self._body = body
+        self._limit = dialect.profile.reliability.max_event_bytes
+
+    async def attempt(self, emit: Emit, timer: SilenceTimer) -> None:
+        async with self._adapter.serving():
+            timer.connected()  # the pool times the connecting itself
+            async with self._adapter.exchange("POST", self._url, self._headers, self._body) as exchange:
+                # While the backend thinks: what its answer will need.
+                decoder = self._dialect.decoder(self._request)
+                answer = Answer(decoder, self._dialect.framing, self._limit, emit, timer)
+                await exchange.head()
+                if not 200 <= exchange.status < 300:
+                    raise await self._adapter.failure(exchange)
+                if exchange.header(b"content-encoding") not in (None, "identity"):
+                    raise protocol_violation("the backend compressed its answer, although it was asked not to")
+                exchange.complete = await answer.read(exchange, self._request.stream)
+
+
+_ACCEPT = {"sse": "text/event-stream", "ndjson": "application/x-ndjson"}
+_MOST_URLS = 64
+_NOTHING = nullcontext()
+
+
+def _headers(accept: str) -> CIMultiDict[str]:
+    """What every request to a backend has, before the dialect and the configuration say more."""
+    return CIMultiDict(
+        {
+            "Content-Type": "application/json",
+            "Accept": accept,
+            "Accept-Encoding": "identity",
+            "User-Agent": f"beluna-gateway/{__version__}",
+        }
+    )
+
+
+def _head(method: str, url: URL, headers: CIMultiDict[str], length: int) -> bytes:
+    """A request's line and headers, which have been checked: neither holds a line end."""
+    headers.setdefault("Host", url.host_port_subcomponent or "")
+    if method != "GET":
+        headers["Content-Length"] = str(length)
+    lines = "\r\n".join([f"{name}: {value}" for name, value in headers.items()])
+    return f"{method} {url.raw_path_qs} HTTP/1.1\r\n{lines}\r\n\r\n".encode()
+
+
+@asynccontextmanager
+async def _serving(server: ModelServer) -> AsyncIterator[None]:
+    async with server.in_use():
+        await server.ready()
+        yield
+
+
+def base_url(endpoint: str) -> tuple[URL, str | None]:
+    """The URL that a dialect's paths are appended to, and the Unix socket that it is reached by, if it is.
+
+    ``unix:/path`` may be followed by a path on that server: ``unix:/run/llama.sock:/v1``.
+    """
+    if endpoint.startswith("unix:"):
+        socket_path, _, path = endpoint.removeprefix("unix:").partition(":")
+        return URL("http://localhost" + path), socket_path
+    return URL(endpoint), None
+
+
+def merge_options(body: JsonObject, options: JsonObject, at: str = "provider_options") -> None:
+    """Merges a request's `provider_options` into `body`, objects at every depth.
+
+    Raises:
+        GatewayError: `invalid_request`, where a key is one that the gateway has set for this request.
+    """
+    for key, value in options.items():
+        if key not in body:
+            body[key] = value
+            continue
+        own: JsonValue = body[key]
+        if not isinstance(own, dict) or not isinstance(value, dict):
+            raise invalid_request(
+                f"{at}.{key}: the gateway sets this itself for this request, it may not be overridden"
+            )
+        merge_options(own, value, f"{at}.{key}")
+
+
+def _retry_after(exchange: Exchange) -> int | None:
+    milliseconds = exchange.header(b"retry-after-ms")  # OpenAI's and Azure's finer twin
+    if milliseconds is not None and milliseconds.strip().isdecimal():
+        return int(milliseconds)
+    return retry_after_ms(exchange.header(b"retry-after"), time.time())

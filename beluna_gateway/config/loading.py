@@ -1,0 +1,80 @@
+"""Reads `beluna.jsonc` into `Config`.
+
+All mistakes are reported at once, each with its path; no message repeats a value that may be a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from .mistakes import mistakes_between_keys, shape_mistake
+from .settings import HTTP_DIALECTS, Config
+
+
+class ConfigUnreadable(Exception):
+    """The file is not there or may not be read (exit status 66)."""
+
+
+class ConfigError(Exception):
+    """The file is wrong (exit status 78); `mistakes` has all of them, a line each."""
+
+    def __init__(self, path: Path, mistakes: Iterable[str]) -> None:
+        self.mistakes = tuple(mistakes)
+        super().__init__(f"{path} is not a valid configuration:\n" + "\n".join(f"  {m}" for m in self.mistakes))
+
+
+def load_config(path: Path) -> Config:
+    """Reads and checks `path`.
+
+    Raises:
+        ConfigUnreadable: It cannot be read.
+        ConfigError: It is not JSON5, or not a valid configuration.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise ConfigUnreadable(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(path, [f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"]) from error
+    raw = _parse_json5(text, path)
+    mistakes = []
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        mistakes += [shape_mistake(details, raw) for details in error.errors(include_url=False, include_input=False)]
+    mistakes += mistakes_between_keys(raw, HTTP_DIALECTS)
+    if mistakes:
+        raise ConfigError(path, mistakes)
+    return config
+
+
+def _parse_json5(text: str, path: Path) -> Any:
+    import pyjson5  # here, so that `--version` and library users do not pay for it
+
+    try:
+        return pyjson5.decode(text)
+    except pyjson5.Json5DecoderException as error:
+        # The library says where ("… near 123, …"), in characters from 1; the rest may quote the file and is not shown.
+        said = str(error.args[0])
+        where = re.search(r"near (\d+)", said)
+        before = text[: max(int(where[1]) - 1, 0)] if where else text
+        if isinstance(error, pyjson5.Json5ExtraData):  # it says where the value ended
+            before = text[: len(text) - len(text[len(before) + 1 :].lstrip())]
+        line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
+        what = "Number" if "NumericLiteral" in said else type(error).__name__.removeprefix("Json5")
+        raise ConfigError(path, [f"line {line}, column {column}: not JSON5 ({_SYNTAX.get(what, what)})"]) from None
+
+
+_SYNTAX = {
+    "Number": "a number that cannot be read",
+    "EOF": "the file ends too early: a bracket, quote or comment is not closed",
+    "IllegalCharacter": "this character may not stand here",
+    "ExtraData": "something stands after the end of the configuration",
+    "NestingTooDeep": "nested too deeply",
+    "IllegalType": "a value of this type may not stand here",
+}

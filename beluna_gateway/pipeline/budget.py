@@ -1,0 +1,95 @@
+"""What a request may use: tokens asked for, time, a place among the running ones, a start among this second's.
+
+A lease is taken with `async with`; leaving the block, in whatever way, gives it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from ..canonical import CanonicalRequest, UsageStats
+from ..config.settings import Budget
+from ..errors import GatewayError
+
+if TYPE_CHECKING:
+    from aiolimiter import AsyncLimiter
+
+
+class BudgetEnforcer:
+    """The budget of one backend."""
+
+    def __init__(self, budget: Budget, backend_id: str) -> None:
+        self._budget = budget
+        self._backend_id = backend_id
+        self.places = asyncio.Semaphore(budget.max_concurrency_per_backend)
+        self.starts: AsyncLimiter | None = None
+        if budget.rate_smoothing_per_second is not None:
+            from aiolimiter import AsyncLimiter  # only configurations that smooth pay for the import
+
+            self.starts = AsyncLimiter(budget.rate_smoothing_per_second, 1.0)
+        self.in_flight = 0
+        self.queued = 0
+        self.used_tokens = 0
+        """Reported by the backend since the start, all requests together."""
+
+    def check(self, request: CanonicalRequest) -> None:
+        """Refuses what asks for more tokens than a request may have.
+
+        Raises:
+            GatewayError: `budget_exceeded`.
+        """
+        limit = self._budget.max_usage_tokens_per_request
+        asked = request.max_output_tokens
+        if limit is not None and asked is not None and asked > limit:
+            raise GatewayError(
+                "budget_exceeded",
+                f"limits.max_output_tokens: {asked} is more than the {limit} that a request to backend "
+                f"{self._backend_id!r} may use (budget.max_usage_tokens_per_request)",
+            )
+
+    def seconds(self, request: CanonicalRequest) -> float:
+        """How long the whole request may take: what it asks for, cut to the configured most."""
+        most = self._budget.max_request_time_ms
+        return min(most, request.max_request_time_ms or most) / 1000
+
+    def lease(self) -> BudgetLease:
+        """Around a request: ``async with budget.lease(): …``."""
+        return BudgetLease(self)
+
+    def account(self, usage: UsageStats) -> None:
+        """Counts what the backend reported. A request over its limit is not stopped: the tokens are spent."""
+        total = usage.total_tokens
+        if total is None:
+            total = (usage.input_tokens or 0) + (usage.output_tokens or 0)
+        self.used_tokens += total
+
+
+class BudgetLease:
+    """A place among the running requests. Entering waits, in order of arrival, for a place and then for a start;
+    cancelling the wait gives back what it had.
+    """
+
+    __slots__ = ("_budget",)
+
+    def __init__(self, budget: BudgetEnforcer) -> None:
+        self._budget = budget
+
+    async def __aenter__(self) -> None:
+        budget = self._budget
+        budget.queued += 1
+        try:
+            await budget.places.acquire()
+            try:
+                if budget.starts is not None:
+                    await budget.starts.acquire()
+            except BaseException:
+                budget.places.release()
+                raise
+        finally:
+            budget.queued -= 1
+        budget.in_flight += 1
+
+    async def __aexit__(self, *_: object) -> None:
+        self._budget.in_flight -= 1
+        self._budget.places.release()

@@ -1,0 +1,55 @@
+"""What is asked for against what the backend can do. Refused here, never approximated in silence."""
+
+from __future__ import annotations
+
+from ..canonical import AssistantMessage, CanonicalRequest, ImagePart, JsonSchemaOutput, ToolMessage
+from ..config.settings import Capabilities
+from ..errors import unsupported
+
+
+class CapabilityGuard:
+    """Has no state."""
+
+    def assert_supported(self, request: CanonicalRequest, capabilities: Capabilities, backend_id: str) -> None:
+        """Passes, or names the field that asks for too much.
+
+        Raises:
+            GatewayError: `unsupported_capability`.
+        """
+        if (asked := _first_unsupported(request, capabilities)) is not None:
+            field, capability = asked
+            raise unsupported(f"{field}: backend {backend_id!r} does not have the capability {capability}")
+
+
+def _first_unsupported(request: CanonicalRequest, can: Capabilities) -> tuple[str, str] | None:
+    if request.stream and not can.streaming:
+        return "stream", "streaming"
+    if request.tools and not can.tool_calls:
+        return "tools", "tool_calls"
+    if request.output_mode == "json_object" and not can.json_mode:
+        return "output_mode", "json_mode"
+    if isinstance(request.output_mode, JsonSchemaOutput) and not can.json_schema_mode:
+        return "output_mode", "json_schema_mode"
+    if not can.reasoning:
+        if request.enable_thinking:
+            return "enable_thinking", "reasoning"
+        if request.include_reasoning:
+            return "include_reasoning", "reasoning"
+    return _first_unsupported_in_history(request, can)
+
+
+def _first_unsupported_in_history(request: CanonicalRequest, can: Capabilities) -> tuple[str, str] | None:
+    for index, message in enumerate(request.messages):
+        at = f"messages[{index}]"
+        if not can.vision:
+            for position, part in enumerate(message.parts):
+                if isinstance(part, ImagePart):
+                    return f"{at}.parts[{position}].image_url", "vision"
+        if isinstance(message, ToolMessage) and not can.tool_calls:
+            return at, "tool_calls"
+        if isinstance(message, AssistantMessage) and message.tool_calls:
+            if not can.tool_calls:
+                return f"{at}.tool_calls", "tool_calls"
+            if len(message.tool_calls) > 1 and not can.parallel_tool_calls:
+                return f"{at}.tool_calls", "parallel_tool_calls"
+    return None

@@ -1,0 +1,68 @@
+"""`CredentialRef` → `ResolvedCredential`. The one place that reads secrets, from the environment or a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..canonical import ResolvedCredential
+from ..config.settings import BackendProfile, EnvCredential, FileCredential, InlineCredential, NoCredential
+from ..errors import GatewayError
+from ..telemetry.redaction import Redactor
+
+
+class CredentialResolver:
+    """Resolves per request, so that a rotated secret is taken; what it has seen, the redactor knows."""
+
+    def __init__(self, redactor: Redactor, environment: Mapping[str, str] = os.environ) -> None:
+        self._redactor = redactor
+        self._environment = environment
+
+    def resolve(self, profile: BackendProfile) -> ResolvedCredential:
+        """The secret for `profile`.
+
+        Raises:
+            GatewayError: `authentication`, where the variable or file is missing, unreadable or blank.
+        """
+        if isinstance(profile.backend.credential, NoCredential):
+            return _NOTHING
+        match profile.backend.credential:
+            case EnvCredential(var=name):
+                where, secret = f"the environment variable {name}", self._environment.get(name)
+            case FileCredential(path=path):
+                where, secret = f"the credential file {path}", self._read(path, profile)
+            case InlineCredential(token=token):
+                where, secret = "the inline token", token
+        if secret is None:
+            raise _no_credential(profile, f"{where} is missing")
+        secret = secret.strip()
+        if not secret:
+            raise _no_credential(profile, f"{where} is blank")
+        if not secret.isprintable():
+            raise _no_credential(profile, f"{where} holds control characters")
+        self._redactor.learn(secret)
+        return ResolvedCredential(secret)
+
+    def _read(self, path: str, profile: BackendProfile) -> str | None:
+        """The file's text, or None. A relative path is systemd's (LoadCredential=) first, then beside the config."""
+        folders = [profile.folder]
+        if credentials_directory := self._environment.get("CREDENTIALS_DIRECTORY"):
+            folders.insert(0, Path(credentials_directory))
+        for folder in folders:
+            try:
+                return (folder / path).read_text("utf-8")  # an absolute path stays itself
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise _no_credential(profile, f"the credential file {path} is unreadable: {error.strerror}") from error
+            except UnicodeDecodeError:
+                raise _no_credential(profile, f"the credential file {path} is not UTF-8") from None
+        return None
+
+
+_NOTHING = ResolvedCredential(None)
+
+
+def _no_credential(profile: BackendProfile, why: str) -> GatewayError:
+    return GatewayError("authentication", f"no credential for backend {profile.id!r}: {why}", backend_id=profile.id)

@@ -1,0 +1,262 @@
+"""`Infer` frame → `CanonicalRequest`, or `invalid_request`: everything about a request that takes understanding.
+
+What a JSON Schema can say of a frame has been checked before (`wire/frames.py`, answered with `rejected`); what is
+refused here ends the request with `failed`. The rules are those of protocol/README.md, "Client frames".
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
+
+from pydantic_core import to_json
+
+from ..canonical import (
+    AssistantMessage,
+    CanonicalRequest,
+    ImagePart,
+    JsonPart,
+    JsonSchemaOutput,
+    Message,
+    OutputMode,
+    Part,
+    Sampling,
+    SpecificTool,
+    SystemMessage,
+    TextPart,
+    Tool,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from ..errors import invalid_request
+from ..wire import frames, strict_json
+from ..wire.json_schema import schema_mistake
+
+SCHEMA_KEYWORDS = frozenset(
+    {
+        "type",
+        "properties",
+        "required",
+        "additionalProperties",
+        "$defs",
+        "allOf",
+        "anyOf",
+        "oneOf",
+        "items",
+        "enum",
+        "format",
+        "pattern",
+        "title",
+        "description",
+        "default",
+        "nullable",
+        "minItems",
+        "maxItems",
+        "minLength",
+        "maxLength",
+        "minimum",
+        "maximum",
+    }
+)
+"""What may stand at the top level of a tool's `input_schema`: the keywords that providers take."""
+
+
+class RequestNormalizer:
+    """Checks and completes requests. Has no state."""
+
+    def normalize(self, frame: frames.Infer, request_id: str) -> CanonicalRequest:
+        """The request that `frame` asks for.
+
+        Raises:
+            GatewayError: `invalid_request`, naming the place.
+        """
+        tools = tuple(_tools(frame.tools))
+        sampling = frame.sampling
+        return CanonicalRequest(
+            request_id=request_id,
+            backend_hint=frame.backend_id,
+            model=frame.model,
+            messages=_messages(frame.messages),
+            tools=tools,
+            tool_choice=_tool_choice(frame.tool_choice, tools),
+            output_mode=_output_mode(frame.output_mode),
+            max_output_tokens=frame.limits.max_output_tokens,
+            max_request_time_ms=frame.limits.max_request_time_ms,
+            metadata=frame.metadata,
+            stream=frame.stream,
+            sampling=Sampling()
+            if sampling is None
+            else Sampling(
+                sampling.temperature,
+                sampling.top_p,
+                sampling.seed,
+                tuple(sampling.stop) if sampling.stop is not None else None,
+            ),
+            enable_thinking=frame.enable_thinking,
+            include_reasoning=frame.include_reasoning,
+            provider_options=frame.provider_options,
+        )
+
+
+# --- messages ------------------------------------------------------------------------------------------------
+
+
+def _messages(messages: list[frames.Message]) -> tuple[Message, ...]:
+    if not messages:
+        raise invalid_request("messages: empty; at least one message is needed")
+    history_has_calls = any(message.tool_calls for message in messages)
+    known_calls: set[str] = set()
+    checked: list[Message] = []
+    for index, message in enumerate(messages):
+        at = f"messages[{index}]"
+        _check_linkage(message, at)
+        parts = tuple([_part(part, f"{at}.parts[{position}]") for position, part in enumerate(message.parts)])
+        if message.role == "tool":
+            checked.append(_tool_message(message, parts, at, known_calls if history_has_calls else None))
+        elif message.role == "assistant":
+            calls = tuple(_past_call(call, f"{at}.tool_calls[{n}]") for n, call in enumerate(message.tool_calls or []))
+            known_calls.update(call.id for call in calls)
+            checked.append(AssistantMessage(parts, calls, message.provider_state or {}))
+        elif message.role == "system":
+            checked.append(SystemMessage(parts))
+        else:
+            checked.append(UserMessage(parts))
+    return tuple(checked)
+
+
+def _check_linkage(message: frames.Message, at: str) -> None:
+    if message.role == "tool":
+        if not message.tool_call_id or not message.tool_name:
+            raise invalid_request(f"{at}: a tool message must have tool_call_id and tool_name")
+    else:
+        _check_foreign(message, at, "a tool message", tool_call_id=message.tool_call_id, tool_name=message.tool_name)
+    if message.role != "assistant":
+        _check_foreign(
+            message, at, "an assistant message", tool_calls=message.tool_calls, provider_state=message.provider_state
+        )
+    if not message.parts and not message.tool_calls:
+        raise invalid_request(f"{at}.parts: empty; at least one part is needed")
+
+
+def _check_foreign(message: frames.Message, at: str, owner: str, **fields: object) -> None:
+    for field, value in fields.items():
+        if value is not None:
+            raise invalid_request(f"{at}.{field}: only {owner} may have it, this one is {message.role!r}")
+
+
+def _tool_message(
+    message: frames.Message, parts: tuple[Part, ...], at: str, known_calls: set[str] | None
+) -> ToolMessage:
+    call_id, tool_name = message.tool_call_id, message.tool_name
+    assert call_id is not None and tool_name is not None  # noqa: S101, PT018 - _check_linkage saw to it
+    texts = []
+    for position, part in enumerate(parts):
+        if isinstance(part, ImagePart):
+            raise invalid_request(f"{at}.parts[{position}].image_url: a tool message may not have an image part")
+        texts.append(part)
+    if known_calls is not None and call_id not in known_calls:
+        raise invalid_request(f"{at}.tool_call_id: {call_id!r} answers no call of an earlier assistant message")
+    return ToolMessage(call_id, tool_name, tuple(texts))
+
+
+def _past_call(call: frames.PastToolCall, at: str) -> ToolCall:
+    if not call.id or not call.name:
+        raise invalid_request(f"{at}: id and name may not be empty")
+    try:
+        arguments = strict_json.parse(call.arguments_json)
+    except ValueError as error:
+        raise invalid_request(f"{at}.arguments_json: not JSON: {error}") from None
+    if not isinstance(arguments, dict):
+        raise invalid_request(f"{at}.arguments_json: expected a JSON object in a string")
+    return ToolCall(call.id, call.name, call.arguments_json, arguments)
+
+
+def _part(part: frames.TextVariant | frames.ImageUrlVariant | frames.JsonVariant, at: str) -> Part:
+    if isinstance(part, frames.TextVariant):
+        return TextPart(part.text.text)
+    if isinstance(part, frames.JsonVariant):
+        return JsonPart(part.json_.value, to_json(part.json_.value).decode())
+    return _image(part.image_url, f"{at}.image_url.url")
+
+
+def _image(image: frames.ImageUrl, at: str) -> ImagePart:
+    scheme, _, rest = image.url.partition(":")
+    scheme = scheme.lower()
+    if scheme == "data":
+        return _data_image(rest, image.mime_type, at)
+    if scheme not in ("http", "https"):
+        raise invalid_request(f"{at}: expected an http:, https: or data: URL, found the scheme {scheme[:40]!r}")
+    try:
+        host = urlsplit(image.url).hostname
+    except ValueError:
+        host = None
+    if not host:
+        raise invalid_request(f"{at}: not a URL: it names no host")
+    return ImagePart(image.url, None, image.mime_type)
+
+
+def _data_image(rest: str, mime_type: str | None, at: str) -> ImagePart:
+    """RFC 2397: ``data:[<mediatype>][;base64],<data>``."""
+    header, comma, data = rest.partition(",")
+    if not comma:
+        raise invalid_request(f"{at}: not a data: URL: it has no comma")
+    media_type, *parameters = (piece.strip().lower() for piece in header.split(";"))
+    media_type = media_type or mime_type or ""
+    if not media_type:
+        raise invalid_request(f"{at}: says no media type, and there is no mime_type either")
+    if parameters[-1:] != ["base64"]:
+        return ImagePart(None, base64.b64encode(unquote_to_bytes(data)).decode(), media_type)
+    if "%" in data:
+        data = unquote(data)
+    try:
+        binascii.a2b_base64(data.encode(), strict_mode=True)
+    except (binascii.Error, UnicodeEncodeError) as error:
+        raise invalid_request(f"{at}: its data is not base64: {error}") from None
+    return ImagePart(None, data, media_type)
+
+
+# --- tools and output ----------------------------------------------------------------------------------------
+
+
+def _tools(definitions: list[frames.ToolDefinition]) -> Iterable[Tool]:
+    names: set[str] = set()
+    for index, definition in enumerate(definitions):
+        at = f"tools[{index}]"
+        if not definition.name:
+            raise invalid_request(f"{at}.name: empty")
+        if definition.name in names:
+            raise invalid_request(f"{at}.name: {definition.name!r} is there twice; tool names are unique")
+        names.add(definition.name)
+        unsupported = sorted(definition.input_schema.keys() - SCHEMA_KEYWORDS)
+        if unsupported:
+            raise invalid_request(
+                f"{at}.input_schema: tool {definition.name!r} has the unsupported keyword {unsupported[0]!r} "
+                "at its top level"
+            )
+        if mistake := schema_mistake(definition.input_schema):
+            raise invalid_request(f"{at}.input_schema: tool {definition.name!r} has no valid JSON Schema: {mistake}")
+        yield Tool(definition.name, definition.description, definition.input_schema)
+
+
+def _tool_choice(choice: str | frames.SpecificVariant, tools: tuple[Tool, ...]) -> Any:
+    if not isinstance(choice, frames.SpecificVariant):
+        return choice
+    name = choice.specific.name
+    if all(tool.name != name for tool in tools):
+        raise invalid_request(f"tool_choice.specific.name: {name!r} is not one of tools")
+    return SpecificTool(name)
+
+
+def _output_mode(mode: str | frames.JsonSchemaVariant) -> OutputMode:
+    if not isinstance(mode, frames.JsonSchemaVariant):
+        return "json_object" if mode == "json_object" else "text"
+    wanted = mode.json_schema
+    if not wanted.name:
+        raise invalid_request("output_mode.json_schema.name: empty")
+    if mistake := schema_mistake(wanted.schema_):
+        raise invalid_request(f"output_mode.json_schema.schema: not a valid JSON Schema: {mistake}")
+    return JsonSchemaOutput(wanted.name, wanted.schema_, wanted.strict)

@@ -1,0 +1,161 @@
+"""A backend's events → the client's, in the order that the protocol promises.
+
+`Started` first and once, usage at most once, one terminal event and nothing after it. What a dialect did wrong ends in
+`internal`, so that a client never sees a broken order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from ..canonical import (
+    BackendRawEvent,
+    Completed,
+    Failed,
+    GatewayEvent,
+    OutputTextDelta,
+    Progress,
+    ReasoningDelta,
+    Started,
+    ToolCallDelta,
+    ToolCallReady,
+    Usage,
+    UsageStats,
+)
+from ..config.settings import Pricing
+from ..errors import GatewayError
+from .pricing import cost
+
+
+class EventSink(Protocol):
+    """Where the events of one request go: a client's connection, or a program that embeds the gateway."""
+
+    def write(self, events: Sequence[GatewayEvent]) -> None:
+        """Takes a batch; never blocks, never raises."""
+
+    @property
+    def blocked(self) -> bool:
+        """Enough is waiting to be read: write no more before `drained` returns."""
+
+    async def drained(self) -> None:
+        """Returns once enough has been read."""
+
+
+class ResponseNormalizer:
+    """The `Emit` of one request's attempts.
+
+    Args:
+        sink: Where the client's events go.
+        include_reasoning: Whether the client asked for reasoning.
+        clock: Monotonic seconds.
+        later: Has a function called in a moment.
+    """
+
+    def __init__(
+        self,
+        sink: EventSink,
+        include_reasoning: bool,
+        clock: Callable[[], float],
+        later: Callable[[Callable[[], None]], object],
+    ) -> None:
+        self._sink = sink
+        self._include_reasoning = include_reasoning
+        self._clock = clock
+        self._later = later
+        self.price: Pricing | None = None
+        """Of the chosen backend and model, where the configuration has one."""
+        self.first_output_at: float | None = None
+        self._named_calls: set[str] = set()
+        self._ready_calls: set[str] = set()
+        self.started = False
+        self._unsaid: Started | None = None
+        self.output_sent = False
+        """An output or tool event has gone out: from now on no other attempt may follow."""
+        self.usage: UsageStats | None = None
+        self.terminal: Completed | Failed | None = None
+
+    @property
+    def blocked(self) -> bool:
+        """See `EventSink`."""
+        return self._sink.blocked
+
+    async def drained(self) -> None:
+        """See `EventSink`."""
+        await self._sink.drained()
+
+    def start(self, backend_id: str, model: str) -> None:
+        """Says `Started`, the first time: in a moment, for the backend's request is to go out before it."""
+        if not self.started:
+            self.started = True
+            self._unsaid = Started(backend_id, model)
+            self._later(self._say_started)
+
+    def _say_started(self) -> None:
+        if self._unsaid is not None:
+            unsaid, self._unsaid = self._unsaid, None
+            self._sink.write([unsaid])
+
+    def __call__(self, events: Sequence[BackendRawEvent]) -> None:
+        """Passes a batch on, in one write."""
+        passed: list[GatewayEvent] = []
+        end = self.terminal
+        for event in events:
+            if end is not None:
+                raise GatewayError("internal", f"the dialect went on after the end of its answer: {event!r}")
+            if isinstance(event, OutputTextDelta):  # nearly every event is one, so it is asked first
+                if event.delta:
+                    passed.append(event)
+            elif isinstance(event, ReasoningDelta):
+                if self._include_reasoning and event.delta:
+                    passed.append(event)
+            elif isinstance(event, Completed):
+                end = event
+                passed.append(event)
+            elif not isinstance(event, Progress):
+                passed.append(self._rare(event))
+        self.terminal = end  # only now: a batch that is refused half-way has said nothing
+        if passed:
+            if not self.output_sent:
+                self.output_sent = True
+                self.first_output_at = self._clock()
+                if self._unsaid is not None:
+                    passed.insert(0, self._unsaid)
+                    self._unsaid = None
+            self._sink.write(passed)
+
+    def assert_ended(self) -> None:
+        """An attempt that returned has said `Completed`.
+
+        Raises:
+            GatewayError: `internal`, where it has not.
+        """
+        if self.terminal is None:
+            raise GatewayError("internal", "the dialect left its answer without an end")
+
+    def fail(self, error: GatewayError) -> None:
+        """Says `Failed`, unless the request has ended already."""
+        if self.terminal is None:
+            self.terminal = Failed(error)
+            self._say_started()
+            self._sink.write([self.terminal])
+
+    def _rare(self, event: Usage | ToolCallDelta | ToolCallReady) -> GatewayEvent:
+        match event:
+            case Usage(usage):
+                if self.usage is not None:
+                    raise GatewayError("internal", "the dialect reported usage twice")
+                self.usage = usage if self.price is None else replace(usage, cost=cost(usage, self.price))
+                return Usage(self.usage)
+            case ToolCallDelta(call_id, name, _):
+                if call_id in self._ready_calls:
+                    raise GatewayError("internal", f"the dialect went on with tool call {call_id!r} after its end")
+                if name is None and call_id not in self._named_calls:
+                    raise GatewayError("internal", f"the dialect began tool call {call_id!r} without a name")
+                self._named_calls.add(call_id)
+            case ToolCallReady(call):
+                if call.id in self._ready_calls:
+                    raise GatewayError("internal", f"the dialect ended tool call {call.id!r} twice")
+                self._ready_calls.add(call.id)
+        return event

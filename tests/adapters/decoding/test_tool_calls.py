@@ -1,0 +1,273 @@
+"""`ToolCalls`: fragments in whatever order, with whatever names, become the calls that were meant (F18)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beluna_gateway.adapters.decoding.tool_calls import ToolCalls
+from beluna_gateway.canonical import BackendRawEvent, ToolCall, ToolCallDelta, ToolCallReady
+from beluna_gateway.errors import GatewayError
+
+
+@dataclass(frozen=True)
+class Fragment:
+    index: int | None
+    call_id: str | None
+    name: str | None
+    arguments: str
+
+    def feed(self, calls: ToolCalls, events: list[BackendRawEvent]) -> str:
+        return calls.fragment(self.index, events, call_id=self.call_id, name=self.name, arguments=self.arguments)
+
+
+def assembled(fragments: list[Fragment]) -> list[BackendRawEvent]:
+    """All events of an answer with these fragments that ended as it should."""
+    calls, events = ToolCalls(), list[BackendRawEvent]()
+    for fragment in fragments:
+        fragment.feed(calls, events)
+    calls.end_all(events)
+    return events
+
+
+def ready_calls(events: list[BackendRawEvent]) -> list[ToolCall]:
+    return [event.call for event in events if isinstance(event, ToolCallReady)]
+
+
+def assert_consistent(events: list[BackendRawEvent]) -> None:
+    """What the protocol promises of any events: the name first, ids unique, ready calls equal to their deltas."""
+    texts: dict[str, str] = {}
+    names: dict[str, str] = {}
+    ready: set[str] = set()
+    for event in events:
+        if isinstance(event, ToolCallDelta):
+            assert event.call_id not in ready
+            names.setdefault(event.call_id, event.name or "")
+            texts[event.call_id] = texts.get(event.call_id, "") + event.arguments_delta
+        elif isinstance(event, ToolCallReady):
+            assert event.call.id not in ready
+            ready.add(event.call.id)
+            assert event.call.arguments_json == texts[event.call.id]
+            assert event.call.name == names[event.call.id]
+            assert json.loads(event.call.arguments_json) == event.call.arguments
+            assert isinstance(event.call.arguments, dict)
+    assert all(names.values()), "each call has its name in its first delta"
+
+
+VALUES: st.SearchStrategy[Any] = st.integers(0, 9) | st.text('x"\\{}é', max_size=4)
+ARGUMENTS = st.dictionaries(st.sampled_from(["a", "b", "é"]), VALUES, max_size=2)
+NAMES = st.sampled_from(["f", "g"])
+
+
+@st.composite
+def interleaved(draw: st.DrawFn, ways: str) -> tuple[list[tuple[str, Any]], list[Fragment]]:
+    """Some calls, and their fragments in any order that keeps each call's own.
+
+    `ways`: how the fragments say which call they belong to: `index`, `id`, `index+id`, `repeat` (index and
+    sometimes id and name again), `anything` (each may leave out what it likes).
+    """
+    meant = draw(st.lists(st.tuples(NAMES, ARGUMENTS), min_size=1, max_size=4))
+    queues: list[list[Fragment]] = []
+    for number, (name, arguments) in enumerate(meant):
+        said: bool = bool(arguments) or draw(st.booleans())
+        text = json.dumps(arguments, ensure_ascii=False) if said else ""
+        cuts = sorted(draw(st.sets(st.integers(0, len(text)), max_size=3)))
+        pieces = [text[a:b] for a, b in pairwise([0, *cuts, len(text)])]
+        own = Fragment(number if ways != "id" else None, f"id{number}" if ways != "index" else None, name, pieces[0])
+        rest = [replace(own, arguments=piece) for piece in pieces[1:]]
+        queues.append([_weakened(draw, own, ways, first=True), *(_weakened(draw, f, ways) for f in rest)])
+    fragments: list[Fragment] = []
+    while any(queues):
+        queue = draw(st.sampled_from([queue for queue in queues if queue]))
+        fragments.append(queue.pop(0))
+    return meant, fragments
+
+
+def _weakened(draw: st.DrawFn, fragment: Fragment, ways: str, *, first: bool = False) -> Fragment:
+    def keep(value: Any) -> Any:
+        return draw(st.sampled_from([value, None]))
+
+    if ways == "anything":
+        return Fragment(
+            keep(fragment.index),
+            keep(fragment.call_id),
+            fragment.name if first else keep(fragment.name),
+            fragment.arguments,
+        )
+    if first:
+        return fragment
+    if ways == "repeat":
+        return replace(fragment, call_id=keep(fragment.call_id), name=keep(fragment.name))
+    return replace(fragment, name=None, call_id=fragment.call_id if ways == "id" else None)
+
+
+def by_value(calls: list[tuple[str, Any]]) -> list[str]:
+    return sorted(json.dumps(call, sort_keys=True) for call in calls)
+
+
+@pytest.mark.parametrize("ways", ["index", "id", "index+id", "repeat"])
+@given(data=st.data())
+def test_interleaved_calls_come_out_as_they_were_meant(ways: str, data: st.DataObject) -> None:
+    """Where each fragment says by index or by id which call it belongs to, any interleaving gives exactly the calls."""
+    meant, fragments = data.draw(interleaved(ways))
+
+    events = assembled(fragments)
+
+    assert_consistent(events)
+    assert by_value(meant) == by_value([(call.name, call.arguments) for call in ready_calls(events)])
+
+
+@given(interleaved("anything"))
+def test_fragments_that_say_too_little_are_refused_and_never_guessed(
+    generated: tuple[list[tuple[str, Any]], list[Fragment]],
+) -> None:
+    """Whatever fragments leave out, they give the calls that were meant, or a `protocol_violation`."""
+    meant, fragments = generated
+    try:
+        events = assembled(fragments)
+    except GatewayError as error:
+        refused = error
+    else:
+        assert_consistent(events)
+        assert by_value(meant) == by_value([(call.name, call.arguments) for call in ready_calls(events)])
+        return
+
+    assert refused.kind == "protocol_violation"
+
+
+def test_calls_that_all_have_index_0_are_told_apart_by_their_ids() -> None:
+    """Some servers say 0 for every call (BerriAI/litellm#33678)."""
+    events = assembled(
+        [
+            Fragment(0, "a", "f", '{"path":'),
+            Fragment(0, None, None, '"a"}'),
+            Fragment(0, "b", "f", '{"path":"b"}'),
+        ]
+    )
+
+    assert [(call.id, call.arguments) for call in ready_calls(events)] == [("a", {"path": "a"}), ("b", {"path": "b"})]
+
+
+def test_a_call_that_began_by_id_goes_on_by_index() -> None:
+    """An index that comes later, beside a known id, belongs to the same call."""
+    events = assembled([Fragment(None, "a", "f", ""), Fragment(3, "a", None, '{"x":'), Fragment(3, None, None, "1}")])
+
+    assert [(call.id, call.arguments) for call in ready_calls(events)] == [("a", {"x": 1})]
+
+
+def test_two_calls_with_one_id_get_ids_of_their_own() -> None:
+    """A call's id is unique in a request, also where the backend's is not."""
+    events = assembled([Fragment(0, "a", "f", "{}"), Fragment(1, "a", "g", "{}")])
+
+    first, second = ready_calls(events)
+    assert (first.id, first.name, second.name) == ("a", "f", "g")
+    assert second.id != "a"
+
+
+def test_a_call_without_id_gets_one() -> None:
+    """The gateway makes up an id where the backend sends none; the empty string is none."""
+    events = assembled([Fragment(0, "", "f", ""), Fragment(1, None, "f", "")])
+
+    ids = {call.id for call in ready_calls(events)}
+    assert len(ids) == 2
+    assert all(ids)
+
+
+def test_a_call_without_arguments_is_an_empty_object() -> None:
+    """`{}` stands for no arguments, in the deltas too."""
+    events = assembled([Fragment(0, "a", "f", ""), Fragment(0, None, None, " ")])
+
+    assert_consistent(events)
+    assert [call.arguments for call in ready_calls(events)] == [{}]
+
+
+def test_arguments_before_the_name_wait_for_it() -> None:
+    """The first delta a client sees has the name."""
+    events = assembled([Fragment(0, "a", None, '{"x"'), Fragment(0, None, "f", ":1}")])
+
+    assert_consistent(events)
+    assert events[0] == ToolCallDelta("a", "f", '{"x":1}')
+
+
+@pytest.mark.parametrize(
+    "fragments",
+    [
+        [Fragment(0, "a", "f", "{}"), Fragment(0, None, "g", "{}")],
+        [Fragment(None, "a", "f", ""), Fragment(None, "b", "f", ""), Fragment(None, None, None, "{}")],
+        [Fragment(None, None, "f", ""), Fragment(None, None, "f", "{}")],
+        [Fragment(None, None, None, "{}")],
+        [Fragment(0, "a", None, "{}")],
+    ],
+    ids=["two names at one index", "whose piece?", "the name again, or a second call?", "no call at all", "no name"],
+)
+def test_what_cannot_be_told_is_a_protocol_violation(fragments: list[Fragment]) -> None:
+    """An ambiguous fragment is an error, never a guess."""
+    with pytest.raises(GatewayError) as failure:
+        assembled(fragments)
+
+    assert failure.value.kind == "protocol_violation"
+
+
+@pytest.mark.parametrize("text", ['{"a":', "[1]", "1", '"x"', "null", "{} {}", '{"a":NaN}', "{'a':1}"])
+def test_arguments_that_are_no_json_object_are_a_protocol_violation(text: str) -> None:
+    """A finished call's arguments are a JSON object, or the answer fails."""
+    with pytest.raises(GatewayError) as failure:
+        assembled([Fragment(0, "a", "f", text)])
+
+    assert failure.value.kind == "protocol_violation"
+
+
+def test_a_piece_for_a_finished_call_is_a_protocol_violation() -> None:
+    """What the backend has ended does not go on."""
+    calls, events = ToolCalls(), list[BackendRawEvent]()
+    Fragment(0, "a", "f", "{}").feed(calls, events)
+    calls.end(0, events)
+
+    with pytest.raises(GatewayError, match="after it had ended") as failure:
+        Fragment(0, None, None, " ").feed(calls, events)
+
+    assert failure.value.kind == "protocol_violation"
+
+
+TEXT = '{"path":"/tmp/é","deep":{"a":[1,2]}}'
+
+
+@pytest.mark.parametrize("cut", range(len(TEXT)))
+def test_a_cut_call_is_never_ready(cut: int) -> None:
+    """Cut anywhere, a call is not ready, even if another one began or the backend said that it was finished (F19)."""
+    calls, events = ToolCalls(), list[BackendRawEvent]()
+    Fragment(0, "a", "f", TEXT[:cut]).feed(calls, events)
+
+    assert not calls.end_if_whole(0, events)
+    Fragment(1, "b", "g", "").feed(calls, events)
+    calls.end_before_cut(events)
+
+    assert ready_calls(events) == []
+    assert not calls.any_ready
+
+
+def test_a_whole_call_is_ready_after_a_cut_only_if_another_one_began() -> None:
+    """Of a cut answer the last call is unproven, however whole it looks (F20)."""
+    calls, events = ToolCalls(), list[BackendRawEvent]()
+    Fragment(0, "a", "f", TEXT).feed(calls, events)
+    Fragment(1, "b", "g", "{}").feed(calls, events)
+    calls.end_before_cut(events)
+
+    assert [call.id for call in ready_calls(events)] == ["a"]
+    assert calls.any_ready
+
+
+def test_a_call_that_went_on_after_another_began_is_unproven_by_that() -> None:
+    """Interleaved calls: only what came after a call's last piece can prove that it was the last."""
+    calls, events = ToolCalls(), list[BackendRawEvent]()
+    for fragment in [Fragment(0, "a", "f", '{"x":1'), Fragment(1, "b", "g", "{}"), Fragment(0, None, None, "}")]:
+        fragment.feed(calls, events)
+    calls.end_before_cut(events)
+
+    assert ready_calls(events) == []

@@ -1,0 +1,585 @@
+"""`adapters/gemini.py` and its decoder: what the recordings do not show."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beluna_gateway.adapters.decoding.provider_errors import read_error
+from beluna_gateway.adapters.dialects.gemini_decoder import GeminiDecoder
+from beluna_gateway.canonical import (
+    BackendRawEvent,
+    Completed,
+    JsonObject,
+    OtherFinishReason,
+    OutputTextDelta,
+    Progress,
+    ReasoningDelta,
+    ToolCallReady,
+    Usage,
+)
+from beluna_gateway.errors import GatewayError
+
+from ..arbitrary import json_values, shaken, survives
+from ..recorded import canonical, dialect
+
+GEMINI = dialect("gemini")
+LOOK = {"name": "look", "input_schema": {"type": "object"}}
+
+
+def text(value: str) -> dict[str, Any]:
+    return {"text": {"text": value}}
+
+
+def message(role: str, *parts: Any, **more: Any) -> dict[str, Any]:
+    return {"role": role, "parts": list(parts), **more}
+
+
+def encode(
+    *messages: dict[str, Any], model: str = "gemini-2.5-flash", endpoint: str | None = None, **frame: Any
+) -> Any:
+    """What is sent for a request with these messages."""
+    made = canonical({"type": "infer", "messages": list(messages or (message("user", text("Hi")),)), **frame})
+    of = GEMINI if endpoint is None else dialect("gemini", endpoint=endpoint)
+    return of.encode(made, model)
+
+
+def refused(*messages: dict[str, Any], **frame: Any) -> GatewayError:
+    with pytest.raises(GatewayError) as failure:
+        encode(*messages, **frame)
+    return failure.value
+
+
+# --- request -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "stream", "path"),
+    [
+        ("gemini-2.5-flash", True, "/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse"),
+        ("gemini-2.5-flash", False, "/v1beta/models/gemini-2.5-flash:generateContent"),
+        ("models/gemini-2.5-flash", False, "/v1beta/models/gemini-2.5-flash:generateContent"),
+        ("tunedModels/mine", False, "/v1beta/tunedModels/mine:generateContent"),
+    ],
+)
+def test_the_model_and_the_method_are_in_the_path(model: str, stream: bool, path: str) -> None:
+    """The path names the model, which may bring its own collection, and whether the answer is streamed."""
+    assert path == encode(model=model, stream=stream).path
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "path", "probe"),
+    [
+        ("https://generativelanguage.googleapis.com", "/v1beta/models/m:generateContent", "/v1beta/models"),
+        ("https://generativelanguage.googleapis.com/", "/v1beta/models/m:generateContent", "/v1beta/models"),
+        ("https://generativelanguage.googleapis.com/v1beta", "/models/m:generateContent", "/models"),
+        ("https://proxy.example/gemini/v1alpha/", "/models/m:generateContent", "/models"),
+        ("https://proxy.example/gemini", "/v1beta/models/m:generateContent", "/v1beta/models"),
+    ],
+)
+def test_the_version_is_added_where_the_endpoint_has_none(endpoint: str, path: str, probe: str) -> None:
+    """An endpoint that ends in a version keeps it."""
+    assert path == encode(model="m", stream=False, endpoint=endpoint).path
+    assert probe == dialect("gemini", endpoint=endpoint).probe_path
+
+
+@pytest.mark.parametrize("model", ["../../v1/files", "m?key=x", "m&alt=json"])
+def test_a_model_cannot_change_the_url(model: str) -> None:
+    """A model's name is no way to reach another method or to add a query."""
+    assert refused(model=model).kind == "invalid_request"
+
+
+def test_the_key_is_a_header() -> None:
+    """The credential is sent as a header and is nowhere in the path."""
+    assert GEMINI.auth_headers("s3cret") == {"x-goog-api-key": "s3cret"}
+
+
+def image(url: str, **more: str) -> dict[str, Any]:
+    return message("user", {"image_url": {"url": url, **more}})
+
+
+@pytest.mark.parametrize(
+    ("picture", "part"),
+    [
+        (image("data:image/png;base64,AAAA"), {"inlineData": {"mimeType": "image/png", "data": "AAAA"}}),
+        (
+            image("https://e.org/a.JPG?x=1"),
+            {"fileData": {"fileUri": "https://e.org/a.JPG?x=1", "mimeType": "image/jpeg"}},
+        ),
+        (
+            image("https://e.org/a", mime_type="image/webp"),
+            {"fileData": {"fileUri": "https://e.org/a", "mimeType": "image/webp"}},
+        ),
+        (image("https://e.org/files/abc123"), {"fileData": {"fileUri": "https://e.org/files/abc123"}}),
+    ],
+)
+def test_images_go_by_value_or_by_address(picture: Any, part: Any) -> None:
+    """A data: URL is sent inline, an https: URL as a file that Gemini fetches."""
+    assert [part] == encode(picture).body["contents"][0]["parts"]
+
+
+def test_images_that_gemini_would_not_fetch_are_refused() -> None:
+    """An http: URL is `unsupported_capability`, naming the part."""
+    error = refused(message("user", text("See:"), {"image_url": {"url": "http://e.org/a.png"}}))
+
+    assert error.kind == "unsupported_capability"
+    assert "messages[0].parts[1].image_url" in error.message
+
+
+def test_images_in_the_system_prompt_are_refused() -> None:
+    """`systemInstruction` is text only: `unsupported_capability`, naming the part."""
+    error = refused({"role": "system", "parts": image("https://e.org/a.png")["parts"]}, message("user", text("Hi")))
+
+    assert error.kind == "unsupported_capability"
+    assert "messages[0].parts[0].image_url" in error.message
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ("auto", {"mode": "AUTO"}),
+        ("none", {"mode": "NONE"}),
+        ("required", {"mode": "ANY"}),
+        ({"specific": {"name": "look"}}, {"mode": "ANY", "allowedFunctionNames": ["look"]}),
+    ],
+)
+def test_tool_choice_has_a_word_for_each_form(choice: Any, expected: Any) -> None:
+    """Every `tool_choice` of the contract goes out natively."""
+    assert {"functionCallingConfig": expected} == encode(tools=[LOOK], tool_choice=choice).body["toolConfig"]
+
+
+@pytest.mark.parametrize(
+    ("frame", "config"),
+    [
+        ({}, None),
+        ({"enable_thinking": True}, {"thinkingConfig": {"thinkingBudget": -1}}),
+        ({"enable_thinking": False}, {"thinkingConfig": {"thinkingBudget": 0}}),
+        ({"include_reasoning": True}, {"thinkingConfig": {"includeThoughts": True}}),
+        ({"output_mode": "json_object"}, {"responseMimeType": "application/json"}),
+    ],
+)
+def test_the_configuration_holds_only_what_was_asked_for(frame: Any, config: Any) -> None:
+    """A plain request has no `generationConfig` at all."""
+    assert config == encode(**frame).body.get("generationConfig")
+
+
+def test_metadata_stays_here() -> None:
+    """Nothing of a request's metadata is sent."""
+    assert "ann" not in json.dumps(encode(metadata={"user": "ann"}).body)
+
+
+def test_results_of_separate_steps_stay_in_separate_turns() -> None:
+    """Results that follow each other share a turn; those of another step have their own."""
+    calls = [{"id": f"c{i}", "name": "look", "arguments_json": "{}"} for i in range(3)]
+
+    def result(call_id: str) -> dict[str, Any]:
+        return message("tool", text("ok"), tool_call_id=call_id, tool_name="look")
+
+    contents = encode(
+        message("user", text("Hi")),
+        message("assistant", tool_calls=calls[:2]),
+        result("c0"),
+        result("c1"),
+        message("assistant", tool_calls=calls[2:]),
+        result("c2"),
+    ).body["contents"]
+
+    assert [(turn["role"], len(turn["parts"])) for turn in contents] == [
+        ("user", 1),
+        ("model", 2),
+        ("user", 2),
+        ("model", 1),
+        ("user", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("parts", "response"),
+    [
+        ([{"json": {"value": {"a": 1}}}], {"a": 1}),
+        ([{"json": {"value": [1]}}], {"output": [1]}),
+        ([{"json": {"value": None}}], {"output": None}),
+        ([text('{"a": 1}')], {"output": '{"a": 1}'}),
+        ([text("a"), {"json": {"value": {"b": 1}}}], {"output": 'a\n{"b":1}'}),
+    ],
+)
+def test_a_result_is_an_object(parts: Any, response: Any) -> None:
+    """Gemini takes objects only: an object goes as it is, anything else as its `output`; text stays text."""
+    contents = encode(message("tool", *parts, tool_call_id="c", tool_name="look")).body["contents"]
+
+    assert response == contents[0]["parts"][0]["functionResponse"]["response"]
+
+
+@pytest.mark.parametrize(
+    ("model", "stands_in"),
+    [("gemini-2.5-pro", False), ("gemini-3-pro-preview", True), ("models/gemini-3.7-flash", True)],
+)
+def test_a_lost_signature_is_admitted_where_models_ask_for_one(model: str, stands_in: bool) -> None:
+    """From Gemini 3 on a call without any signature is refused: the first of a turn says that it was lost."""
+    calls = [{"id": f"c{i}", "name": "look", "arguments_json": "{}"} for i in range(2)]
+    made = encode(message("user", text("Hi")), message("assistant", tool_calls=calls), model=model)
+
+    assert [stands_in, False] == ["thoughtSignature" in part for part in made.body["contents"][1]["parts"]]
+
+
+def test_foreign_state_is_refused() -> None:
+    """What this dialect did not give is `invalid_request`, naming where it stands."""
+    error = refused(message("assistant", text("Hello"), provider_state={"gemini": {"thoughtSignature": "x"}}))
+
+    assert error.kind == "invalid_request"
+    assert "messages[0].provider_state.gemini" in error.message
+
+
+# --- errors --------------------------------------------------------------------------------------------------
+
+
+def failure(status: int, *details: Any, header: int | None = None) -> GatewayError:
+    body: JsonObject = {"error": {"code": status, "message": "No.", "status": "WORD", "details": list(details)}}
+    return GEMINI.error(status, read_error(body), header)
+
+
+def test_an_unknown_key_is_an_authentication_error() -> None:
+    """HTTP 400 with the reason API_KEY_INVALID is about the credential; any other 400 is about the request."""
+    unknown = failure(400, {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"})
+
+    assert (unknown.kind, unknown.provider_code, unknown.provider_http_status) == ("authentication", "WORD", 400)
+    assert failure(400, {"reason": "OTHER"}, 7).kind == "invalid_request"
+    assert failure(500, {"reason": "API_KEY_INVALID"}).kind == "backend_transient"
+
+
+@pytest.mark.parametrize(
+    ("delay", "milliseconds"),
+    [
+        ("3.5s", 3500),
+        ("34s", 34000),
+        ("0.0001s", 1),
+        ("1.000000001s", 1001),
+        ("0s", 0),
+        ("soon", None),
+        ("-1s", None),
+        (3, None),
+        ("3.5", None),
+        ("99999999999s", None),
+    ],
+)
+def test_the_delay_is_read_from_the_body(delay: Any, milliseconds: int | None) -> None:
+    """`RetryInfo.retryDelay`, rounded up, becomes `retry_after_ms`; what is no duration is passed over."""
+    assert milliseconds == failure(429, {"reason": "x"}, {"retryDelay": delay}).retry_after_ms
+
+
+def test_the_header_says_more_than_the_body() -> None:
+    """Where a `Retry-After` came as well, it is this answer's own word."""
+    assert failure(429, {"retryDelay": "30s"}, header=1000).retry_after_ms == 1000
+
+
+# --- response ------------------------------------------------------------------------------------------------
+
+
+def feed(*payloads: Any) -> tuple[GeminiDecoder, list[BackendRawEvent]]:
+    decoder, events = GeminiDecoder(), list[BackendRawEvent]()
+    for payload in payloads:
+        decoder.feed(json.dumps(payload).encode(), events)
+    return decoder, events
+
+
+def chunk(*parts: Any, **candidate: Any) -> dict[str, Any]:
+    return {"candidates": [{"content": {"role": "model", "parts": list(parts)}, **candidate}]}
+
+
+def whole(*payloads: Any) -> list[BackendRawEvent]:
+    decoder, events = feed(*payloads)
+    decoder.finish(events)
+    return events
+
+
+@pytest.mark.parametrize(
+    "silent",
+    [
+        {},
+        {"candidates": []},
+        {"usageMetadata": {"promptTokenCount": 1}},
+        chunk({"text": ""}),
+        chunk({}),
+        chunk(),
+        {"candidates": [{"content": {"role": "model"}}]},
+        {"candidates": None, "modelVersion": "m"},
+    ],
+    ids=json.dumps,
+)
+def test_chunks_without_content_are_silence(silent: Any) -> None:
+    """Usage and empty parts give nothing, so that the idle timer runs on."""
+    decoder, events = feed(silent)
+
+    assert events == []
+    assert not decoder.ended
+
+
+def test_signatures_and_foreign_parts_are_signs_of_work() -> None:
+    """What no frame shows is still no silence."""
+    assert feed(chunk({"thoughtSignature": "eA=="}))[1] == [Progress()]
+    assert feed(chunk({"inlineData": {"mimeType": "image/png", "data": "AAAA"}}))[1] == [Progress()]
+
+
+def test_thoughts_are_reasoning_and_text_is_text() -> None:
+    """A part that is marked as a thought is no output text."""
+    assert feed(chunk({"text": "hm", "thought": True}, {"text": "4", "thought": False}))[1] == [
+        ReasoningDelta("hm"),
+        OutputTextDelta("4"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        {"candidates": {}},
+        {"candidates": [1]},
+        {"candidates": [{"content": []}]},
+        {"candidates": [{"content": {"parts": {}}}]},
+        chunk("text"),
+        chunk({"text": 1}),
+        chunk({"functionCall": []}),
+        chunk({"functionCall": {}}),
+        chunk({"functionCall": {"name": 1}}),
+        chunk({"functionCall": {"name": "look", "args": [1]}}),
+        chunk({"functionCall": {"name": "look", "args": "{}"}}),
+        chunk({"functionCall": {"name": "look", "willContinue": True}}),
+        chunk({"functionCall": {"partialArgs": [{"jsonPath": "$.a"}], "willContinue": True}}),
+        chunk({"text": "a"}, index=1),
+        chunk(finishReason=5),
+        {"promptFeedback": []},
+        {"promptFeedback": {"blockReason": 1}},
+        [],
+        "text",
+    ],
+    ids=json.dumps,
+)
+def test_malformed_chunks_are_protocol_violations(malformed: Any) -> None:
+    """A field that we know but that is not what it should be ends the answer."""
+    with pytest.raises(GatewayError) as raised:
+        feed(malformed)
+
+    assert raised.value.kind == "protocol_violation"
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"),
+    [
+        ("STOP", "stop"),
+        ("MAX_TOKENS", "length"),
+        *((word, OtherFinishReason("content_filter")) for word in ("SAFETY", "RECITATION", "BLOCKLIST", "SPII")),
+        ("PROHIBITED_CONTENT", OtherFinishReason("content_filter")),
+        *(
+            (word, OtherFinishReason(word))
+            for word in ("OTHER", "LANGUAGE", "MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "OF_THE_FUTURE")
+        ),
+    ],
+)
+def test_every_finish_reason_keeps_its_meaning(word: str, reason: Any) -> None:
+    """What is not the model's own end never becomes `stop`."""
+    completed = whole(chunk({"text": "a"}, finishReason=word))[-1]
+
+    assert isinstance(completed, Completed)
+    assert completed.finish_reason == reason
+
+
+def test_calls_without_ids_get_their_own() -> None:
+    """Two calls of one tool are two calls, also where the backend gives both the same id or none."""
+    for same in ({}, {"id": ""}, {"id": "twice"}):
+        call = {"functionCall": {"name": "look", "args": {"a": 1}, **same}}
+        events = whole(chunk(call, call, finishReason="STOP"))
+        ids = [event.call.id for event in events if isinstance(event, ToolCallReady)]
+        assert len(set(ids)) == 2
+        assert isinstance(events[-1], Completed)
+        assert events[-1].finish_reason == "tool_calls"
+
+
+def test_a_call_is_whole_when_it_comes() -> None:
+    """Calls before a cut are ready, and the answer still says `length`."""
+    events = whole(chunk({"functionCall": {"name": "look"}}, finishReason="MAX_TOKENS"))
+
+    assert [event.call.arguments_json for event in events if isinstance(event, ToolCallReady)] == ["{}"]
+    assert isinstance(events[-1], Completed)
+    assert events[-1].finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("usage", "counts"),
+    [
+        ({"promptTokenCount": 5, "candidatesTokenCount": 2, "thoughtsTokenCount": 3}, (5, 5, 10, None, 3)),
+        (
+            {"promptTokenCount": 5, "toolUsePromptTokenCount": 4, "cachedContentTokenCount": 1, "totalTokenCount": 9},
+            (9, None, 9, 1, None),
+        ),
+        ({"promptTokenCount": 0, "candidatesTokenCount": 0}, (0, 0, 0, None, None)),
+        ({"promptTokenCount": "5", "candidatesTokenCount": -1}, (None, None, None, None, None)),
+    ],
+)
+def test_usage_counts_everything_that_went_in_and_came_out(usage: Any, counts: Any) -> None:
+    """Thoughts are output, tool results input; what was not said stays unknown, zero stays zero."""
+    reported = whole(chunk(finishReason="STOP") | {"usageMetadata": usage})[0]
+
+    assert isinstance(reported, Usage)
+    stats = reported.usage
+    found = (stats.input_tokens, stats.output_tokens, stats.total_tokens)
+    assert counts == (*found, stats.cached_input_tokens, stats.reasoning_tokens)
+    assert usage == stats.provider_usage_raw
+
+
+def test_usage_is_cumulative() -> None:
+    """Each chunk's usage counts from the beginning: the last one stands, and is reported once."""
+    first, last = {"promptTokenCount": 5, "candidatesTokenCount": 1}, {"promptTokenCount": 5, "candidatesTokenCount": 9}
+    events = whole(
+        chunk({"text": "a"}) | {"usageMetadata": first}, chunk(finishReason="STOP") | {"usageMetadata": last}
+    )
+
+    assert [event.usage.output_tokens for event in events if isinstance(event, Usage)] == [9]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "retryable", "delay"),
+    [
+        ({"code": 503, "status": "UNAVAILABLE"}, "backend_transient", True, None),
+        ({"code": 429, "status": "RESOURCE_EXHAUSTED", "details": [{"retryDelay": "2s"}]}, "rate_limited", True, 2000),
+        ({"code": 400, "status": "INVALID_ARGUMENT"}, "invalid_request", False, None),
+        (
+            {"code": 400, "status": "INVALID_ARGUMENT", "details": [{"reason": "API_KEY_INVALID"}]},
+            "authentication",
+            False,
+            None,
+        ),
+        ({"message": "?"}, "backend_transient", True, None),
+    ],
+)
+def test_an_error_inside_the_answer_is_told_by_its_code(error: Any, kind: str, retryable: bool, delay: Any) -> None:
+    """An error after HTTP 200 is what its code stands for."""
+    with pytest.raises(GatewayError) as raised:
+        feed(chunk({"text": "a"}), {"error": error})
+
+    assert (raised.value.kind, raised.value.retryable, raised.value.retry_after_ms) == (kind, retryable, delay)
+
+
+def test_an_unstreamed_answer_must_be_complete() -> None:
+    """A body without a finishReason is not taken for an answer."""
+    with pytest.raises(GatewayError) as raised:
+        GeminiDecoder().feed_whole(chunk({"text": "a"}), [])
+
+    assert raised.value.kind == "protocol_violation"
+
+
+# --- both halves ---------------------------------------------------------------------------------------------
+
+_signature = st.sampled_from([{}, {}, {"thoughtSignature": "c2lnbmF0dXJl"}, {"thoughtSignature": "+/+/"}])
+_texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
+_parts = st.lists(
+    st.one_of(
+        st.builds(lambda value, signed: {"text": value, **signed}, _texts, _signature),
+        st.builds(lambda value: {"text": value, "thought": True, "thoughtSignature": "dGhvdWdodA=="}, _texts),
+        st.builds(
+            lambda own, signed: {"functionCall": {"name": "look", "args": {"at": [1, 2.5]}, **own}, **signed},
+            st.sampled_from([{}, {"id": ""}]),
+            _signature,
+        ),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def _merged(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Unsigned texts that follow each other are one text; empty ones are none."""
+    merged: list[dict[str, Any]] = []
+    for part in parts:
+        plain = part.keys() == {"text"}
+        if plain and not part["text"]:
+            continue
+        if plain and merged and merged[-1].keys() == {"text"}:
+            merged[-1] = {"text": merged[-1]["text"] + part["text"]}
+        else:
+            merged.append(part)
+    return merged
+
+
+@given(_parts, st.booleans())
+def test_an_answer_goes_back_as_it_came(parts: list[dict[str, Any]], numbered: bool) -> None:
+    """The parts of an answer, carried by a client as text, calls and state, are the same parts in the next request:
+    each signature on its own part, unchanged; ids where there were ids."""
+    for index, part in enumerate(parts):
+        if "functionCall" in part:
+            own = part["functionCall"] = {k: v for k, v in part["functionCall"].items() if k != "id"}
+            if numbered:
+                own["id"] = f"call-{index}"
+    signed = [*parts, {"text": "", "thoughtSignature": "ZW5k"}]
+    events = whole(*(chunk(part) for part in signed), chunk(finishReason="STOP"))
+    completed = events[-1]
+    assert isinstance(completed, Completed)
+    said = "".join(event.delta for event in events if isinstance(event, OutputTextDelta))
+    calls = [
+        {"id": event.call.id, "name": event.call.name, "arguments_json": event.call.arguments_json}
+        for event in events
+        if isinstance(event, ToolCallReady)
+    ]
+    if not said and not calls:
+        return  # a turn of signatures alone is none that a client can send
+    turn = message(
+        "assistant",
+        *([text(said)] if said else []),
+        **({"tool_calls": calls} if calls else {}),
+        provider_state=completed.backend_metadata["provider_state"],
+    )
+    results = [message("tool", text("ok"), tool_call_id=call["id"], tool_name="look") for call in calls]
+
+    contents = encode(message("user", text("Hi")), turn, *results).body["contents"]
+
+    assert _merged(signed) == contents[1]["parts"]
+    if calls:
+        assert [numbered] * len(calls) == ["id" in part["functionResponse"] for part in contents[2]["parts"]]
+
+
+_candidate = shaken(
+    {
+        "content": shaken(
+            {
+                "parts": st.lists(
+                    shaken(
+                        {
+                            "text": st.text(max_size=3),
+                            "thought": st.booleans(),
+                            "thoughtSignature": st.just("eA=="),
+                            "functionCall": shaken(
+                                {"name": st.just("look"), "args": json_values, "id": st.sampled_from(["a", "b"])}
+                            ),
+                        }
+                    ),
+                    max_size=2,
+                )
+            }
+        ),
+        "finishReason": st.sampled_from(["STOP", "MAX_TOKENS", "OTHER"]),
+        "finishMessage": st.text(max_size=3),
+        "index": st.just(0),
+    }
+)
+_chunk = st.one_of(
+    json_values,
+    shaken(
+        {
+            "candidates": st.lists(_candidate, max_size=1),
+            "promptFeedback": shaken({"blockReason": st.just("SAFETY")}),
+            "usageMetadata": shaken({"promptTokenCount": st.integers(), "thoughtsTokenCount": st.integers()}),
+            "error": shaken(
+                {"code": json_values, "details": st.lists(shaken({"retryDelay": st.just("1s")}), max_size=1)}
+            ),
+            "responseId": st.text(max_size=3),
+        }
+    ),
+)
+
+
+@given(st.lists(_chunk, max_size=6))
+def test_whatever_the_backend_says_nothing_but_gateway_errors_comes_of_it(payloads: list[Any]) -> None:
+    """Arbitrary answers, near misses of real ones too, are decoded or refused."""
+    survives(GeminiDecoder(), payloads)

@@ -1,0 +1,252 @@
+"""What is particular to `openai_compatible`; what it shares with other dialects is in test_recordings.py."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from beluna_gateway.canonical import (
+    BackendRawEvent,
+    Completed,
+    OtherFinishReason,
+    OutputTextDelta,
+    ReasoningDelta,
+    ToolCallReady,
+    Usage,
+)
+from beluna_gateway.errors import GatewayError
+
+from ..recorded import canonical, dialect
+
+TOOL = {"name": "get_time", "input_schema": {"type": "object"}}
+
+
+def frame(**fields: Any) -> dict[str, Any]:
+    return {"type": "infer", "messages": [{"role": "user", "parts": [{"text": {"text": "Hi"}}]}], **fields}
+
+
+def body_of(fields: dict[str, Any], **backend: Any) -> dict[str, Any]:
+    return dialect("openai_compatible", **backend).encode(canonical(frame(**fields)), "m").body
+
+
+def decode(*payloads: Any, finish: bool = True) -> list[BackendRawEvent]:
+    decoder, events = dialect("openai_compatible").decoder(canonical(frame())), list[BackendRawEvent]()
+    for payload in payloads:
+        decoder.feed(payload if isinstance(payload, bytes) else json.dumps(payload).encode(), events)
+    if finish:
+        decoder.finish(events)
+    return events
+
+
+def chunk(delta: Any = None, finish: str | None = None, **fields: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": delta or {}, "finish_reason": finish}], **fields}
+
+
+def call(index: int | None, arguments: str, **fields: Any) -> dict[str, Any]:
+    where = {} if index is None else {"index": index}
+    return {"tool_calls": [{**where, "function": {"name": "f", "arguments": arguments}, **fields}]}
+
+
+def reason_of(events: list[BackendRawEvent]) -> Any:
+    assert isinstance(events[-1], Completed)
+    return events[-1].finish_reason
+
+
+# --- request -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "field"),
+    [
+        ("https://api.openai.com/v1", "max_completion_tokens"),
+        ("https://me.openai.azure.com/openai/v1", "max_completion_tokens"),
+        ("https://me.services.ai.azure.com/models", "max_completion_tokens"),
+        ("http://127.0.0.1:8080/v1", "max_tokens"),
+        ("https://api.openai.com.example.com/v1", "max_tokens"),
+    ],
+)
+def test_the_limit_goes_where_the_host_takes_it(endpoint: str, field: str) -> None:
+    """OpenAI and Azure refuse max_tokens for newer models; other servers know nothing else."""
+    body = body_of({"limits": {"max_output_tokens": 5}}, endpoint=endpoint)
+
+    assert {key: value for key, value in body.items() if key.startswith("max_")} == {field: 5}
+
+
+def test_the_configuration_has_the_last_word_on_the_limits_name() -> None:
+    """`openai_compatible.max_tokens_field` overrides what the host suggests."""
+    backend = {"endpoint": "https://api.openai.com/v1", "openai_compatible": {"max_tokens_field": "max_tokens"}}
+
+    assert body_of({"limits": {"max_output_tokens": 5}}, **backend)["max_tokens"] == 5
+
+
+@pytest.mark.parametrize("enable", [True, False])
+def test_thinking_goes_where_the_configuration_says(enable: bool) -> None:
+    """Servers differ; without a setting there is no place for it, and the field is named."""
+    fields = {"enable_thinking": enable}
+
+    body = body_of(fields, openai_compatible={"thinking": "chat_template_kwargs"})
+    assert body["chat_template_kwargs"] == {"enable_thinking": enable}
+    assert body_of(fields, openai_compatible={"thinking": "enable_thinking"})["enable_thinking"] is enable
+    with pytest.raises(GatewayError, match="enable_thinking") as failure:
+        body_of(fields)
+    assert failure.value.kind == "unsupported_capability"
+
+
+def test_usage_is_asked_for_only_where_it_can_be() -> None:
+    """`stream_options` belongs to a stream, and some servers refuse it."""
+    assert body_of({})["stream_options"] == {"include_usage": True}
+    assert "stream_options" not in body_of({"stream": False})
+    assert "stream_options" not in body_of({}, openai_compatible={"stream_usage": False})
+
+
+def test_nothing_is_sent_that_was_not_asked_for() -> None:
+    """Without options the server's own defaults hold."""
+    assert body_of({"stream": False}).keys() == {"model", "stream", "messages"}
+
+
+@pytest.mark.parametrize("choice", ["auto", "none", "required"])
+def test_tool_choices_keep_their_words(choice: str) -> None:
+    """Chat Completions has the same three words."""
+    assert body_of({"tools": [TOOL], "tool_choice": choice})["tool_choice"] == choice
+
+
+@pytest.mark.parametrize("role", ["system", "assistant"])
+def test_an_image_outside_a_user_message_is_refused_by_place(role: str) -> None:
+    """Only users can show something here."""
+    parts = [{"text": {"text": "?"}}, {"image_url": {"url": "https://example.com/a.png"}}]
+    with pytest.raises(GatewayError, match=r"messages\[0\]\.parts\[1\]\.image_url") as failure:
+        body_of({"messages": [{"role": role, "parts": parts}]})
+
+    assert failure.value.kind == "unsupported_capability"
+
+
+# --- response ------------------------------------------------------------------------------------------------
+
+
+def test_the_end_mark_is_a_finish_reason_or_done_after_output() -> None:
+    """A finish_reason alone is enough, and so is [DONE], but not [DONE] alone (F1, F10)."""
+    assert reason_of(decode(chunk({"content": "x"}), chunk(finish="stop"))) == "stop"
+    assert reason_of(decode(chunk({"content": "x"}), b"[DONE]")) == "stop"
+    for payloads in ([], [chunk({"content": "x"})], [chunk({"role": "assistant"}), b"[DONE]"]):
+        with pytest.raises(GatewayError) as failure:
+            decode(*payloads)
+
+        assert (failure.value.kind, failure.value.retryable) == ("backend_transient", True)
+
+
+def test_an_error_beside_output_and_done_is_still_an_error() -> None:
+    """[DONE] after an error does not make an answer of it (F2)."""
+    with pytest.raises(GatewayError) as failure:
+        decode(chunk({"content": "x"}), {"error": {"message": "no", "code": "server_error"}}, b"[DONE]")
+
+    assert failure.value.provider_code == "server_error"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "code"),
+    [
+        ({"error": {"message": "m", "type": "rate_limit_error", "code": None}}, "rate_limited", "rate_limit_error"),
+        ({"error": {"message": "m", "code": 402}}, "backend_permanent", "402"),
+        ({"error": "overloaded"}, "backend_transient", None),
+        (
+            {"object": "error", "message": "m", "type": "BadRequestError", "code": 400},
+            "invalid_request",
+            "BadRequestError",
+        ),
+        ({"error": {"message": "m"}, **chunk(finish="error")}, "backend_transient", None),
+    ],
+)
+def test_an_error_inside_the_stream_has_the_kind_of_its_code(error: Any, kind: str, code: str | None) -> None:
+    """OpenAI's, OpenRouter's and vLLM's shapes."""
+    with pytest.raises(GatewayError) as failure:
+        decode(chunk({"content": "x"}), error)
+
+    assert (failure.value.kind, failure.value.provider_code) == (kind, code)
+
+
+def test_calls_become_ready_at_the_end_mark_and_not_before() -> None:
+    """Chat Completions has no end of a call: what has come so far may parse and still go on (F19)."""
+    payloads = [chunk(call(0, '{"path":"/"}', id="a")), chunk(call(1, "{}", id="b"))]
+
+    assert not any(isinstance(event, ToolCallReady) for event in decode(*payloads, finish=False))
+    ready = [e.call.id for e in decode(*payloads, chunk(finish="tool_calls")) if isinstance(e, ToolCallReady)]
+    assert ready == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"), [("length", "length"), ("content_filter", OtherFinishReason("content_filter"))]
+)
+def test_after_a_cut_only_overtaken_calls_are_ready(word: str, reason: Any) -> None:
+    """The last call of a cut answer is unproven, even if it parses; the reason stays what it was (F20)."""
+    events = decode(chunk(call(0, '{"a":1}', id="a")), chunk(call(1, "{}", id="b")), chunk(finish=word))
+
+    assert [e.call.id for e in events if isinstance(e, ToolCallReady)] == ["a"]
+    assert reason_of(events) == reason
+
+
+def test_usage_may_come_anywhere_and_null_is_none() -> None:
+    """In the last chunk, in every chunk, before or after the end mark: the last object counts, once (F23)."""
+    first, last = {"prompt_tokens": 3, "completion_tokens": 0}, {"prompt_tokens": 3, "completion_tokens": 2}
+    for payloads in (
+        [chunk({"content": "x"}, usage=first), chunk(finish="stop", usage=last)],
+        [
+            chunk({"content": "x"}, usage=None),
+            chunk(finish="stop", usage=None),
+            {"choices": [], "usage": last},
+            b"[DONE]",
+        ],
+    ):
+        usages = [event.usage for event in decode(*payloads) if isinstance(event, Usage)]
+
+        assert [(u.input_tokens, u.output_tokens, u.total_tokens, u.provider_usage_raw) for u in usages] == [
+            (3, 2, 5, last)
+        ]
+
+    assert not any(isinstance(event, Usage) for event in decode(chunk({"content": "x"}, "stop", usage=None)))
+
+
+def test_reasoning_has_two_names() -> None:
+    """llama.cpp and DeepSeek say reasoning_content, OpenRouter and vLLM reasoning; both at once are one."""
+    for delta in ({"reasoning_content": "r"}, {"reasoning": "r"}, {"reasoning_content": "r", "reasoning": "r"}):
+        assert decode(chunk(delta), finish=False) == [ReasoningDelta("r")]
+
+
+def test_a_role_alone_is_silence() -> None:
+    """The first chunk of an answer is no content."""
+    assert decode(chunk({"role": "assistant", "content": None}), chunk({"content": ""}), finish=False) == []
+
+
+def test_the_same_envelope_with_other_text_is_read_alike() -> None:
+    """Text that needs escapes, is empty or looks like JSON survives the fast way for repeated envelopes."""
+    texts = ["a", "b", '"', "\\", "é", "}", '"}}]}', "\n", "c", " "]
+    events = decode(*(chunk({"content": text}, id="x", model="m") for text in texts), finish=False)
+
+    assert events == [OutputTextDelta(text) for text in texts]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"[DONE",
+        b"[]",
+        b"5",
+        {"choices": 5},
+        {"choices": [5]},
+        {"choices": [{"index": 1, "delta": {"content": "x"}}]},
+        chunk({"content": 5}),
+        chunk({"content": {"a": 1}}),
+        chunk({"tool_calls": {"a": 1}}),
+        chunk({"tool_calls": [5]}),
+        chunk({"tool_calls": [{"index": 0, "function": {"arguments": {}, "name": 5}}]}),
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": 5}]},
+    ],
+)
+def test_a_malformed_chunk_is_a_protocol_violation(payload: Any) -> None:
+    """What is not what the API says fails, also a second choice, which has no place in one answer."""
+    with pytest.raises(GatewayError) as failure:
+        decode(payload)
+
+    assert failure.value.kind == "protocol_violation"

@@ -1,0 +1,483 @@
+"""`adapters/openai_responses.py` and its decoder: what the recordings do not show."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beluna_gateway.adapters.dialects.openai_responses_decoder import ResponsesDecoder
+from beluna_gateway.canonical import BackendRawEvent, Completed, JsonObject, OutputTextDelta, Progress, ToolCallReady
+from beluna_gateway.errors import GatewayError
+
+from ..arbitrary import json_values, shaken, survives
+from ..recorded import canonical, dialect
+
+RESPONSES = dialect("openai_responses")
+PNG = {"image_url": {"url": "data:image/png;base64,AAAA"}}
+LOOK = {"name": "look", "input_schema": {"type": "object"}}
+
+
+def text(value: str) -> dict[str, Any]:
+    return {"text": {"text": value}}
+
+
+def message(role: str, *parts: Any, **more: Any) -> dict[str, Any]:
+    return {"role": role, "parts": list(parts), **more}
+
+
+def body(*messages: dict[str, Any], **frame: Any) -> dict[str, Any]:
+    """The HTTP body for a request with these messages."""
+    request = canonical({"type": "infer", "messages": list(messages or (message("user", text("Hi")),)), **frame})
+    return RESPONSES.encode(request, "gpt-5.4").body
+
+
+def refused(*messages: dict[str, Any], **frame: Any) -> GatewayError:
+    with pytest.raises(GatewayError) as failure:
+        body(*messages, **frame)
+    return failure.value
+
+
+# --- request -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("field", ["seed", "stop"])
+def test_sampling_that_the_api_has_no_place_for_is_refused(field: str) -> None:
+    """`seed` and `stop` are `unsupported_capability`, naming the field."""
+    error = refused(sampling={field: {"seed": 1, "stop": ["x"]}[field]})
+
+    assert error.kind == "unsupported_capability"
+    assert f"sampling.{field}" in error.message
+
+
+@pytest.mark.parametrize("role", ["system", "assistant"])
+def test_images_outside_user_messages_are_refused(role: str) -> None:
+    """A picture where the API has no place for one is `unsupported_capability`, naming the part."""
+    error = refused(message(role, text("See:"), PNG), message("user", text("Hi")))
+
+    assert error.kind == "unsupported_capability"
+    assert "messages[0].parts" in error.message
+    assert "image_url" in error.message
+
+
+@pytest.mark.parametrize(
+    ("frame", "reasoning", "include"),
+    [
+        ({}, None, False),
+        ({"enable_thinking": True}, {"effort": "medium"}, True),
+        ({"enable_thinking": False}, {"effort": "none"}, False),
+        ({"include_reasoning": True}, {"summary": "auto"}, True),
+        ({"enable_thinking": False, "include_reasoning": True}, {"effort": "none", "summary": "auto"}, True),
+    ],
+)
+def test_reasoning_is_asked_for_only_where_the_client_does(frame: Any, reasoning: Any, include: bool) -> None:
+    """Models that do not reason refuse `include`, so it goes out only with a request that is about reasoning."""
+    made = body(**frame)
+
+    assert reasoning == made.get("reasoning")
+    assert include == ("include" in made)
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ("auto", "auto"),
+        ("none", "none"),
+        ("required", "required"),
+        ({"specific": {"name": "look"}}, {"type": "function", "name": "look"}),
+    ],
+)
+def test_tool_choice_has_a_word_for_each_form(choice: Any, expected: Any) -> None:
+    """Every `tool_choice` of the contract goes out natively."""
+    assert expected == body(tools=[LOOK], tool_choice=choice)["tool_choice"]
+
+
+def test_nothing_is_kept_at_the_provider() -> None:
+    """`store` is off, metadata stays here, and without tools neither tools nor a choice are sent."""
+    made = body(metadata={"user": "ann"})
+
+    assert made["store"] is False
+    assert not made.keys() & {"metadata", "tools", "tool_choice", "previous_response_id"}
+
+
+def test_tools_are_not_strict() -> None:
+    """Strictness, which is the API's default here, would refuse schemas that the contract allows."""
+    assert [tool["strict"] for tool in body(tools=[LOOK])["tools"]] == [False]
+
+
+def test_a_lax_schema_stays_lax() -> None:
+    """`strict` of an output schema is the client's."""
+    made = body(output_mode={"json_schema": {"name": "n", "schema": {"type": "object"}, "strict": False}})
+
+    assert made["text"]["format"]["strict"] is False
+
+
+def test_state_of_another_dialect_is_passed_over() -> None:
+    """A turn that another provider signed goes out as text."""
+    turn = message("assistant", text("Hello"), provider_state={"anthropic": [{"type": "thinking"}]})
+
+    made = body(message("user", text("Hi")), turn, message("user", text("Go on")))
+
+    assert made["input"][1] == {"type": "message", "role": "assistant", "content": "Hello"}
+    assert "include" not in made
+
+
+def test_foreign_state_is_refused() -> None:
+    """What this dialect did not give is `invalid_request`, naming where it stands."""
+    error = refused(message("assistant", text("Hello"), provider_state={"openai_responses": "x"}))
+
+    assert error.kind == "invalid_request"
+    assert "messages[0].provider_state.openai_responses" in error.message
+
+
+# --- response ------------------------------------------------------------------------------------------------
+
+
+def feed(*payloads: Any, limit: int | None = None) -> tuple[ResponsesDecoder, list[BackendRawEvent]]:
+    decoder, events = ResponsesDecoder(limit), list[BackendRawEvent]()
+    for payload in payloads:
+        decoder.feed(json.dumps(payload).encode(), events)
+    return decoder, events
+
+
+def event(kind: str, **fields: Any) -> dict[str, Any]:
+    return {"type": f"response.{kind}", **fields}
+
+
+def end(status: str = "completed", output_tokens: int | None = None, **response: Any) -> dict[str, Any]:
+    usage = None if output_tokens is None else {"input_tokens": 1, "output_tokens": output_tokens}
+    return event(status, response={"id": "resp_1", "status": status, "output": [], "usage": usage, **response})
+
+
+def call_item(arguments: str = "", **more: Any) -> dict[str, Any]:
+    return {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "look", "arguments": arguments, **more}
+
+
+ADDED = event("output_item.added", output_index=0, item=call_item())
+
+
+def done(arguments: str, **more: Any) -> dict[str, Any]:
+    return event("output_item.done", output_index=0, item=call_item(arguments, status="completed", **more))
+
+
+@pytest.mark.parametrize(
+    "silent",
+    [
+        event("created", response={"status": "in_progress"}),
+        event("in_progress", response={"status": "in_progress"}),
+        event("queued", response={"status": "queued"}),
+        event("output_item.added", output_index=0, item={"type": "reasoning", "id": "rs_1", "summary": []}),
+        event("output_text.delta", output_index=0, item_id="m", delta=""),
+        event("something.new", data=[1]),
+        {"type": "keepalive"},
+    ],
+    ids=lambda value: value["type"],
+)
+def test_events_without_content_are_silence(silent: dict[str, Any]) -> None:
+    """Preambles, keepalives and events that we do not know give nothing, so that the idle timer runs on."""
+    decoder, events = feed(silent)
+
+    assert events == []
+    assert not decoder.ended
+
+
+def test_encrypted_reasoning_is_a_sign_of_work() -> None:
+    """An item that no frame shows is still no silence."""
+    item = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
+
+    assert feed(event("output_item.done", output_index=0, item=item))[1] == [Progress()]
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        event("output_text.delta", output_index=0, delta=1),
+        event("output_text.delta", output_index=0),
+        event("refusal.delta", output_index=0, delta=None),
+        event("reasoning_summary_text.delta", output_index=0, delta=[]),
+        event("function_call_arguments.delta", output_index=0, delta="{}"),
+        event("output_item.added", output_index=0),
+        event("output_item.added", output_index=0, item=call_item(name=3)),
+        event("output_item.done", output_index=0, item={"type": "message", "content": "text"}),
+        event("output_item.done", output_index=0, item={"type": "message", "content": [{"text": 1}]}),
+        event("completed"),
+        event("completed", response={"status": "completed", "output": {}}),
+        event("incomplete", response={"output": [], "incomplete_details": {"reason": 5}}),
+        {"no": "type"},
+        {"type": 7},
+        [],
+        "text",
+    ],
+    ids=json.dumps,
+)
+def test_malformed_events_are_protocol_violations(malformed: Any) -> None:
+    """An event that we know but that is not what it should be ends the answer."""
+    with pytest.raises(GatewayError) as failure:
+        feed(malformed)
+
+    assert failure.value.kind == "protocol_violation"
+
+
+def test_what_came_in_no_delta_comes_with_the_item() -> None:
+    """A server that sends an item only as a whole, or the rest of it, loses nothing."""
+    whole = {
+        "type": "message",
+        "content": [{"type": "output_text", "text": "Hel"}, {"type": "refusal", "refusal": "no"}],
+    }
+    decoder, events = feed(
+        event("output_text.delta", output_index=1, delta="He"),
+        event("output_item.done", output_index=1, item=whole),
+        done('{"a":1}'),
+        end(),
+    )
+    decoder.finish(events)
+
+    assert "".join(e.delta for e in events if isinstance(e, OutputTextDelta)) == "Helno"
+    assert [e.call.arguments_json for e in events if isinstance(e, ToolCallReady)] == ['{"a":1}']
+    assert isinstance(events[-1], Completed)
+    assert events[-1].finish_reason != "stop"
+
+
+def test_an_item_may_be_named_by_its_index_or_its_id() -> None:
+    """Deltas that name their item by another of its names than before still find it."""
+    by_index = event("function_call_arguments.delta", output_index=0, delta='{"a"')
+    by_id = event("function_call_arguments.delta", item_id="fc_1", delta=":1}")
+    decoder, events = feed(ADDED, by_index, by_id, done('{"a":1}'), end())
+    decoder.finish(events)
+
+    assert [e.call.arguments_json for e in events if isinstance(e, ToolCallReady)] == ['{"a":1}']
+
+
+def test_two_versions_of_the_same_arguments_are_a_protocol_violation() -> None:
+    """Where the finished call contradicts its deltas, nobody knows what the model meant."""
+    with pytest.raises(GatewayError) as failure:
+        feed(ADDED, event("function_call_arguments.delta", output_index=0, delta='{"a":1}'), done('{"b":1}'))
+
+    assert failure.value.kind == "protocol_violation"
+
+
+def test_the_same_item_does_not_end_twice() -> None:
+    """An item that was ended and is ended again is a protocol violation, not a second call."""
+    with pytest.raises(GatewayError) as failure:
+        feed(ADDED, done("{}"), done("{}"))
+
+    assert failure.value.kind == "protocol_violation"
+
+
+def test_a_call_without_its_end_is_ended_by_the_answers() -> None:
+    """`response.completed` proves every call of the answer complete; no arguments are an empty object."""
+    decoder, events = feed(ADDED, end())
+    decoder.finish(events)
+
+    assert [e.call.arguments_json for e in events if isinstance(e, ToolCallReady)] == ["{}"]
+
+
+@pytest.mark.parametrize("arguments", ['{"a":', ""])
+def test_a_call_that_the_limit_cut_is_not_ready(arguments: str) -> None:
+    """llama.cpp calls a cut call and its answer `completed`: where the limit is spent, that is a `length`."""
+    decoder, events = feed(ADDED, done(arguments), end(output_tokens=20), limit=20)
+    decoder.finish(events)
+
+    assert not [e for e in events if isinstance(e, ToolCallReady)]
+    assert isinstance(events[-1], Completed)
+    assert events[-1].finish_reason == "length"
+
+
+@pytest.mark.parametrize(("limit", "spent"), [(None, 20), (21, 20), (20, None)])
+def test_broken_arguments_of_a_finished_call_are_a_protocol_violation(limit: int | None, spent: int | None) -> None:
+    """Where nothing says that the limit cut them, the backend has finished a call that is no JSON."""
+    decoder, events = feed(ADDED, done('{"a":'), end(output_tokens=spent), limit=limit)
+
+    with pytest.raises(GatewayError) as failure:
+        decoder.finish(events)
+    assert failure.value.kind == "protocol_violation"
+
+
+def test_a_whole_call_of_a_cut_answer_is_ready() -> None:
+    """A call that was finished before the limit is ready, and the answer still says `length`."""
+    decoder, events = feed(
+        ADDED, done('{"a":1}'), end("incomplete", incomplete_details={"reason": "max_output_tokens"})
+    )
+    decoder.finish(events)
+
+    assert [e.call.arguments_json for e in events if isinstance(e, ToolCallReady)] == ['{"a":1}']
+    assert isinstance(events[-1], Completed)
+    assert events[-1].finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "retryable"),
+    [
+        ({"code": "server_error", "message": "x"}, "backend_transient", True),
+        ({"code": "rate_limit_exceeded", "message": "x"}, "rate_limited", True),
+        ({"code": "insufficient_quota", "message": "x"}, "rate_limited", False),
+        ({"code": "invalid_prompt", "message": "x"}, "invalid_request", False),
+        ({"code": "image_too_large", "message": "x"}, "invalid_request", False),
+        ({"code": "vector_store_timeout", "message": "x"}, "backend_transient", True),
+        ({"type": "server_error", "code": None, "message": "x"}, "backend_transient", True),
+        ({"code": "a_code_of_the_future", "message": "x"}, "backend_transient", True),
+        (None, "backend_transient", True),
+    ],
+    ids=json.dumps,
+)
+def test_a_failure_is_told_by_its_code(error: Any, kind: str, retryable: bool) -> None:
+    """A failed response, and an error event in either of its shapes, give the same error."""
+    shapes = [event("failed", response={"status": "failed", "error": error})]
+    if error is not None:
+        shapes += [{"type": "error", "error": error}, {"error": error}]
+    if error is not None and "type" not in error:
+        shapes.append({"type": "error", **error})
+    for shape in shapes:
+        with pytest.raises(GatewayError) as failure:
+            feed(shape)
+        assert (failure.value.kind, failure.value.retryable) == (kind, retryable), shape
+    with pytest.raises(GatewayError) as failure:
+        ResponsesDecoder(None).feed_whole({"object": "response", "status": "failed", "error": error}, [])
+    assert failure.value.kind == kind
+
+
+@pytest.mark.parametrize("status", ["queued", "in_progress", "of_the_future", None])
+def test_an_unstreamed_answer_must_be_complete(status: str | None) -> None:
+    """A response that the API has not completed is not taken for an answer."""
+    with pytest.raises(GatewayError) as failure:
+        ResponsesDecoder(None).feed_whole({"object": "response", "status": status, "output": []}, [])
+
+    assert failure.value.kind == "protocol_violation"
+
+
+def test_repeated_deltas_are_counted_with_their_item() -> None:
+    """Deltas in one envelope, which are read the fast way, belong to the item under way, also where they name none."""
+    deltas = [event("output_text.delta", delta=delta) for delta in ("One", " two", " three")]
+    first: dict[str, Any] = {"type": "message", "id": "m1", "phase": "commentary", "content": []}
+    second = first | {"id": "m2"}
+    decoder, events = feed(
+        event("output_item.added", item=first),
+        *deltas,
+        event("output_item.done", item=first),
+        event("output_item.added", item=second),
+        *deltas,
+        *deltas,
+        event("output_item.done", item=second),
+        end(),
+    )
+    decoder.finish(events)
+
+    assert "".join(e.delta for e in events if isinstance(e, OutputTextDelta)) == "One two three" * 3
+    assert isinstance(events[-1], Completed)
+    assert events[-1].backend_metadata["provider_state"] == {
+        "openai_responses": [
+            {"text": 13, "extra": {"id": "m1", "phase": "commentary"}},
+            {"text": 26, "extra": {"id": "m2", "phase": "commentary"}},
+        ]
+    }
+
+
+def test_done_is_no_end_mark() -> None:
+    """`[DONE]`, which some servers add, does not make a cut answer whole."""
+    decoder, events = feed(event("output_text.delta", output_index=0, delta="Hi"))
+    decoder.feed(b"[DONE]", events)
+
+    with pytest.raises(GatewayError) as failure:
+        decoder.finish(events)
+    assert (failure.value.kind, failure.value.retryable) == ("backend_transient", True)
+
+
+# --- both halves ---------------------------------------------------------------------------------------------
+
+_texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5)
+_output = st.lists(
+    st.one_of(
+        st.builds(
+            lambda value, phase: {
+                "type": "message",
+                "role": "assistant",
+                "status": "completed",
+                "content": [{"type": "output_text", "text": value, "annotations": []}],
+                **phase,
+            },
+            _texts,
+            st.sampled_from([{}, {"phase": "commentary"}, {"phase": "final_answer"}]),
+        ),
+        st.builds(lambda blob: {"type": "reasoning", "summary": [], "encrypted_content": blob}, _texts),
+        st.just({"type": "function_call", "name": "look", "arguments": '{"at": [1,  2.50]}'}),
+    ),
+    max_size=6,
+)
+
+
+@given(_output)
+def test_an_answer_goes_back_as_it_came(output: list[dict[str, Any]]) -> None:
+    """The items of an answer, carried by a client as text, calls and state, are the same items in the next request."""
+    items: list[dict[str, Any]] = [{"type": "reasoning", "id": "rs", "summary": [], "encrypted_content": "e"}]
+    for index, item in enumerate(output):
+        own = {"id": f"item_{index}"} | ({"call_id": f"call_{index}"} if item["type"] == "function_call" else {})
+        items.append(item | own)
+    decoder, events = ResponsesDecoder(None), list[BackendRawEvent]()
+    whole: JsonObject = {"object": "response", "id": "r", "status": "completed", "output": list(items)}
+    decoder.feed_whole(whole, events)
+    decoder.finish(events)
+    completed = events[-1]
+    assert isinstance(completed, Completed)
+    said = "".join(e.delta for e in events if isinstance(e, OutputTextDelta))
+    calls = [
+        {"id": e.call.id, "name": e.call.name, "arguments_json": e.call.arguments_json}
+        for e in events
+        if isinstance(e, ToolCallReady)
+    ]
+    turn = message(
+        "assistant",
+        *([text(said)] if said else []),
+        **({"tool_calls": calls} if calls else {}),
+        provider_state=completed.backend_metadata["provider_state"],
+    )
+    if not said and not calls:
+        return  # a turn of reasoning alone is none that a client can send
+    results = [message("tool", text("ok"), tool_call_id=c["id"], tool_name="look") for c in calls]
+
+    sent = body(message("user", text("Hi")), turn, *results)["input"]
+
+    assert items == sent[1 : 1 + len(items)]
+
+
+_event = st.one_of(
+    json_values,
+    shaken(
+        {
+            "type": st.sampled_from([*ResponsesDecoder._HANDLERS, "response.output_text.delta"]),
+            "output_index": st.integers(0, 1),
+            "item_id": st.sampled_from(["a", "b"]),
+            "delta": st.sampled_from(["", "x", '{"a":1}', "{"]),
+            "item": shaken(
+                {
+                    "type": st.sampled_from(["message", "function_call", "reasoning", "other"]),
+                    "id": st.sampled_from(["a", "b"]),
+                    "status": st.sampled_from(["completed", "incomplete"]),
+                    "call_id": st.sampled_from(["c1", "c2"]),
+                    "name": st.just("look"),
+                    "arguments": st.sampled_from(["", '{"a":1}', "{"]),
+                    "content": st.lists(shaken({"text": st.text(max_size=3), "type": st.just("refusal")}), max_size=2),
+                    "encrypted_content": st.just("x"),
+                }
+            ),
+            "response": shaken(
+                {
+                    "status": st.sampled_from(["completed", "incomplete", "failed", "queued"]),
+                    "output": st.lists(shaken({"type": st.just("function_call"), "name": st.just("look")}), max_size=2),
+                    "usage": shaken({"output_tokens": st.integers(), "input_tokens_details": json_values}),
+                    "incomplete_details": shaken({"reason": st.text(max_size=3)}),
+                    "error": shaken({"code": st.sampled_from(["server_error", "401", "x"])}),
+                }
+            ),
+            "error": shaken({"code": json_values}),
+        }
+    ),
+)
+
+
+@given(st.lists(_event, max_size=8))
+def test_whatever_the_backend_says_nothing_but_gateway_errors_comes_of_it(payloads: list[Any]) -> None:
+    """Arbitrary answers, near misses of real ones too, are decoded or refused."""
+    survives(ResponsesDecoder(20), payloads)

@@ -1,0 +1,41 @@
+"""`NdjsonParser`: a backend's lines, blank ones left out."""
+
+from __future__ import annotations
+
+import pytest
+
+from beluna_gateway.adapters.http.ndjson import NdjsonParser
+from beluna_gateway.errors import GatewayError
+
+
+def lines_of(*chunks: bytes, limit: int = 100) -> list[bytes]:
+    parser = NdjsonParser(limit)
+    return [line for chunk in chunks for line in parser.feed(chunk)] + parser.close()
+
+
+def test_lines_are_the_same_wherever_the_bytes_are_split() -> None:
+    """Whole, byte by byte and cut in two, an answer gives the same lines; blank ones do not come out."""
+    data = '{"a":"é"}\n\n{"b":1}\r\n\r\n{"c":2}'.encode()
+    expected = ['{"a":"é"}'.encode(), b'{"b":1}', b'{"c":2}']
+
+    assert lines_of(data) == expected
+    assert lines_of(*(data[i : i + 1] for i in range(len(data)))) == expected
+    for cut in range(len(data)):
+        assert lines_of(data[:cut], data[cut:]) == expected
+
+
+def test_a_last_line_without_end_comes_out_at_the_close_only() -> None:
+    """A line that has not ended may be cut: it is not given out before the answer has ended."""
+    parser = NdjsonParser(100)
+
+    assert parser.feed(b'{"a":1}') == []
+    assert parser.close() == [b'{"a":1}']
+
+
+@pytest.mark.parametrize("data", [b"x" * 11, b"x" * 11 + b"\n", b"ok\n" + b"x" * 500])
+def test_a_line_above_the_limit_is_a_protocol_violation(data: bytes) -> None:
+    """One event larger than max_event_bytes fails the answer, and the message names the setting."""
+    with pytest.raises(GatewayError, match="max_event_bytes") as failure:
+        lines_of(data, limit=10)
+
+    assert failure.value.kind == "protocol_violation"

@@ -1,0 +1,197 @@
+"""What is wrong with a configuration: every mistake at once, each with its path, and no secret among the words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beluna_gateway.config.loading import ConfigError, ConfigUnreadable, load_config
+from beluna_gateway.config.settings import DIALECTS, BackendSettings
+
+from ..fakes.config import backend, config, load
+
+
+def mistakes(tmp_path: Path, content: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, content)
+    text = str(caught.value)
+    assert text.startswith(f"{tmp_path / 'beluna.jsonc'} is not a valid configuration:\n")
+    assert all(f"  {mistake}" in text.splitlines() for mistake in caught.value.mistakes)
+    return list(caught.value.mistakes)
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path):
+    """Each mistake has its path, what was found and what was expected, those between keys included."""
+    wrong = config(
+        backend(dialect="ollame", default_model="", typo=1),
+        backend(id="b", endpoint=..., credential={"type": "env", "env": "X"}),
+        7,
+        gateway={"default_backend": "c", "reliability": {"max_retries": 1.0, "idle_timeout_ms": True}},
+        server={"socket_mode": "777", "allowed_uids": [-1]},
+        telemetry={"metrics": {"listn": "x"}},
+    )
+
+    assert sorted(mistakes(tmp_path, wrong)) == sorted(
+        [
+            (
+                "ai_gateway.backends[0].dialect: found 'ollame', expected 'openai_compatible', 'openai_responses', "
+                "'anthropic', 'gemini', 'ollama' or 'github_copilot_sdk'"
+            ),
+            "ai_gateway.backends[0].default_model: found '', expected at least 1 character",
+            "ai_gateway.backends[0].typo: unknown key",
+            "ai_gateway.backends[1].credential.var: missing, but required",
+            "ai_gateway.backends[1].credential.env: unknown key",
+            "ai_gateway.backends[2]: found 7, expected an object",
+            "ai_gateway.reliability.max_retries: found 1.0, expected an integer",
+            "ai_gateway.reliability.idle_timeout_ms: found true, expected an integer",
+            "server.socket_mode: found '777', expected a string that matches ^0[0-7]{3}$",
+            "server.allowed_uids[0]: found -1, expected at least 0",
+            "telemetry.metrics.listen: missing, but required",
+            "telemetry.metrics.listn: unknown key",
+            "telemetry.metrics: found an object, expected a string",
+            "ai_gateway.backends[1].id: found 'b' again, first at ai_gateway.backends[0]; ids are unique",
+            "ai_gateway.backends[1].endpoint: missing, but required by ollama",
+            "ai_gateway.default_backend: found 'c', expected the id of a backend: 'b'",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{\n  // é is one character\n  "a": 1\n  "b": 2\n}', "line 4, column 3: not JSON5 (this character may not"),
+        ('{\n  "é": "x" y\n}', "line 2, column 12: not JSON5 (this character may not"),
+        ('{\n  "a": "not closed\n', "line 2, column 8: not JSON5 (the file ends too early"),
+        ("{} x", "line 1, column 4: not JSON5 (something stands after"),
+        ("{}\n\n }", "line 3, column 2: not JSON5 (something stands after"),
+        ("", "line 1, column 1: not JSON5 (the file ends too early"),
+        ("{a: 0x}", "line 1, column 5: not JSON5 (a number that cannot be read"),
+        ("[" * 100_000, "not JSON5 (nested too deeply"),
+        ('{"token": "sk-secret\\ud800"}', "line 1"),
+        ("{a: " + "9" * 5000 + "}", "not JSON5 (a number that cannot be read"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_syntax_error_has_line_and_column(tmp_path: Path, text: str, expected: str):
+    """Where the file stops being JSON5, in lines and characters; its content is not repeated."""
+    (mistake,) = mistakes(tmp_path, text)
+
+    assert expected in mistake
+    assert "sk-secret" not in mistake
+
+
+def test_a_file_that_is_no_utf8(tmp_path: Path):
+    """Bytes that are no text are named, and not guessed to be another encoding."""
+    assert mistakes(tmp_path, b'{"a": "\xe9"}') == ["not UTF-8: byte 7 is 0xe9"]
+    assert mistakes(tmp_path, '{"a": 1}'.encode("utf-16")) == ["not UTF-8: byte 0 is 0xff"]
+
+
+def test_a_file_that_cannot_be_read_is_another_matter(tmp_path: Path):
+    """Missing, or a folder: not a wrong configuration but none."""
+    for path in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(ConfigUnreadable, match=str(path)):
+            load_config(path)
+
+
+@pytest.mark.parametrize("whole", ["null", "[]", '"text"', "7"])
+def test_the_whole_file_is_an_object(tmp_path: Path, whole: str):
+    """A valid JSON5 value that is no object is one plain mistake."""
+    (mistake,) = mistakes(tmp_path, whole)
+
+    assert mistake.endswith("expected an object")
+    assert mistake.startswith("the file: found ")
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"endpoint": ""}, "endpoint: expected http"),
+        ({"endpoint": "h:1"}, "endpoint: expected http"),
+        ({"endpoint": "http://"}, "endpoint: expected http"),
+        ({"endpoint": "http://h:x"}, "endpoint: expected http"),
+        ({"endpoint": "http://h\n"}, "endpoint: expected http"),
+        ({"endpoint": "http://[::1"}, "endpoint: expected http"),
+        ({"endpoint": "ftp://h"}, "endpoint: expected http"),
+        ({"endpoint": "http://user:sk-secret@h"}, "endpoint: holds a user name or password"),
+        ({"dialect": []}, "dialect: found an array"),
+        ({"dialect": "github_copilot_sdk", "launch": {"command": "x"}}, "launch: only for HTTP dialects"),
+        ({"headers": {"X-A:": "1"}}, "headers.X-A:: expected a string that matches"),
+        ({"headers": {"X-A": "1\r\nX-B: 2"}}, "headers.X-A: expected a string that matches"),
+        ({"headers": {"Content-length": "5"}}, "headers.Content-length: frames the request"),
+        ({"pricing": {"m": {"input_per_mtok": -1, "output_per_mtok": 1}}}, "pricing.m.input_per_mtok: found -1"),
+        ({"capabilities": {"vision": None}}, "capabilities.vision: found null, expected true or false"),
+        ({"capabilities": {"vision": 1}}, "capabilities.vision: found 1, expected true or false"),
+        ({"reliability": {"request_timeout_ms": 2**64}}, "reliability.request_timeout_ms: found 18446744073709551616"),
+        ({"reliability": {"request_timeout_ms": 10**400}}, "reliability.request_timeout_ms: found a very large number"),
+        ({"reliability": {"request_timeout_ms": 0}}, "reliability.request_timeout_ms: found 0, expected at least 1"),
+        ({"budget": {"rate_smoothing_per_second": 0}}, "budget.rate_smoothing_per_second: found 0"),
+        ({"credential": {"type": "file", "path": "a\0b"}}, "credential.path: expected"),
+    ],
+    ids=str,
+)
+def test_one_mistake_in_a_backend(tmp_path: Path, keys: dict[str, Any], named: str):
+    """Each of these is one mistake, at its place."""
+    (mistake,) = mistakes(tmp_path, config(backend(**keys)))
+
+    assert mistake.startswith(f"ai_gateway.backends[0].{named}")
+
+
+CANARY = "sk-canary-0123456789"
+CREDENTIALS: list[Any] = [
+    CANARY,
+    [CANARY],
+    {"type": CANARY},
+    {"token": CANARY},
+    {"type": "inline_token", "token": [CANARY]},
+    {"type": "inline_token", "token": CANARY, "path": CANARY},
+    {"type": "env", "var": {"x": CANARY}},
+    {"type": "file", "path": [CANARY], CANARY[:2]: CANARY},
+]
+
+
+@pytest.mark.parametrize("credential", CREDENTIALS, ids=str)
+def test_no_message_prints_a_token(tmp_path: Path, credential: Any):
+    """Whatever is wrong with a credential, and wherever else a secret stands by mistake, it is not repeated."""
+    wrong = backend(
+        credential=credential,
+        endpoint=f"http://user:{CANARY}@h",
+        headers={"Authorization": [CANARY], "X-Api-Key": f"{CANARY}\n"},
+        copilot={"command": "x", "args": CANARY, "provider": {"base_url": 5, "type": CANARY}},
+        launch={"command": "x", "env": {"KEY": [CANARY]}},
+        api_key=CANARY,
+    )
+    found = mistakes(tmp_path, config(wrong, telemetry={"otlp": f"http://user:{CANARY}@h"}))
+
+    assert len(found) >= 8
+    assert not [mistake for mistake in found if CANARY in mistake]
+
+
+def test_a_token_is_hidden_in_repr(tmp_path: Path):
+    """A configuration that turns up in a traceback does not give its token away."""
+    loaded = load(tmp_path, config(backend(credential={"type": "inline_token", "token": CANARY})))
+
+    assert CANARY not in repr(loaded)
+
+
+_keys = st.sampled_from([*BackendSettings.model_fields, "ai_gateway", "backends", "default_backend", "type"])
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(DIALECTS),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_keys, inner, max_size=5),
+        max_leaves=20,
+    )
+)
+def test_whatever_stands_in_the_file_its_mistakes_are_told(tmp_path_factory: pytest.TempPathFactory, content: Any):
+    """Any JSON5 that is no configuration, as a whole or as a backend, is refused in words and by nothing else."""
+    folder = tmp_path_factory.getbasetemp()
+    with pytest.raises(ConfigError):
+        load(folder, json.dumps(content))
+    with pytest.raises(ConfigError):
+        load(folder, json.dumps({"ai_gateway": {"default_backend": "b", "backends": [content, backend(x=content)]}}))

@@ -1,0 +1,53 @@
+"""Usage and a price → dollars."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beluna_gateway.canonical import UsageStats
+from beluna_gateway.config.settings import Pricing
+from beluna_gateway.pipeline.pricing import cost
+
+tokens = st.integers(0, 10**9)
+
+
+def test_input_output_and_cached_tokens_have_their_own_price():
+    """Cached tokens are a part of the input, not something beside it."""
+    usage = UsageStats(input_tokens=1_000_000, output_tokens=100_000, cached_input_tokens=400_000)
+    price = Pricing(input_per_mtok=2.0, output_per_mtok=10.0, cached_input_per_mtok=0.5)
+
+    assert cost(usage, price) == pytest.approx(0.6 * 2 + 0.4 * 0.5 + 0.1 * 10)
+
+
+def test_without_a_price_of_their_own_cached_tokens_cost_as_much_as_others():
+    """A configuration without `cached_input_per_mtok` says that there is no discount; a price of 0 is one."""
+    usage = UsageStats(input_tokens=1_000_000, output_tokens=0, cached_input_tokens=1_000_000)
+
+    assert cost(usage, Pricing(input_per_mtok=2.0, output_per_mtok=9.0)) == 2.0
+    unsaid = UsageStats(input_tokens=1_000_000, output_tokens=0)
+    assert cost(unsaid, Pricing(input_per_mtok=2.0, output_per_mtok=9.0, cached_input_per_mtok=0.0)) == 2.0
+    assert cost(usage, Pricing(input_per_mtok=2.0, output_per_mtok=9.0, cached_input_per_mtok=0.0)) == 0.0
+
+
+@pytest.mark.parametrize("usage", [UsageStats(), UsageStats(input_tokens=5), UsageStats(output_tokens=5)])
+def test_unknown_usage_has_no_cost(usage: UsageStats):
+    """What the backend did not say is not guessed."""
+    assert cost(usage, Pricing(input_per_mtok=1.0, output_per_mtok=1.0)) is None
+
+
+def test_an_explicit_zero_costs_zero():
+    """Zero tokens are known to cost nothing."""
+    assert cost(UsageStats(input_tokens=0, output_tokens=0), Pricing(input_per_mtok=1.0, output_per_mtok=1.0)) == 0.0
+
+
+@given(tokens, tokens, tokens)
+def test_a_cost_is_never_below_zero(read: int, written: int, cached: int):
+    """Also where a backend says that more was cached than went in."""
+    usage = UsageStats(input_tokens=read, output_tokens=written, cached_input_tokens=cached)
+    price = Pricing(input_per_mtok=3.0, output_per_mtok=15.0, cached_input_per_mtok=0.3)
+    spent = cost(usage, price)
+
+    assert spent is not None
+    assert 0 <= spent <= (read * 3.0 + written * 15.0) / 1_000_000 + 1e-9

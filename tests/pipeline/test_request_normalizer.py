@@ -1,0 +1,372 @@
+"""`RequestNormalizer`: a frame becomes a request that is certain, or `invalid_request`."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beluna_gateway.canonical import (
+    AssistantMessage,
+    CanonicalRequest,
+    ImagePart,
+    JsonPart,
+    JsonSchemaOutput,
+    Sampling,
+    SpecificTool,
+    SystemMessage,
+    TextPart,
+    Tool,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from beluna_gateway.errors import GatewayError
+from beluna_gateway.pipeline.request_normalizer import SCHEMA_KEYWORDS, RequestNormalizer
+from beluna_gateway.wire.frames import Infer
+from beluna_gateway.wire.ndjson import decode
+
+USER = {"role": "user", "parts": [{"text": {"text": "hello"}}]}
+CALL = {"id": "call_1", "name": "weather", "arguments_json": '{"city":"Oslo"}'}
+ASSISTANT = {"role": "assistant", "parts": [], "tool_calls": [CALL]}
+RESULT = {"role": "tool", "tool_call_id": "call_1", "tool_name": "weather", "parts": [{"json": {"value": {"t": 3}}}]}
+
+
+def normalize(**fields: Any) -> CanonicalRequest:
+    """Through the wire, because that is where a frame's values come from."""
+    frame = decode(json.dumps({"type": "infer", "messages": [USER], **fields}).encode())
+    assert isinstance(frame, Infer)
+    return RequestNormalizer().normalize(frame, "r1")
+
+
+def refusal(**fields: Any) -> str:
+    with pytest.raises(GatewayError) as caught:
+        normalize(**fields)
+    assert caught.value.kind == "invalid_request"
+    assert not caught.value.retryable
+    return caught.value.message
+
+
+def image(url: str, mime_type: str | None = None) -> ImagePart:
+    request = normalize(messages=[{"role": "user", "parts": [{"image_url": {"url": url, "mime_type": mime_type}}]}])
+    part = request.messages[0].parts[0]
+    assert isinstance(part, ImagePart)
+    return part
+
+
+# --- the whole -----------------------------------------------------------------------------------------------
+
+
+def test_a_request_of_base_fields_has_every_default():
+    """A request that says nothing but its messages leaves backend and model open, and everything else at rest."""
+    expected = CanonicalRequest(request_id="r1", messages=(UserMessage((TextPart("hello"),)),))
+
+    assert expected == normalize()
+
+
+def test_every_field_of_a_frame_arrives():
+    """Nothing that a client may say is dropped on the way."""
+    schema: Any = {"type": "object", "properties": {"city": {"type": "string"}}}
+    request = normalize(
+        backend_id="b",
+        model="m",
+        tools=[{"name": "weather", "description": "d", "input_schema": schema}],
+        tool_choice={"specific": {"name": "weather"}},
+        output_mode={"json_schema": {"name": "answer", "schema": schema, "strict": False}},
+        limits={"max_output_tokens": 5, "max_request_time_ms": 6},
+        metadata={"k": "v"},
+        stream=False,
+        sampling={"temperature": 0.5, "top_p": 1, "seed": -3, "stop": ["x", ""]},
+        enable_thinking=False,
+        include_reasoning=True,
+        provider_options={"deep": {"er": [None]}},
+    )
+
+    assert request == CanonicalRequest(
+        request_id="r1",
+        messages=(UserMessage((TextPart("hello"),)),),
+        backend_hint="b",
+        model="m",
+        tools=(Tool("weather", "d", schema),),
+        tool_choice=SpecificTool("weather"),
+        output_mode=JsonSchemaOutput("answer", schema, strict=False),
+        max_output_tokens=5,
+        max_request_time_ms=6,
+        metadata={"k": "v"},
+        stream=False,
+        sampling=Sampling(0.5, 1, -3, ("x", "")),
+        enable_thinking=False,
+        include_reasoning=True,
+        provider_options={"deep": {"er": [None]}},
+    )
+
+
+@pytest.mark.parametrize("mode", ["text", "json_object"])
+def test_plain_output_modes_stay_words(mode):
+    """`text` and `json_object` are kept as they are."""
+    assert mode == normalize(output_mode=mode).output_mode
+
+
+@pytest.mark.parametrize("choice", ["auto", "none", "required"])
+def test_plain_tool_choices_stay_words(choice):
+    """`auto`, `none` and `required` need no tool of that name."""
+    assert choice == normalize(tool_choice=choice).tool_choice
+
+
+# --- messages ------------------------------------------------------------------------------------------------
+
+
+def test_no_messages_are_refused():
+    """A request has at least one message."""
+    assert refusal(messages=[]) == "messages: empty; at least one message is needed"
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
+def test_no_parts_are_refused(role):
+    """A message has at least one part, unless it is the assistant's and has tool calls."""
+    linkage = {"tool_call_id": "c", "tool_name": "t"} if role == "tool" else {}
+
+    assert "messages[1].parts: empty" in refusal(messages=[USER, {"role": role, "parts": [], **linkage}])
+    if role == "assistant":
+        assert "messages[0].parts: empty" in refusal(messages=[{"role": role, "parts": [], "tool_calls": []}])
+
+
+def test_a_conversation_with_a_call_and_its_result():
+    """Roles, parsed arguments and the note of the provider arrive; a JSON part has its text beside it."""
+    state: Any = {"anthropic": {"blocks": [1]}}
+    request = normalize(
+        messages=[{"role": "system", "parts": USER["parts"]}, USER, {**ASSISTANT, "provider_state": state}, RESULT]
+    )
+
+    assert request.messages == (
+        SystemMessage((TextPart("hello"),)),
+        UserMessage((TextPart("hello"),)),
+        AssistantMessage((), (ToolCall("call_1", "weather", '{"city":"Oslo"}', {"city": "Oslo"}),), state),
+        ToolMessage("call_1", "weather", (JsonPart({"t": 3}, '{"t":3}'),)),
+    )
+
+
+@pytest.mark.parametrize(
+    "missing", [{"tool_call_id": None}, {"tool_name": None}, {"tool_call_id": ""}, {"tool_name": ""}]
+)
+def test_a_tool_message_names_its_call_and_its_tool(missing):
+    """A `tool` message without `tool_call_id` or `tool_name` answers nothing."""
+    assert "tool_call_id and tool_name" in refusal(messages=[USER, {**RESULT, **missing}])
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+@pytest.mark.parametrize("field", ["tool_call_id", "tool_name"])
+def test_only_tool_messages_are_linked(role, field):
+    """No other role may have `tool_call_id` or `tool_name`, not even an empty one."""
+    assert f"messages[0].{field}" in refusal(messages=[{**USER, "role": role, field: ""}])
+
+
+@pytest.mark.parametrize("role", ["system", "user", "tool"])
+@pytest.mark.parametrize("field", [{"tool_calls": []}, {"tool_calls": [CALL]}, {"provider_state": {}}])
+def test_only_the_assistant_has_calls_and_state(role, field):
+    """`tool_calls` and `provider_state` belong to the assistant alone."""
+    message = {**(RESULT if role == "tool" else USER), "role": role, **field}
+
+    assert f"messages[0].{next(iter(field))}: only an assistant" in refusal(messages=[message])
+
+
+def test_an_image_in_a_tool_message_is_refused():
+    """A tool's result is text or JSON."""
+    message = {**RESULT, "parts": [*RESULT["parts"], {"image_url": {"url": "https://h/i.png"}}]}
+
+    assert "messages[1].parts[1].image_url" in refusal(messages=[ASSISTANT, message])
+
+
+def test_a_result_answers_an_earlier_call():
+    """Where the history has calls, a result must answer one that came before it."""
+    assert "answers no call" in refusal(messages=[ASSISTANT, {**RESULT, "tool_call_id": "other"}])
+    assert "messages[0].tool_call_id" in refusal(messages=[RESULT, ASSISTANT])
+
+
+def test_results_without_any_calls_are_taken():
+    """Core has no place for past calls: a history without any may hold results all the same."""
+    assert isinstance(normalize(messages=[USER, RESULT]).messages[1], ToolMessage)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "",
+        "[]",
+        "null",
+        '"{}"',
+        "{",
+        '{"a":}',
+        "{}{}",
+        "{'a':1}",
+        '{"a":NaN}',
+        '{"a":1e400}',
+        '{"a":"\\ud800"}',
+        '{"a":' + "[" * 300 + "]" * 300 + "}",
+        '{"a":' + "9" * 250 + "e99}",
+    ],
+)
+def test_past_arguments_are_a_json_object(arguments):
+    """`arguments_json` is one JSON object in a string, of numbers that a dialect can write again."""
+    call = {**CALL, "arguments_json": arguments}
+
+    assert "messages[0].tool_calls[0].arguments_json" in refusal(messages=[{**ASSISTANT, "tool_calls": [call]}])
+
+
+@pytest.mark.parametrize("empty", ["id", "name"])
+def test_past_calls_have_an_id_and_a_name(empty):
+    """A call that cannot be named cannot be answered."""
+    assert "messages[0].tool_calls[0]" in refusal(messages=[{**ASSISTANT, "tool_calls": [{**CALL, empty: ""}]}])
+
+
+# --- images --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("url", ["http://h/i.png", "https://h:8443/i?q=1#f", "HTTPS://h/i"])
+def test_remote_images_are_passed_on(url):
+    """An `http:` or `https:` image stays a reference, to the letter."""
+    assert image(url, "image/png") == ImagePart(url, None, "image/png")
+    assert image(url).data_url == url
+
+
+@pytest.mark.parametrize(
+    "url", ["", "i.png", "ftp://h/i", "file:///etc/passwd", "javascript:1", " https://h/i", "blob:x"]
+)
+def test_other_schemes_are_refused(url):
+    """Only `http:`, `https:` and `data:` name an image."""
+    message = refusal(messages=[{"role": "user", "parts": [{"image_url": {"url": url}}]}])
+
+    assert message.startswith("messages[0].parts[0].image_url.url: ")
+
+
+@pytest.mark.parametrize("url", ["http:", "https://", "http:///i.png", "https://[::1"])
+def test_a_url_without_a_host_is_refused(url):
+    """A reference that leads nowhere is refused here rather than by the provider."""
+    assert "no host" in refusal(messages=[{"role": "user", "parts": [{"image_url": {"url": url}}]}])
+
+
+@pytest.mark.parametrize(
+    ("url", "mime_type", "expected"),
+    [
+        ("data:image/png;base64,aGk=", None, ImagePart(None, "aGk=", "image/png")),
+        ("DATA:IMAGE/PNG;BASE64,aGk=", None, ImagePart(None, "aGk=", "image/png")),
+        ("data:image/png;name=a;base64,aGk=", None, ImagePart(None, "aGk=", "image/png")),
+        ("data:;base64,aGk=", "image/gif", ImagePart(None, "aGk=", "image/gif")),
+        ("data:image/png;base64,aGk%3D", None, ImagePart(None, "aGk=", "image/png")),
+        ("data:image/svg+xml,%3Csvg/%3E", None, ImagePart(None, base64.b64encode(b"<svg/>").decode(), "image/svg+xml")),
+        ("data:image/svg+xml;base64x,hi", None, ImagePart(None, "aGk=", "image/svg+xml")),
+    ],
+)
+def test_data_urls_become_base64(url, mime_type, expected):
+    """Media type and data of a `data:` URL come apart, whichever way it is written."""
+    assert expected == image(url, mime_type)
+
+
+@given(st.binary(min_size=1, max_size=50), st.sampled_from(["image/png", "image/webp"]))
+def test_an_image_survives_as_it_is(data, mime_type):
+    """The bytes of an image by value are those of its `data:` URL, and that URL can be made again."""
+    url = f"data:{mime_type};base64,{base64.b64encode(data).decode()}"
+    part = image(url)
+
+    assert part.data is not None
+    assert data == base64.b64decode(part.data)
+    assert url == part.data_url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "data:image/png;base64",
+        "data:,x",
+        "data:;base64,aGk=",
+        "data:image/png;base64,a",
+        "data:image/png;base64,a\nGk=",
+        "data:image/png;base64,aGk",
+        "data:image/png;base64,aGk=x",
+        "data:image/png;base64,é",
+    ],
+)
+def test_broken_data_urls_are_refused(url):
+    """No comma, no media type, or data that is not base64."""
+    assert "image_url.url" in refusal(messages=[{"role": "user", "parts": [{"image_url": {"url": url}}]}])
+
+
+# --- tools and output ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keyword", sorted(SCHEMA_KEYWORDS))
+def test_each_listed_keyword_is_taken_at_the_top(keyword):
+    """The keywords of the protocol's list may stand at the top level of a tool's schema."""
+    good = {
+        **{key: {} for key in ("properties", "$defs")},
+        **{key: [True] for key in ("allOf", "anyOf", "oneOf")},
+        **{key: [] for key in ("required", "enum")},
+        **dict.fromkeys(("format", "pattern", "title", "description"), "x"),
+        **dict.fromkeys(("minItems", "maxItems", "minLength", "maxLength", "minimum", "maximum"), 1),
+        "type": "object",
+        "items": {},
+        "additionalProperties": False,
+    }
+    schema = {keyword: good.get(keyword, True)}
+
+    assert normalize(tools=[{"name": "t", "input_schema": schema}]).tools[0].input_schema == schema
+
+
+@pytest.mark.parametrize(
+    "keyword", ["$schema", "$ref", "not", "const", "patternProperties", "definitions", "x-mine", ""]
+)
+def test_other_keywords_at_the_top_are_refused(keyword):
+    """Any other keyword is refused, naming the tool; the same keyword deeper inside is the provider's business."""
+    message = refusal(tools=[{"name": "weather", "input_schema": {keyword: {}}}])
+
+    assert "unsupported keyword" in message
+    assert "'weather'" in message
+    assert repr(keyword) in message
+    inner = {"type": "object", "properties": {"a": {"const": 1, "x-mine": 2}}}
+    assert normalize(tools=[{"name": "weather", "input_schema": inner}]).tools[0].input_schema == inner
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "objekt"},
+        {"type": 5},
+        {"required": "a"},
+        {"properties": []},
+        {"properties": {"a": {"minimum": "1"}}},
+        {"allOf": []},
+        {"$defs": {"a": {"items": [1]}}},
+    ],
+)
+def test_schemas_must_be_schemas(schema):
+    """What is no JSON Schema is refused, for tools and for the output, at every depth."""
+    assert "no valid JSON Schema" in refusal(tools=[{"name": "weather", "input_schema": schema}])
+    assert "not a valid JSON Schema" in refusal(output_mode={"json_schema": {"name": "n", "schema": schema}})
+
+
+def test_the_output_schema_may_use_any_keyword():
+    """The list of keywords is the tools'; an output schema is only checked for being one."""
+    mode = {"json_schema": {"name": "n", "schema": {"$schema": "https://json-schema.org/draft/2020-12/schema"}}}
+
+    assert isinstance(normalize(output_mode=mode).output_mode, JsonSchemaOutput)
+
+
+def test_names_are_there_and_unique():
+    """Tools have different names, and neither a tool's nor a schema's name is empty."""
+    tool = {"name": "t", "input_schema": {}}
+
+    assert "tools[1].name" in refusal(tools=[tool, tool])
+    assert "tools[0].name: empty" in refusal(tools=[{**tool, "name": ""}])
+    assert "name: empty" in refusal(output_mode={"json_schema": {"name": "", "schema": {}}})
+
+
+def test_a_specific_tool_is_one_of_the_tools():
+    """A `specific` choice names a tool of the same request."""
+    choice = {"specific": {"name": "b"}}
+
+    assert "tool_choice.specific.name" in refusal(tool_choice=choice)
+    assert "tool_choice.specific.name" in refusal(tool_choice=choice, tools=[{"name": "a", "input_schema": {}}])

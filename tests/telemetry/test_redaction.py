@@ -1,0 +1,99 @@
+"""`Redactor`: no secret is left in a text, in whatever form it turned up."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beluna_gateway.telemetry.redaction import REDACTED, Redactor
+
+secrets = st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=12).filter(str.strip)
+
+
+def knowing(*known: str) -> Redactor:
+    redactor = Redactor()
+    for secret in known:
+        redactor.learn(secret)
+    return redactor
+
+
+def test_a_text_without_secrets_stays_itself():
+    """Nothing is touched where nothing is found."""
+    text = "the model said no"
+
+    assert knowing("sk-1").redact(text) is text
+    assert Redactor().redact(text) is text
+
+
+FORMS = {
+    "plain": str,
+    "percent": lambda secret: quote(secret, safe=""),
+    "percent, slashes kept": quote,
+    "percent, lower case": lambda secret: re.sub("%..", lambda found: found[0].lower(), quote(secret, safe="")),
+    "form": quote_plus,
+    "base64": lambda secret: base64.b64encode(secret.encode()).decode(),
+    "base64 without padding": lambda secret: base64.b64encode(secret.encode()).decode().rstrip("="),
+    "json": lambda secret: json.dumps(secret)[1:-1],
+    "json in UTF-8": lambda secret: json.dumps(secret, ensure_ascii=False)[1:-1],
+    "repr": lambda secret: repr(secret)[1:-1],
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_every_form_is_found(form):
+    """A secret is found as it is, escaped for a URL, for JSON or by `repr`, and in base64."""
+    secret = 'sk/+ "é\\=1'
+
+    assert knowing(secret).redact(f"key={form(secret)}.") == f"key={REDACTED}."
+
+
+@given(secrets, st.text(), st.text(), st.sampled_from(list(FORMS.values())))
+def test_no_secret_survives(secret, before, after, form):
+    """Wherever it stands, what follows and precedes it stays and the secret goes."""
+    text = knowing(secret).redact(before + form(secret) + after)
+
+    assert REDACTED in text
+    if secret not in REDACTED:
+        assert secret not in text.replace(REDACTED, "\0")
+
+
+def test_the_longer_of_two_secrets_goes_as_a_whole():
+    """A secret that begins with, ends with or overlaps another one leaves no rest of itself."""
+    for known in (("sk-1", "sk-12345"), ("sk-12345", "sk-1"), ("sk-12345", "345-end"), ("345-end", "sk-12345")):
+        text = knowing(*known).redact("a sk-12345-end b")
+
+        assert "345" not in text
+        assert "end" not in text or "345-end" not in known
+
+
+def test_our_own_word_is_not_redacted_again():
+    """A secret that happens to stand in `<redacted>` does no harm to what was put in."""
+    assert knowing("sk-1", "red").redact("sk-1 is red") == f"{REDACTED} is {REDACTED}"
+
+
+def test_neighbours_and_repetitions():
+    """Each place is replaced, also where one follows the other directly."""
+    assert knowing("ab").redact("abab ab") == f"{REDACTED}{REDACTED} {REDACTED}"
+
+
+def test_rotated_secrets_stay_known_and_memory_is_bounded():
+    """Old secrets are still taken out, until many newer ones have come; one that is in use is never forgotten."""
+    redactor = knowing("rotated", "in-use")
+    for number in range(255):
+        redactor.learn(f"other-{number}")
+        redactor.learn("in-use")
+
+    assert redactor.redact("in-use") == REDACTED
+    assert redactor.redact("other-0") == REDACTED
+    assert redactor.redact("rotated") == "rotated"
+
+
+def test_an_empty_secret_is_no_secret():
+    """Nothing to hide replaces nothing."""
+    assert knowing("").redact("text") == "text"
