@@ -1,4 +1,4 @@
-"""The tables of docs/configuration.md, written from the models of `config.py`.
+"""The tables of docs/configuration.md, written from the models of `config/settings.py`.
 
 `python -m tests.configuration_page` writes them anew; a test fails where they are old.
 """
@@ -43,7 +43,7 @@ def _value(field: dict[str, Any]) -> str:
     if "enum" in field:
         return ", ".join(f"`{json.dumps(value)}`" for value in field["enum"])
     if "$ref" in field:
-        return f"[object](#{field['$ref'].rpartition('/')[2].lower()})"
+        return f"[object](#{field['$ref'].rpartition('/')[2].removesuffix('Settings').lower()})"
     if "oneOf" in field:
         return "[one of these](#credential)"
     if "anyOf" in field:
