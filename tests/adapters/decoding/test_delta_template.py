@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beluna_gateway.adapters.decoding.delta_template import DeltaTemplate
-from beluna_gateway.adapters.dialects.openai_compatible import ChatCompletionsDecoder
+from beluna_gateway.adapters.dialects.openai_compatible_decoder import ChatCompletionsDecoder
 from beluna_gateway.canonical import BackendRawEvent, OutputTextDelta
 
 
