@@ -51,9 +51,10 @@ ROWS: tuple[frozenset[str], ...] = (
 # Imports that point up, inside of a function: a command that is run under a shorter name.
 UPWARD = {("local_model", "processes.local_model.__main__")}
 
-# What adapters know of the rest: nothing of the steps, the gateway or the daemon; of the wire how lines are cut.
-ADAPTERS_MAY = _words("errors wire.lines canonical config.settings telemetry.redaction processes.child_process")
-ADAPTERS_MAY |= _words("processes.model_server __init__")
+# What adapters know of the rest: nothing of the steps, the gateway or the daemon; of the wire how lines are cut and
+# how JSON is judged.
+ADAPTERS_MAY = _words("errors wire.lines wire.strict_json canonical config.settings telemetry.redaction")
+ADAPTERS_MAY |= _words("processes.child_process processes.model_server __init__")
 
 # Third parties and the outside world → the modules that are their door.
 DOORS: dict[str, set[str]] = {

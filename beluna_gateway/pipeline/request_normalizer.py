@@ -167,11 +167,9 @@ def _past_call(call: frames.PastToolCall, at: str) -> ToolCall:
     if not call.id or not call.name:
         raise invalid_request(f"{at}: id and name may not be empty")
     try:
-        arguments = strict_json.parse(call.arguments_json)
+        arguments = strict_json.parse_arguments(call.arguments_json)
     except ValueError as error:
-        raise invalid_request(f"{at}.arguments_json: not JSON: {error}") from None
-    if not isinstance(arguments, dict):
-        raise invalid_request(f"{at}.arguments_json: expected a JSON object in a string")
+        raise invalid_request(f"{at}.arguments_json: expected a JSON object in a string: {error}") from None
     return ToolCall(call.id, call.name, call.arguments_json, arguments)
 
 

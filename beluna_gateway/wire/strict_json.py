@@ -1,4 +1,7 @@
-"""JSON text → value, as strictly as the protocol wants it: no NaN or infinity in any spelling, no endless nesting."""
+"""JSON text → value, as strictly as the protocol wants it: UTF-8, no NaN or infinity in any spelling, bounded nesting.
+
+`parse_arguments` is the one judge of a tool call's arguments, in a backend's answer and in a client's history.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,35 @@ from typing import Any
 
 from pydantic_core import from_json
 
-MAX_DEPTH = 200  # objects and arrays inside each other
+MAX_DEPTH = 200
+"""Levels of objects and arrays inside each other. The parser's own limit is the same but for an empty one inside."""
 
 
 def parse(text: bytes | str) -> Any:
     """The value of `text`. Of two equal keys the last counts.
 
     Raises:
-        ValueError: It is not JSON in UTF-8, nested too deeply, or has a number that no 64-bit float can hold.
+        ValueError: It is not JSON in UTF-8, nested deeper than `MAX_DEPTH`, or has a number that no 64-bit float holds.
     """
     value = parse_loosely(text)
     check(text.encode() if isinstance(text, str) else text, value)
+    return value
+
+
+def parse_arguments(text: str) -> dict[str, Any]:
+    """The arguments of a tool call: a JSON object, by the rules of `parse`, with white space around it or not.
+
+    What is accepted from a backend is so accepted when it comes back in a history, and the other way round.
+
+    Raises:
+        ValueError: It is no such object; the message completes "the arguments are …".
+    """
+    try:
+        value = parse(text)
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError("JSON, but not an object")  # noqa: TRY004 - one exception for every reason
     return value
 
 
@@ -27,13 +48,13 @@ def parse_loosely(text: bytes | str) -> Any:
     return from_json(text, allow_inf_nan=False, cache_strings="keys")
 
 
-# A number of which the parser made infinity has an exponent of three digits, or one of two and 200 digits before it,
-# or is all digits, which it keeps as an integer.
-_MAY_OVERFLOW = re.compile(rb"[0-9](?:[eE]\+?[0-9]{3}|[0-9]{199})")
+# The parser reads a number above 1.8e308 as infinity. Such a number has an exponent of three digits, or at least 200
+# digits (one that is digits only stays an integer). A run of digits is counted from its start only: linear time.
+_MAY_OVERFLOW = re.compile(rb"[0-9](?:[eE]\+?[0-9]{3}|(?<![0-9][0-9])[0-9]{199})")
 
 
 def check(text: bytes, value: Any) -> None:
-    """What the parser lets through and the protocol does not. Walks the value only where the text gives reason to.
+    """Refuses what the parser lets through and the protocol does not. Walks `value` only where `text` gives reason to.
 
     Raises:
         ValueError: As for `parse`.
@@ -50,7 +71,7 @@ def check(text: bytes, value: Any) -> None:
             elif isinstance(item, list):
                 below.extend(item)
             elif isinstance(item, float) and not isfinite(item):
-                raise ValueError("it holds a number that is too large for a 64-bit float")
+                raise ValueError("it has a number that is too large for a 64-bit float")
         depth += any(isinstance(item, dict | list) for item in level)
         if depth > MAX_DEPTH:
             raise ValueError(f"it is nested deeper than {MAX_DEPTH}")

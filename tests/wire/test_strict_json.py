@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
+from math import inf
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beluna_gateway.wire.strict_json import MAX_DEPTH, parse
+from beluna_gateway.wire.strict_json import MAX_DEPTH, parse, parse_arguments
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -70,3 +72,61 @@ def test_depth(opening: str, closing: str):
     for depth in (MAX_DEPTH + 1, 10 * MAX_DEPTH, 100_000):
         with pytest.raises(ValueError, match=r"."):
             parse(nested(depth))
+
+
+def test_of_two_equal_keys_the_last_counts():
+    """As in every common JSON parser, and as the provider will read the same text again."""
+    assert parse_arguments('{"x":1,"x":2}') == {"x": 2}
+
+
+@given(st.dictionaries(st.text(), values), st.sampled_from(["", " ", "\n\t"]))
+def test_arguments_are_any_object(value: dict[str, Any], space: str):
+    """Any JSON object is a call's arguments, with white space around it or not."""
+    assert parse_arguments(space + json.dumps(value) + space) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('{"x":1e999}', "too large"),
+        ('{"x":[-1e999]}', "too large"),
+        ('{"x":1E+0400}', "too large"),
+        ('{"x":' + "9" * 250 + "e99}", "too large"),
+        ('{"x":NaN}', "not JSON"),
+        ('{"x":1}}', "not JSON"),
+        ('{"x":1', "not JSON"),
+        ("", "not JSON"),
+        ('{"x":"\\ud800"}', "not JSON"),
+        ('{"a":' * (MAX_DEPTH + 1) + "1" + "}" * (MAX_DEPTH + 1), "not JSON: recursion limit"),
+        ("[1]", "not an object"),
+        ('"{}"', "not an object"),
+        ("null", "not an object"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_what_is_no_object_is_no_arguments(text: str, why: str):
+    """Each reason is told: no JSON, JSON of another type, a number that no float can hold, endless nesting."""
+    with pytest.raises(ValueError, match=why):
+        parse_arguments(text)
+
+
+@pytest.mark.parametrize("text", ['{"x":1e307}', '{"x":"1e999"}', '{"x":0.1e308}', '{"x":' + "9" * 250 + "}"])
+def test_what_only_looks_too_large_is_taken(text: str):
+    """Digits in a string, large finite numbers, and integers of any common length."""
+    assert parse_arguments(text) == json.loads(text)
+
+
+@pytest.mark.parametrize("piece", ["1" * 199 + ",", "1e99,", '"12",', "1.5e100,"], ids=lambda piece: piece[:8])
+def test_cost_is_linear(piece: str):
+    """Eight times the text takes about eight times as long, whatever looks like a large number in it."""
+
+    def seconds(size: int) -> float:
+        text = '{"x":[' + piece * (size // len(piece)) + "0]}"
+        best = inf
+        for _ in range(3):
+            began = time.thread_time()
+            parse_arguments(text)
+            best = min(best, time.thread_time() - began)
+        return best
+
+    assert seconds(800_000) < 30 * seconds(100_000) + 0.05
