@@ -166,8 +166,8 @@ class HttpDialect(ABC):
         """The headers that carry the credential."""
 
     @abstractmethod
-    def decoder(self, request: CanonicalRequest) -> ResponseDecoder:
-        """A fresh decoder for one answer."""
+    def decoder(self, request: CanonicalRequest, model: str) -> ResponseDecoder:
+        """A fresh decoder for one answer of `model`, the model that `encode` was given."""
 
     def error(self, status: int, error: ProviderError, retry_after_ms: int | None) -> GatewayError:
         """The error for an HTTP answer that is no success; dialects with rules of their own override this."""

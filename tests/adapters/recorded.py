@@ -31,6 +31,7 @@ from typing import Any
 from beluna_gateway.adapters import http_dialect
 from beluna_gateway.adapters.base import HttpDialect, ResponseDecoder, parse_object
 from beluna_gateway.adapters.decoding.provider_errors import read_error_body
+from beluna_gateway.adapters.encoding.provider_state import TurnNotes
 from beluna_gateway.adapters.http.ndjson import NdjsonParser
 from beluna_gateway.adapters.http.sse import SseParser
 from beluna_gateway.canonical import (
@@ -78,6 +79,11 @@ def dialect(name: str, **backend_keys: Any) -> HttpDialect:
         }
     )
     return http_dialect(BackendProfile(backend, Reliability(), Budget(), Path()))
+
+
+def notes(name: str, model: str = "default-model") -> TurnNotes:
+    """Empty notes of an answer that this dialect's recorded backend gives."""
+    return TurnNotes(name, "recorded", model)
 
 
 def canonical(frame: dict[str, Any]) -> CanonicalRequest:
@@ -160,7 +166,7 @@ def decode(
     of: HttpDialect, request: CanonicalRequest, chunks: Iterable[bytes]
 ) -> tuple[list[BackendRawEvent], GatewayError | None]:
     """The events of a streamed answer, and the error it ended in, if any: as `HttpAdapter`, without a network."""
-    decoder, parser = of.decoder(request), _parser(of)
+    decoder, parser = of.decoder(request, request.model or "default-model"), _parser(of)
     events: list[BackendRawEvent] = []
     try:
         for chunk in chunks:
@@ -192,7 +198,7 @@ def decode_whole(
     of: HttpDialect, request: CanonicalRequest, answer: bytes, status: int = 200
 ) -> tuple[list[BackendRawEvent], GatewayError | None]:
     """As `decode`, of an answer that is no stream."""
-    decoder = of.decoder(request)
+    decoder = of.decoder(request, request.model or "default-model")
     events: list[BackendRawEvent] = []
     try:
         if status != 200:

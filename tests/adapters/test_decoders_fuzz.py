@@ -64,7 +64,7 @@ def assert_in_order(events: list[BackendRawEvent], error: GatewayError | None) -
 
 
 def feed_all(of: HttpDialect, payloads: list[bytes]) -> tuple[list[BackendRawEvent], GatewayError | None]:
-    decoder, events = of.decoder(REQUEST), list[BackendRawEvent]()
+    decoder, events = of.decoder(REQUEST, "m"), list[BackendRawEvent]()
     try:
         for payload in payloads:
             decoder.feed(payload, events)
@@ -133,7 +133,7 @@ def test_a_damaged_stream_is_decoded_or_refused(recording: Any, data: st.DataObj
 def test_a_damaged_body_is_decoded_or_refused(recording: Any, data: st.DataObject) -> None:
     """An unstreamed answer changed at any place: events in their order, or one error."""
     body = data.draw(mutated(json.loads(recording.answer)))
-    decoder, events, failure = recording.dialect.decoder(REQUEST), list[BackendRawEvent](), None
+    decoder, events, failure = recording.dialect.decoder(REQUEST, "m"), list[BackendRawEvent](), None
     if not isinstance(body, dict):
         return
     try:
@@ -171,7 +171,7 @@ def test_a_body_of_another_api_is_a_protocol_violation(name: str) -> None:
     """An unstreamed answer that is whole, but not of this dialect, is no cut: trying again would not help."""
     bodies: list[JsonObject] = [{}, {"hello": "world"}, {"object": "list", "data": []}]
     for body in bodies:
-        decoder = dialect(name).decoder(REQUEST)
+        decoder = dialect(name).decoder(REQUEST, "m")
         with pytest.raises(GatewayError) as failure:
             decoder.feed_whole(body, [])
 

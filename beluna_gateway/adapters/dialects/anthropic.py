@@ -27,7 +27,7 @@ from ...config.settings import BackendProfile, Capabilities
 from ...errors import unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..encoding.claude_thinking import thinking_config
-from ..encoding.provider_state import CallPiece, OpaquePiece, pieces
+from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TurnNotes, pieces
 from .anthropic_decoder import AnthropicDecoder
 
 _VERSION = {"anthropic-version": "2023-06-01"}
@@ -53,7 +53,7 @@ class AnthropicDialect(HttpDialect):
         body: JsonObject = {"model": model, "max_tokens": max_tokens, "stream": request.stream}
         if system := _system(request.messages):
             body["system"] = system
-        body["messages"] = _turns(request.messages)
+        body["messages"] = _turns(request.messages, Origin(self.name, self.profile.id, model))
         if request.tools:
             body["tools"] = [
                 {
@@ -83,8 +83,8 @@ class AnthropicDialect(HttpDialect):
             body["thinking"] = thinking
         return HttpRequest(f"{self._prefix}/messages", body, _VERSION)
 
-    def decoder(self, request: CanonicalRequest) -> ResponseDecoder:
-        return AnthropicDecoder()
+    def decoder(self, request: CanonicalRequest, model: str) -> ResponseDecoder:
+        return AnthropicDecoder(TurnNotes(self.name, self.profile.id, model))
 
 
 def _tool_choice(request: CanonicalRequest) -> JsonObject:
@@ -105,7 +105,7 @@ def _system(messages: tuple[Message, ...]) -> JsonValue:
     return _text_or_blocks([{"type": "text", "text": text} for text in texts])
 
 
-def _turns(messages: tuple[Message, ...]) -> list[JsonValue]:
+def _turns(messages: tuple[Message, ...], origin: Origin) -> list[JsonValue]:
     """The conversation, messages of one role in a row as one turn: all results of a turn's calls must be in one."""
     turns: list[tuple[str, list[JsonObject]]] = []
     for index, message in enumerate(messages):
@@ -117,7 +117,7 @@ def _turns(messages: tuple[Message, ...]) -> list[JsonValue]:
             turns.append((role, []))
         content = turns[-1][1]
         if isinstance(message, AssistantMessage):
-            content += _assistant_blocks(message, where)
+            content += _assistant_blocks(message, origin, where)
         elif isinstance(message, ToolMessage):
             texts: list[JsonObject] = [{"type": "text", "text": part.text} for part in message.parts]
             result: JsonObject = {"type": "tool_result", "tool_use_id": message.call_id}
@@ -144,10 +144,10 @@ def _user_block(part: Part, where: str) -> JsonObject:
     return {"type": "image", "source": {"type": "base64", "media_type": part.mime_type, "data": part.data}}
 
 
-def _assistant_blocks(message: AssistantMessage, where: str) -> list[JsonObject]:
+def _assistant_blocks(message: AssistantMessage, origin: Origin, where: str) -> list[JsonObject]:
     """An earlier turn, its thinking where it was: "in their original order" (ThinkingBlockParam)."""
     blocks: list[JsonObject] = []
-    for piece in pieces(message, AnthropicDialect.name, where):
+    for piece in pieces(message, origin, where):
         if isinstance(piece, ImagePart):
             raise unsupported(
                 f"{where}.parts: an image_url in an assistant message; anthropic takes them from users only"

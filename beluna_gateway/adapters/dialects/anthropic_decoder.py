@@ -31,9 +31,9 @@ class AnthropicDecoder(ResponseDecoder):
     The end mark is a `message_delta` with a `stop_reason`; `message_stop` says that nothing more comes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, notes: TurnNotes) -> None:
         self._calls = ToolCalls()
-        self._notes = TurnNotes()
+        self._notes = notes
         self._blocks: dict[int, JsonObject] = {}  # those that are open, by index
         self._text_length = 0  # of the text block that is open; blocks follow each other
         self._thinking: list[str] = []  # of the thinking block that is open
@@ -99,7 +99,7 @@ class AnthropicDecoder(ResponseDecoder):
             raise cut_off("the backend's answer stopped without a stop_reason: it was cut off")
         if self._usage:
             events.append(Usage(_usage(self._usage)))
-        if state := self._notes.state("anthropic"):
+        if state := self._notes.state():
             self._metadata["provider_state"] = state
         events.append(Completed(finish_reason(self._stop_reason, calls_ready=self._calls.any_ready), self._metadata))
 

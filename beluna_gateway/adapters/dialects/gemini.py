@@ -31,7 +31,7 @@ from ...config.settings import BackendProfile, Capabilities
 from ...errors import GatewayError, invalid_request, unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..decoding.provider_errors import ProviderError, error_of_status
-from ..encoding.provider_state import CallPiece, OpaquePiece, TextPiece, pieces
+from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TextPiece, TurnNotes, pieces
 from .gemini_decoder import DIALECT, GeminiDecoder, gemini_error, retry_delay_ms
 
 
@@ -51,9 +51,10 @@ class GeminiDialect(HttpDialect):
     def encode(self, request: CanonicalRequest, model: str) -> HttpRequest:
         if ".." in model or "?" in model or "&" in model:  # google.genai.models refuses the same
             raise invalid_request(f"model: {model!r} is no name of a Gemini model")
+        origin = Origin(DIALECT, self.profile.id, model)
         if not model.startswith(("models/", "tunedModels/")):
             model = f"models/{model}"
-        body: JsonObject = {"contents": _contents(request, model)}
+        body: JsonObject = {"contents": _contents(request, origin)}
         system: list[JsonValue] = [
             _text_part(part, f"messages[{index}].parts[{position}]", "systemInstruction")
             for index, message in enumerate(request.messages)
@@ -79,8 +80,8 @@ class GeminiDialect(HttpDialect):
         method = "streamGenerateContent?alt=sse" if request.stream else "generateContent"
         return HttpRequest(f"{self._version}/{model}:{method}", body)
 
-    def decoder(self, request: CanonicalRequest) -> ResponseDecoder:
-        return GeminiDecoder()
+    def decoder(self, request: CanonicalRequest, model: str) -> ResponseDecoder:
+        return GeminiDecoder(TurnNotes(DIALECT, self.profile.id, model))
 
     def error(self, status: int, error: ProviderError, retry_after_ms: int | None) -> GatewayError:
         delay = retry_after_ms if retry_after_ms is not None else retry_delay_ms(error)
@@ -123,7 +124,7 @@ def _generation_config(request: CanonicalRequest) -> JsonObject:
 # --- messages → contents -------------------------------------------------------------------------------------
 
 
-def _contents(request: CanonicalRequest, model: str) -> list[JsonValue]:
+def _contents(request: CanonicalRequest, origin: Origin) -> list[JsonValue]:
     contents: list[JsonValue] = []
     results: list[JsonValue] = []  # of calls made at once: Gemini wants them in one turn
     anonymous: set[str] = set()  # calls to which Gemini gave no id
@@ -134,7 +135,7 @@ def _contents(request: CanonicalRequest, model: str) -> list[JsonValue]:
             case UserMessage(parts):
                 contents.append({"role": "user", "parts": _parts(parts, f"messages[{index}]")})
             case AssistantMessage():
-                contents.append({"role": "model", "parts": _turn(message, f"messages[{index}]", model, anonymous)})
+                contents.append({"role": "model", "parts": _turn(message, f"messages[{index}]", origin, anonymous)})
             case ToolMessage(call_id) if results:
                 results.append(_function_response(message, call_id not in anonymous))
             case ToolMessage(call_id):
@@ -186,10 +187,10 @@ _NO_SIGNATURE = "skip_thought_signature_validator"
 _WANTS_SIGNATURES = re.compile(r"gemini-(?:[3-9]|\d\d)")
 
 
-def _turn(message: AssistantMessage, where: str, model: str, anonymous: set[str]) -> list[JsonValue]:
+def _turn(message: AssistantMessage, where: str, origin: Origin, anonymous: set[str]) -> list[JsonValue]:
     parts: list[JsonValue] = []
     signed = first_call = None
-    for piece in pieces(message, DIALECT, where):
+    for piece in pieces(message, origin, where):
         match piece:
             case TextPiece(text, extra):
                 parts.append({"text": text, **_signature(extra)})
@@ -208,7 +209,7 @@ def _turn(message: AssistantMessage, where: str, model: str, anonymous: set[str]
                 first_call = first_call or part
                 signed = signed or signature
                 parts.append(part)
-    if first_call is not None and not signed and _WANTS_SIGNATURES.search(model):
+    if first_call is not None and not signed and _WANTS_SIGNATURES.search(origin.model):
         first_call["thoughtSignature"] = _NO_SIGNATURE
     return parts
 

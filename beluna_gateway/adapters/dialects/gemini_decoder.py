@@ -39,10 +39,10 @@ class GeminiDecoder(ResponseDecoder):
     counts from the beginning, so that the last one is the answer's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, notes: TurnNotes) -> None:
         self._calls = ToolCalls()
         self._call_count = 0
-        self._notes = TurnNotes()
+        self._notes = notes
         self._unsigned = 0  # characters of text since the last note
         self._word = ""
         self._usage: JsonObject | None = None
@@ -63,7 +63,7 @@ class GeminiDecoder(ResponseDecoder):
         if self._usage is not None:
             events.append(Usage(_usage(self._usage)))
         self._note_text()
-        if state := self._notes.state(DIALECT):
+        if state := self._notes.state():
             self._metadata["provider_state"] = state
         events.append(Completed(finish_reason(self._word, calls_ready=self._calls.any_ready), self._metadata))
 
@@ -129,7 +129,7 @@ class GeminiDecoder(ResponseDecoder):
                 # The signature is of this part, not of those before it: they stay apart.
                 self._note_text()
                 self._notes.text(len(text), {"thoughtSignature": signature})
-                self._notes.need()
+                self._notes.mark_required()
                 events.append(Progress())
             else:
                 self._unsigned += len(text)
@@ -158,7 +158,7 @@ class GeminiDecoder(ResponseDecoder):
         extra: JsonObject = {"id": own_id} if own_id == call_id else {}
         if signature := part.get("thoughtSignature"):
             extra["thoughtSignature"] = signature
-            self._notes.need()
+            self._notes.mark_required()
         self._notes.call(call_id, extra)
 
     def _note_text(self) -> None:

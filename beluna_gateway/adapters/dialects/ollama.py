@@ -70,7 +70,7 @@ class OllamaDialect(HttpDialect):
             body["options"] = options
         return HttpRequest("/api/chat", body)
 
-    def decoder(self, request: CanonicalRequest) -> ResponseDecoder:
+    def decoder(self, request: CanonicalRequest, model: str) -> ResponseDecoder:
         return OllamaDecoder()
 
 

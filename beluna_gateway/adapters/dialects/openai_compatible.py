@@ -25,6 +25,7 @@ from ...canonical import (
 from ...config.settings import BackendProfile, Capabilities
 from ...errors import unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
+from ..encoding.provider_state import TurnNotes
 from .openai_compatible_decoder import ChatCompletionsDecoder
 
 
@@ -98,8 +99,8 @@ class OpenAICompatibleDialect(HttpDialect):
             "enable_thinking: this backend has no word for it; set openai_compatible.thinking in its configuration"
         )
 
-    def decoder(self, request: CanonicalRequest) -> ResponseDecoder:
-        return ChatCompletionsDecoder()
+    def decoder(self, request: CanonicalRequest, model: str) -> ResponseDecoder:
+        return ChatCompletionsDecoder(TurnNotes(self.name, self.profile.id, model))
 
 
 def _message(message: Message, index: int) -> JsonValue:

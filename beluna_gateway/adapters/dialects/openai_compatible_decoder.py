@@ -22,6 +22,7 @@ from ..decoding.finish_reasons import finish_reason, is_cut
 from ..decoding.provider_errors import error_in_stream, read_error
 from ..decoding.tool_calls import ToolCalls
 from ..decoding.usage import openai_usage
+from ..encoding.provider_state import TurnNotes
 
 
 class ChatCompletionsDecoder(ResponseDecoder):
@@ -30,7 +31,8 @@ class ChatCompletionsDecoder(ResponseDecoder):
     The end mark is a `finish_reason`, or `[DONE]` after output. Usage comes in a chunk of its own after it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, notes: TurnNotes) -> None:
+        self._notes = notes
         self._calls = ToolCalls()
         self._finish: str | None = None
         self._refused = False

@@ -24,7 +24,7 @@ from ...canonical import (
 from ...config.settings import Capabilities
 from ...errors import unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
-from ..encoding.provider_state import CallPiece, OpaquePiece, Piece, TextPiece, pieces
+from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, Piece, TextPiece, TurnNotes, pieces
 from .openai_responses_decoder import CARRIED, DIALECT, ResponsesDecoder
 
 
@@ -36,12 +36,15 @@ class OpenAIResponsesDialect(HttpDialect):
         return {"Authorization": f"Bearer {secret}"}
 
     def encode(self, request: CanonicalRequest, model: str) -> HttpRequest:
+        origin = Origin(DIALECT, self.profile.id, model)
         body: JsonObject = {
             "model": model,
             "stream": request.stream,
             # Every request carries its whole history, so there is nothing to keep at the provider.
             "store": False,
-            "input": [item for index, message in enumerate(request.messages) for item in _items(message, index)],
+            "input": [
+                item for index, message in enumerate(request.messages) for item in _items(message, origin, index)
+            ],
         }
         if request.tools:
             body["tools"] = [
@@ -72,8 +75,8 @@ class OpenAIResponsesDialect(HttpDialect):
         body |= _reasoning(request)
         return HttpRequest("/responses", body)
 
-    def decoder(self, request: CanonicalRequest) -> ResponseDecoder:
-        return ResponsesDecoder(request.max_output_tokens)
+    def decoder(self, request: CanonicalRequest, model: str) -> ResponseDecoder:
+        return ResponsesDecoder(TurnNotes(DIALECT, self.profile.id, model), request.max_output_tokens)
 
 
 def _sampling(request: CanonicalRequest) -> JsonObject:
@@ -105,7 +108,7 @@ def _reasoning(request: CanonicalRequest) -> JsonObject:
 _NO_IMAGE_HERE = "the Responses API takes images in user messages only"
 
 
-def _items(message: Message, index: int) -> list[JsonValue]:
+def _items(message: Message, origin: Origin, index: int) -> list[JsonValue]:
     where = f"messages[{index}]"
     match message:
         case SystemMessage(parts):
@@ -115,7 +118,7 @@ def _items(message: Message, index: int) -> list[JsonValue]:
         case ToolMessage(call_id, _, parts):
             return [{"type": "function_call_output", "call_id": call_id, "output": _content(parts, where)}]
         case AssistantMessage():
-            return [_turn_item(piece, where) for piece in pieces(message, DIALECT, where)]
+            return [_turn_item(piece, where) for piece in pieces(message, origin, where)]
 
 
 def _content(parts: tuple[Part, ...], where: str, *, images: bool = False) -> JsonValue:

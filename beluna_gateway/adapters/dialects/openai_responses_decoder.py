@@ -58,10 +58,12 @@ class ResponsesDecoder(ResponseDecoder):
     The end mark is `response.completed`, `.incomplete` or `.failed`; it carries the usage, so nothing follows it.
 
     Args:
+        notes: Where the turn's pieces are noted.
         limit: What the request allowed as `max_output_tokens`.
     """
 
-    def __init__(self, limit: int | None) -> None:
+    def __init__(self, notes: TurnNotes, limit: int | None) -> None:
+        self._notes = notes
         self._limit = limit
         self._calls = ToolCalls()
         self._order: list[_Item] = []
@@ -114,7 +116,8 @@ class ResponsesDecoder(ResponseDecoder):
                 self._calls.end_all(events)
         if self._usage is not None:
             events.append(Usage(self._usage))
-        if state := self._state():
+        self._note_items()
+        if state := self._notes.state():
             self._metadata["provider_state"] = state
         reason = finish_reason(self._word, calls_ready=self._calls.any_ready, refused=self._refused)
         events.append(Completed(reason, self._metadata))
@@ -310,20 +313,19 @@ class ResponsesDecoder(ResponseDecoder):
             proven = status == "completed" or (status is None and complete)
             self._complete(self._begin(index, item, events), item, events, proven=proven)
 
-    def _state(self) -> JsonObject:
-        notes = TurnNotes()
+    def _note_items(self) -> None:
+        notes = self._notes
         for item in self._order:
             whole = item.whole or {}
             extra: JsonObject = {key: value for key in CARRIED if isinstance(value := whole.get(key), str)}
             if item.kind == "message":
                 notes.text(item.characters, extra)
                 if "phase" in extra:
-                    notes.need()
+                    notes.mark_required()
             elif item.kind == "function_call":
                 notes.call(item.call_id, extra)
             elif whole.get("encrypted_content"):
                 notes.opaque(whole)  # without its encrypted content the provider could not find it again
-        return notes.state(DIALECT)
 
 
 def _delta(event: JsonObject) -> str:

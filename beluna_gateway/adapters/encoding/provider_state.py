@@ -1,20 +1,33 @@
-"""What a provider must see again of a turn of its own, and where in that turn it stood.
+"""Opaque provider items of an earlier turn, carried in `provider_state`, and their place in that turn.
 
 Some providers sign or encrypt their reasoning and want it back in the next request, in the order they gave it. A client
-keeps text and calls of a turn apart from each other and knows nothing of the rest. So a decoder notes the turn's pieces
-in order (`TurnNotes`), the client carries the notes as `provider_state`, and `pieces` lays its text and its calls into
+keeps text and calls of a turn apart from each other and does not see the rest. So a decoder notes the turn's pieces
+in order (`TurnNotes`), the client carries the notes as `provider_state`, and `pieces` puts its text and its calls into
 that order again. The notes hold no text and no arguments: those are the client's.
+
+The state is `{dialect: {"backend": id, "model": name, "pieces": [...]}}`. Signatures and encrypted items are only valid
+where they were made: state of another backend or another model is passed over, as another dialect's is. Version 0.1
+wrote the bare array of pieces, without its origin; it is taken as this backend's and this model's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pydantic import JsonValue
 
 from ...canonical import AssistantMessage, ImagePart, JsonObject, Part, ToolCall
 from ...errors import invalid_request
+
+
+class Origin(NamedTuple):
+    """Where a turn's state was made. `model` is the model that was asked for, not the name in the answer."""
+
+    dialect: str
+    backend_id: str
+    model: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,46 +58,53 @@ Piece = TextPiece | ImagePart | CallPiece | OpaquePiece
 
 
 class TurnNotes:
-    """Notes on the answer that is coming in, piece by piece, in the provider's order."""
+    """Notes on the answer that is coming in, piece by piece, in the provider's order.
 
-    def __init__(self) -> None:
+    The dialect creates them for each answer and hands them to its decoder.
+    """
+
+    def __init__(self, dialect: str, backend_id: str, model: str) -> None:
+        self._origin = Origin(dialect, backend_id, model)
         self._entries: list[JsonValue] = []
-        self._needed = False
+        self._required = False
 
     def text(self, characters: int, extra: JsonObject) -> None:
         """The next piece is text of this length."""
         self._entries.append({"text": characters, "extra": extra} if extra else {"text": characters})
 
     def call(self, call_id: str, extra: JsonObject) -> None:
-        """The next piece is a call."""
+        """The next piece is a call. `extra`: what must stand beside it when it goes back."""
         self._entries.append({"call": call_id, "extra": extra} if extra else {"call": call_id})
 
     def opaque(self, value: JsonObject) -> None:
         """The next piece goes back to the provider as it is."""
         self._entries.append({"opaque": value})
-        self._needed = True
+        self._required = True
 
-    def need(self) -> None:
-        """Something among the extras must come back. Without this, and without opaque pieces, there is no state."""
-        self._needed = True
+    def mark_required(self) -> None:
+        """Some `extra` must go back. Without this, and without opaque pieces, `state` is empty."""
+        self._required = True
 
-    def state(self, dialect: str) -> JsonObject:
-        """The `provider_state` to give the client; empty where the provider need not see anything again."""
-        return {dialect: self._entries} if self._needed else {}
+    def state(self) -> JsonObject:
+        """The `provider_state` for the client; empty where the provider needs nothing back."""
+        if not self._required:
+            return {}
+        dialect, backend_id, model = self._origin
+        return {dialect: {"backend": backend_id, "model": model, "pieces": self._entries}}
 
 
-def pieces(message: AssistantMessage, dialect: str, where: str) -> Iterator[Piece]:
+def pieces(message: AssistantMessage, origin: Origin, path: str) -> Iterator[Piece]:
     """The pieces of an earlier turn in the order the provider gave them; text before calls where there are no notes.
 
     The client's text and calls decide, the notes only order them: where a client has changed the text, what was
     attached to the old one is left out; calls that it dropped are left out, calls that it added come last.
 
     Raises:
-        GatewayError: `invalid_request`, where the notes are none that a decoder made.
+        GatewayError: `invalid_request`, where the state of this dialect has not the form that `TurnNotes` gives it.
     """
     parts = list(message.parts)
     calls = {call.id: call for call in message.tool_calls}
-    entries = _entries(message.provider_state.get(dialect), f"{where}.provider_state.{dialect}")
+    entries = _entries(message.provider_state.get(origin.dialect), origin, f"{path}.provider_state.{origin.dialect}")
     text = "".join(part.text for part in parts if not isinstance(part, ImagePart))
     noted = sum(entry.text for entry in entries if entry.text is not None)
     unchanged = noted == len(text) and not any(isinstance(part, ImagePart) for part in parts)
@@ -122,15 +142,24 @@ class _Entry:
     opaque: JsonObject | None = None
 
 
-def _entries(state: JsonValue, where: str) -> list[_Entry]:
-    if state is None:
+def _entries(state: JsonValue, origin: Origin, path: str) -> list[_Entry]:
+    values = state
+    if isinstance(state, dict):
+        match state:
+            case {"backend": str(backend_id), "model": str(model), "pieces": list(values)} if len(state) == 3:
+                if (backend_id, model) != (origin.backend_id, origin.model):
+                    return []
+                path = f"{path}.pieces"
+            case _:
+                raise invalid_request(f"{path}: not what `completed` gave for this turn")
+    if values is None:
         return []
-    if not isinstance(state, list):
-        raise invalid_request(f"{where}: not what `completed` gave for this turn: expected an array")
-    return [_entry(value, f"{where}[{index}]") for index, value in enumerate(state)]
+    if not isinstance(values, list):
+        raise invalid_request(f"{path}: not what `completed` gave for this turn: expected an object")
+    return [_entry(value, f"{path}[{index}]") for index, value in enumerate(values)]
 
 
-def _entry(value: JsonValue, where: str) -> _Entry:
+def _entry(value: JsonValue, path: str) -> _Entry:
     if isinstance(value, dict):
         extra = value.get("extra", {})
         kinds = value.keys() - {"extra"}
@@ -142,4 +171,4 @@ def _entry(value: JsonValue, where: str) -> _Entry:
             case {"text": int(characters)} if kinds == {"text"} and isinstance(extra, dict):
                 if characters >= 0 and not isinstance(characters, bool):
                     return _Entry(extra, text=characters)
-    raise invalid_request(f"{where}: not what `completed` gave for this turn")
+    raise invalid_request(f"{path}: not what `completed` gave for this turn")

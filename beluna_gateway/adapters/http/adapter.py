@@ -68,7 +68,7 @@ class HttpAdapter(BackendAdapter):
         headers.update(self._profile.backend.headers)
         if credential.secret is not None:
             headers.update(self._dialect.auth_headers(credential.secret))
-        return HttpCall(self, self._dialect, request, self._url(wanted.path), headers, to_json(wanted.body))
+        return HttpCall(self, self._dialect, request, model, self._url(wanted.path), headers, to_json(wanted.body))
 
     async def probe(self, credential: ResolvedCredential) -> str:
         headers = CIMultiDict({"Accept-Encoding": "identity"})
@@ -144,13 +144,14 @@ class HttpAdapter(BackendAdapter):
 class HttpCall:
     """One request, encoded; see `Call`."""
 
-    __slots__ = ("_adapter", "_body", "_dialect", "_headers", "_limit", "_request", "_url")
+    __slots__ = ("_adapter", "_body", "_dialect", "_headers", "_limit", "_model", "_request", "_url")
 
     def __init__(
         self,
         adapter: HttpAdapter,
         dialect: HttpDialect,
         request: CanonicalRequest,
+        model: str,
         url: URL,
         headers: CIMultiDict[str],
         body: bytes,
@@ -158,6 +159,7 @@ class HttpCall:
         self._adapter = adapter
         self._dialect = dialect
         self._request = request
+        self._model = model
         self._url = url
         self._headers = headers
         self._body = body
@@ -168,7 +170,7 @@ class HttpCall:
             timer.connected()  # the pool times the connecting itself
             async with self._adapter.exchange("POST", self._url, self._headers, self._body) as exchange:
                 # While the backend thinks: what its answer will need.
-                decoder = self._dialect.decoder(self._request)
+                decoder = self._dialect.decoder(self._request, self._model)
                 answer = Answer(decoder, self._dialect.framing, self._limit, emit, timer)
                 await exchange.head()
                 if not 200 <= exchange.status < 300:

@@ -12,6 +12,8 @@ from beluna_gateway.adapters.decoding.delta_template import DeltaTemplate
 from beluna_gateway.adapters.dialects.openai_compatible_decoder import ChatCompletionsDecoder
 from beluna_gateway.canonical import BackendRawEvent, OutputTextDelta
 
+from ..recorded import notes
+
 
 def chunk(text: str, **extra: Any) -> bytes:
     return json.dumps({"id": "c", "choices": [{"index": 0, "delta": {"content": text}}], **extra}).encode()
@@ -76,12 +78,12 @@ def test_learning_stops_where_it_never_helps():
 )
 def test_same_events_as_parsing_each_one(payloads: list[bytes]):
     """Whatever comes before it, a payload means what it means to a decoder that has seen nothing before."""
-    decoder = ChatCompletionsDecoder()
+    decoder = ChatCompletionsDecoder(notes("openai_compatible"))
     for payload in payloads:
         events: list[BackendRawEvent] = []
         alone: list[BackendRawEvent] = []
         decoder.feed(payload, events)
-        ChatCompletionsDecoder().feed(payload, alone)
+        ChatCompletionsDecoder(notes("openai_compatible")).feed(payload, alone)
 
         assert alone == events
         assert all(not isinstance(event, OutputTextDelta) or event.delta for event in events)

@@ -25,7 +25,7 @@ from beluna_gateway.canonical import (
 from beluna_gateway.errors import GatewayError
 
 from ..arbitrary import json_values, shaken, survives
-from ..recorded import canonical, dialect
+from ..recorded import canonical, dialect, notes
 
 GEMINI = dialect("gemini")
 LOOK = {"name": "look", "input_schema": {"type": "object"}}
@@ -280,7 +280,7 @@ def test_the_header_says_more_than_the_body() -> None:
 
 
 def feed(*payloads: Any) -> tuple[GeminiDecoder, list[BackendRawEvent]]:
-    decoder, events = GeminiDecoder(), list[BackendRawEvent]()
+    decoder, events = GeminiDecoder(notes("gemini", "gemini-2.5-flash")), list[BackendRawEvent]()
     for payload in payloads:
         decoder.feed(json.dumps(payload).encode(), events)
     return decoder, events
@@ -465,7 +465,7 @@ def test_an_error_inside_the_answer_is_told_by_its_code(error: Any, kind: str, r
 def test_an_unstreamed_answer_must_be_complete() -> None:
     """A body without a finishReason is not taken for an answer."""
     with pytest.raises(GatewayError) as raised:
-        GeminiDecoder().feed_whole(chunk({"text": "a"}), [])
+        GeminiDecoder(notes("gemini", "gemini-2.5-flash")).feed_whole(chunk({"text": "a"}), [])
 
     assert raised.value.kind == "protocol_violation"
 
@@ -582,4 +582,4 @@ _chunk = st.one_of(
 @given(st.lists(_chunk, max_size=6))
 def test_whatever_the_backend_says_nothing_but_gateway_errors_comes_of_it(payloads: list[Any]) -> None:
     """Arbitrary answers, near misses of real ones too, are decoded or refused."""
-    survives(GeminiDecoder(), payloads)
+    survives(GeminiDecoder(notes("gemini", "gemini-2.5-flash")), payloads)

@@ -24,7 +24,7 @@ def body_of(**fields: Any) -> dict[str, Any]:
 
 
 def events_of(*lines: Any) -> list[BackendRawEvent]:
-    decoder, events = dialect("ollama").decoder(canonical(frame())), list[BackendRawEvent]()
+    decoder, events = dialect("ollama").decoder(canonical(frame()), "m"), list[BackendRawEvent]()
     for line in lines:
         decoder.feed(json.dumps(line).encode(), events)
     decoder.finish(events)

@@ -14,7 +14,7 @@ from beluna_gateway.canonical import BackendRawEvent, Completed, JsonObject, Out
 from beluna_gateway.errors import GatewayError
 
 from ..arbitrary import json_values, shaken, survives
-from ..recorded import canonical, dialect
+from ..recorded import canonical, dialect, notes
 
 RESPONSES = dialect("openai_responses")
 PNG = {"image_url": {"url": "data:image/png;base64,AAAA"}}
@@ -137,7 +137,7 @@ def test_foreign_state_is_refused() -> None:
 
 
 def feed(*payloads: Any, limit: int | None = None) -> tuple[ResponsesDecoder, list[BackendRawEvent]]:
-    decoder, events = ResponsesDecoder(limit), list[BackendRawEvent]()
+    decoder, events = ResponsesDecoder(notes("openai_responses", "gpt-5.4"), limit), list[BackendRawEvent]()
     for payload in payloads:
         decoder.feed(json.dumps(payload).encode(), events)
     return decoder, events
@@ -335,7 +335,9 @@ def test_a_failure_is_told_by_its_code(error: Any, kind: str, retryable: bool) -
             feed(shape)
         assert (failure.value.kind, failure.value.retryable) == (kind, retryable), shape
     with pytest.raises(GatewayError) as failure:
-        ResponsesDecoder(None).feed_whole({"object": "response", "status": "failed", "error": error}, [])
+        ResponsesDecoder(notes("openai_responses", "gpt-5.4"), None).feed_whole(
+            {"object": "response", "status": "failed", "error": error}, []
+        )
     assert failure.value.kind == kind
 
 
@@ -343,7 +345,9 @@ def test_a_failure_is_told_by_its_code(error: Any, kind: str, retryable: bool) -
 def test_an_unstreamed_answer_must_be_complete(status: str | None) -> None:
     """A response that the API has not completed is not taken for an answer."""
     with pytest.raises(GatewayError) as failure:
-        ResponsesDecoder(None).feed_whole({"object": "response", "status": status, "output": []}, [])
+        ResponsesDecoder(notes("openai_responses", "gpt-5.4"), None).feed_whole(
+            {"object": "response", "status": status, "output": []}, []
+        )
 
     assert failure.value.kind == "protocol_violation"
 
@@ -368,10 +372,14 @@ def test_repeated_deltas_are_counted_with_their_item() -> None:
     assert "".join(e.delta for e in events if isinstance(e, OutputTextDelta)) == "One two three" * 3
     assert isinstance(events[-1], Completed)
     assert events[-1].backend_metadata["provider_state"] == {
-        "openai_responses": [
-            {"text": 13, "extra": {"id": "m1", "phase": "commentary"}},
-            {"text": 26, "extra": {"id": "m2", "phase": "commentary"}},
-        ]
+        "openai_responses": {
+            "backend": "recorded",
+            "model": "gpt-5.4",
+            "pieces": [
+                {"text": 13, "extra": {"id": "m1", "phase": "commentary"}},
+                {"text": 26, "extra": {"id": "m2", "phase": "commentary"}},
+            ],
+        }
     }
 
 
@@ -415,7 +423,7 @@ def test_an_answer_goes_back_as_it_came(output: list[dict[str, Any]]) -> None:
     for index, item in enumerate(output):
         own = {"id": f"item_{index}"} | ({"call_id": f"call_{index}"} if item["type"] == "function_call" else {})
         items.append(item | own)
-    decoder, events = ResponsesDecoder(None), list[BackendRawEvent]()
+    decoder, events = ResponsesDecoder(notes("openai_responses", "gpt-5.4"), None), list[BackendRawEvent]()
     whole: JsonObject = {"object": "response", "id": "r", "status": "completed", "output": list(items)}
     decoder.feed_whole(whole, events)
     decoder.finish(events)
@@ -480,4 +488,4 @@ _event = st.one_of(
 @given(st.lists(_event, max_size=8))
 def test_whatever_the_backend_says_nothing_but_gateway_errors_comes_of_it(payloads: list[Any]) -> None:
     """Arbitrary answers, near misses of real ones too, are decoded or refused."""
-    survives(ResponsesDecoder(20), payloads)
+    survives(ResponsesDecoder(notes("openai_responses", "gpt-5.4"), 20), payloads)

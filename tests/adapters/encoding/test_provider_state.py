@@ -1,4 +1,4 @@
-"""`adapters/earlier_turn.py`: the client's text and calls, laid into the provider's order."""
+"""`encoding/provider_state.py`: the client's text and calls, laid into the provider's order."""
 
 from __future__ import annotations
 
@@ -10,11 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beluna_gateway.adapters.encoding.provider_state import CallPiece, OpaquePiece, Piece, TextPiece, TurnNotes, pieces
+from beluna_gateway.adapters.encoding.provider_state import (
+    CallPiece,
+    OpaquePiece,
+    Origin,
+    Piece,
+    TextPiece,
+    TurnNotes,
+    pieces,
+)
 from beluna_gateway.canonical import AssistantMessage, ImagePart, JsonPart, TextPart, ToolCall
 from beluna_gateway.errors import GatewayError
 
 from ..arbitrary import json_values
+
+HERE = Origin("some_dialect", "main", "small")
 
 
 def call(call_id: str) -> ToolCall:
@@ -27,7 +37,7 @@ def turn(text: str, *calls: str, state: Any = None) -> AssistantMessage:
 
 
 def laid_out(message: AssistantMessage) -> list[Piece]:
-    return list(pieces(message, "some_dialect", "messages[1]"))
+    return list(pieces(message, HERE, "messages[1]"))
 
 
 NOTES = [{"opaque": {"x": 1}}, {"text": 2, "extra": {"id": "a"}}, {"call": "c1"}, {"opaque": {"x": 2}}, {"text": 3}]
@@ -54,6 +64,21 @@ def test_notes_of_another_dialect_are_passed_over() -> None:
     message = AssistantMessage((TextPart("Hi"),), (), {"another": [{"opaque": {}}]})
 
     assert laid_out(message) == [TextPiece("Hi")]
+
+
+@pytest.mark.parametrize(("backend", "model"), [("other", "small"), ("main", "large")])
+def test_notes_of_another_backend_or_model_are_passed_over(backend: str, model: str) -> None:
+    """Signatures are valid for the backend and the model that made them: elsewhere the turn is text and calls."""
+    state = {"backend": backend, "model": model, "pieces": NOTES}
+
+    assert laid_out(turn("Hi th", "c1", state=state)) == [TextPiece("Hi th"), CallPiece(call("c1"))]
+
+
+def test_notes_without_an_origin_are_taken() -> None:
+    """Version 0.1 wrote the bare array; a conversation that began with it goes on with all of its notes."""
+    named = {"backend": "main", "model": "small", "pieces": NOTES}
+
+    assert laid_out(turn("Hi th", "c1", state=NOTES)) == laid_out(turn("Hi th", "c1", state=named))
 
 
 def test_a_changed_text_is_the_clients() -> None:
@@ -90,6 +115,11 @@ def test_parts_are_joined_and_images_kept() -> None:
     "state",
     [
         {},
+        {"backend": "main", "model": "small"},
+        {"backend": "main", "model": "small", "pieces": {}},
+        {"backend": "main", "model": None, "pieces": []},
+        {"backend": "main", "model": "small", "pieces": [], "more": 1},
+        {"backend": "main", "model": "small", "pieces": [{"text": -1}]},
         "x",
         1,
         [1],
@@ -129,7 +159,7 @@ _pieces = st.one_of(
 @given(st.lists(_pieces, max_size=6))
 def test_what_was_noted_comes_back(answer: list[tuple[str, Any]]) -> None:
     """An answer's pieces, noted and laid out again, are the same pieces; opaque ones unchanged."""
-    notes, expected, text, calls = TurnNotes(), [], "", []
+    notes, expected, text, calls = TurnNotes(*HERE), [], "", []
     for index, (kind, value) in enumerate(answer):
         if kind == "text":
             notes.text(len(value), {"n": index})
@@ -142,8 +172,8 @@ def test_what_was_noted_comes_back(answer: list[tuple[str, Any]]) -> None:
         else:
             notes.opaque({"value": value})
             expected.append(("opaque", {"value": value}, {}))
-    notes.need()
-    sent = json.loads(json.dumps(notes.state("some_dialect")))
+    notes.mark_required()
+    sent = json.loads(json.dumps(notes.state()))
     message = AssistantMessage((TextPart(text),) if text else (), tuple(map(call, calls)), sent)
 
     assert expected == [_flat(piece) for piece in laid_out(message)]
@@ -162,8 +192,8 @@ def _flat(piece: Piece) -> tuple[str, Any, Any]:
 
 def test_no_state_where_none_is_needed() -> None:
     """An answer that the provider need not see again leaves no state with the client."""
-    notes = TurnNotes()
+    notes = TurnNotes(*HERE)
     notes.text(3, {})
     notes.call("c1", {"id": "x"})
 
-    assert notes.state("some_dialect") == {}
+    assert notes.state() == {}
