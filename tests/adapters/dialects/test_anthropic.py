@@ -36,7 +36,7 @@ def body_of(model: str = "claude-x", **fields: Any) -> dict[str, Any]:
 
 
 def decode(*payloads: Any, finish: bool = True) -> list[BackendRawEvent]:
-    decoder, events = dialect("anthropic").decoder(canonical(frame()), "m"), list[BackendRawEvent]()
+    decoder, events = dialect("anthropic").decoder(canonical(frame()), "claude-x"), list[BackendRawEvent]()
     for payload in payloads:
         decoder.feed(json.dumps(payload).encode(), events)
     if finish:
