@@ -12,10 +12,10 @@ from typing import Any
 
 import structlog
 
-from .. import __version__
 from ..config.settings import Config
 from ..errors import GatewayError
 from ..gateway import AIGateway
+from ..version import __version__
 from ..wire.frames import PROTOCOL_VERSION
 from .connection import Connection
 from .sockets import HangupWatch, handed_over, listening_socket

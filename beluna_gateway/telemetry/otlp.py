@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from .. import __version__
+from ..version import __version__
 from .records import RequestRecord
 
 _EXPORT_SECONDS = 2  # a collector that does not answer may hold up the daemon's end for so long

@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager, suppress
 
 from pydantic import JsonValue
 
-from ... import __version__
 from ...errors import GatewayError, protocol_violation
 from ...processes.child_process import ChildProcess
+from ...version import __version__
 from .documents import SyntheticDocument, sign_in_failure
 from .json_rpc import RpcConnection, RpcError, rpc_failure
 

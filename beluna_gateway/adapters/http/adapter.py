@@ -17,9 +17,9 @@ from pydantic import JsonValue
 from pydantic_core import to_json
 from yarl import URL
 
-from ... import __version__
 from ...canonical import CanonicalRequest, JsonObject, ResolvedCredential
 from ...errors import GatewayError, invalid_request, protocol_violation
+from ...version import __version__
 from ..base import BackendAdapter, Call, Emit, HttpDialect, SilenceTimer, overridden
 from ..decoding.provider_errors import read_error_body, retry_after_ms
 from .answer import Answer
