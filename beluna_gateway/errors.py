@@ -14,8 +14,8 @@ budget_exceeded          a limit of our own configuration
 backend_transient        the backend failed in a way that may pass
 backend_permanent        the backend failed in a way that will not pass by itself
 protocol_violation       the backend answered something that its dialect does not allow
-internal                 a bug here, or a daemon that is stopping
-cancelled                the client said ``cancel``, or the daemon is shutting down
+internal                 a bug here, or the daemon is stopping (then retryable)
+cancelled                the client sent ``cancel``
 =======================  ======================================================================
 
 A program decides by ``kind`` and ``retryable``; ``message`` is for people.

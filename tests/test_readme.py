@@ -197,8 +197,8 @@ def test_the_picture_shows_modules_that_are_there() -> None:
 
 def test_the_numbers_are_those_of_the_code() -> None:
     """What is said about waiting frames and last frames is what the constants say."""
-    assert f"{connection.EVENTS_WATER // 1024} KiB of frames wait" in README
-    assert f"with {connection.INPUT_WATER // 1024**2} MiB of answers waiting" in README
+    assert f"{connection.EVENTS_HIGH_WATER // 1024} KiB of frames wait" in README
+    assert f"with {connection.INPUT_HIGH_WATER // 1024**2} MiB of answers waiting" in README
     assert server.FLUSH_SECONDS == 1
     assert "one second to take their last frames" in README
 

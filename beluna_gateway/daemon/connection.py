@@ -1,7 +1,7 @@
-"""One client: lines in, requests started and cancelled, frames out in order.
+"""One client's connection: reads lines, starts and cancels requests, writes their frames in order.
 
-Written on asyncio's transports rather than its streams: bytes are cut where they arrive, a batch of events is one
-`write`, and a client that goes away is seen by `connection_lost`, in whatever state its requests are.
+Built on asyncio's transports rather than its streams: lines are cut in `data_received`, a batch of events is one
+`write`, and a client that disconnects is noticed by `connection_lost`, whatever its requests are doing.
 """
 
 from __future__ import annotations
@@ -9,72 +9,106 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import Any, Protocol, cast
 
 from ..canonical import Completed, Failed, GatewayEvent
+from ..config.settings import Server
 from ..errors import GatewayError
-from ..gateway import new_request_id
+from ..gateway import AIGateway, new_request_id
 from ..wire import ndjson
 from ..wire.frames import Cancel, Exit, Infer
 from ..wire.lines import LineCutter
 from ..wire.ndjson import FrameEncoder, RejectedLine
-from .sockets import peer_uid
+from .sockets import HangupWatch, peer_uid
 
-if TYPE_CHECKING:
-    from .server import Daemon
+EVENTS_HIGH_WATER = 64 * 1024
+"""High-water mark of unsent bytes (the transport's write buffer); above it the backends are not read."""
 
-EVENTS_WATER = 64 * 1024
-"""Bytes that wait for the client before its backends are no longer read."""
-
-INPUT_WATER = 1024 * 1024
-"""Bytes that wait for the client before its own lines are no longer read. Higher than `EVENTS_WATER`, so that a client
-that has stopped reading can still cancel; finite, so that one that only writes cannot fill the memory with answers."""
+INPUT_HIGH_WATER = 1024 * 1024
+"""High-water mark of unsent bytes above which the client's own lines are not read. Higher than `EVENTS_HIGH_WATER`, so
+that a client that has stopped reading can still cancel; finite, because each line may add an answer to the buffer."""
 
 REFUSED_SECONDS = 0.1
-"""How long a client that was refused may go on writing, for nothing. Short: refused clients are not counted."""
+"""How long a refused client may go on writing before the connection is closed; what it writes is discarded. Short,
+because refused connections do not count against `server.max_connections`."""
+
+
+class ConnectionHost(Protocol):
+    """What a connection uses of the daemon."""
+
+    @property
+    def gateway(self) -> AIGateway:
+        """Serves the requests."""
+
+    @property
+    def settings(self) -> Server:
+        """The configuration's `server` section."""
+
+    @property
+    def hangups(self) -> HangupWatch:
+        """Reports peers that close while nothing is read from them."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the daemon shuts down and takes no new request."""
+
+    def admit(self, connection: Connection, uid: int) -> GatewayError | None:
+        """Registers the connection, or returns why it is refused."""
+
+    def forget(self, connection: Connection) -> None:
+        """The connection is closed."""
+
+    def request_ended(self) -> None:
+        """A request of a connection has ended."""
+
+    def status(self) -> dict[str, Any]:
+        """The fields of a `status` frame."""
+
+    def stop(self, why: str) -> None:
+        """Starts the shutdown."""
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection, and the requests in flight on it."""
+    """One client's connection and the requests in flight on it."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: ConnectionHost) -> None:
         self._daemon = daemon
-        self._settings = daemon.config.server
+        self._settings = daemon.settings
         self._cutter = LineCutter(self._settings.max_frame_bytes)
         self._lines: deque[bytes | None] = deque()
-        """What has come and is not yet served, because the client does not take the answers."""
+        """Received and not yet served: the client does not read the answers to earlier ones."""
         self._requests: dict[str, Request] = {}
         self._half_closed = False
         self._readable = True
         self.blocked = False
-        """Enough is waiting for the client."""
+        """Whether the write buffer is above `EVENTS_HIGH_WATER`."""
         self._drained = asyncio.Event()
         self.closed = asyncio.get_running_loop().create_future()
-        """Done when the connection is gone."""
+        """Done when the connection is closed."""
 
     # --- what asyncio calls ----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Admits the client, or tells it why not."""
+        """Admits the client, or writes why it is refused."""
         self.transport = cast(asyncio.Transport, transport)
-        self.transport.set_write_buffer_limits(high=EVENTS_WATER)
+        self.transport.set_write_buffer_limits(high=EVENTS_HIGH_WATER)
         self._descriptor: int = transport.get_extra_info("socket").fileno()
         refusal = self._daemon.admit(self, peer_uid(transport.get_extra_info("socket")))
         if refusal is not None:
             self.transport.write(ndjson.rejected(refusal, None))
             self._readable = False
-            # Most clients write first. Closing now would answer that with a broken pipe, before they have read why.
+            # Most clients write first. Closing at once would give them a broken pipe before they have read the refusal.
             self.transport.write_eof()
             asyncio.get_running_loop().call_later(REFUSED_SECONDS, self.transport.close)
 
     def data_received(self, data: bytes) -> None:
-        """Serves each line that is complete."""
+        """Serves each complete line."""
         if self._readable:
             self._lines.extend(self._cutter.feed(data))
             self._serve_lines()
 
     def eof_received(self) -> bool:
-        """The client has said all it will say, and may still read: its requests go on."""
+        """The client closed its writing half; it may still read, so its requests go on."""
         self._half_closed = True
         self._daemon.hangups.watch(self._descriptor, self.hung_up)
         if self._readable:
@@ -84,7 +118,7 @@ class Connection(asyncio.Protocol):
         return True
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The client is gone: nobody wants the answers any more."""
+        """The connection is closed: its requests are cancelled."""
         self._daemon.hangups.forget(self._descriptor, self.hung_up)
         self._daemon.forget(self)
         for request in list(self._requests.values()):
@@ -96,12 +130,12 @@ class Connection(asyncio.Protocol):
             self.closed.set_result(None)
 
     def pause_writing(self) -> None:
-        """Enough is waiting for the client."""
+        """The write buffer is above `EVENTS_HIGH_WATER`."""
         self.blocked = True
         self._drained.clear()
 
     def resume_writing(self) -> None:
-        """The client has read enough."""
+        """The write buffer has drained."""
         self._unblock()
         if self.transport.is_closing():
             return
@@ -112,7 +146,7 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
 
     def hung_up(self) -> None:
-        """The client closed while we were not reading from it."""
+        """The client closed both halves while nothing was read from it."""
         self.transport.abort()
         for request in self._requests.values():
             request.abandon()
@@ -120,12 +154,12 @@ class Connection(asyncio.Protocol):
     # --- what requests use -----------------------------------------------------------------------------------
 
     async def drained(self) -> None:
-        """Returns once the client has read enough, or is gone."""
+        """Returns once the write buffer has drained, or the connection is closed."""
         if self.blocked:
             await self._drained.wait()
 
     def ended(self, request: Request) -> None:
-        """Its terminal frame is written: its id is free again."""
+        """Its terminal frame is written; its id may be used again."""
         if self._requests.get(request.request_id) is request:
             del self._requests[request.request_id]
             self._daemon.request_ended()
@@ -138,16 +172,16 @@ class Connection(asyncio.Protocol):
         """Requests that have not ended."""
         return len(self._requests)
 
-    def cancel_all(self, why: str) -> None:
-        """Ends every request in flight with `failed`, kind `cancelled`."""
+    def end_all(self, error: GatewayError) -> None:
+        """Ends every request in flight with `error`."""
         for request in list(self._requests.values()):
-            request.cancel(why)
+            request.end(error)
 
     # --- lines -----------------------------------------------------------------------------------------------
 
     def _serve_lines(self) -> None:
-        """Serves the lines that are there, while the client takes the answers."""
-        while self._lines and self.transport.get_write_buffer_size() <= INPUT_WATER:
+        """Serves the received lines while the client reads the answers."""
+        while self._lines and self.transport.get_write_buffer_size() <= INPUT_HIGH_WATER:
             self._serve(self._lines.popleft())
         if self._lines and not self._half_closed:
             self._stop_reading()
@@ -174,7 +208,7 @@ class Connection(asyncio.Protocol):
     def _infer(self, frame: Infer) -> None:
         request_id = frame.request_id or new_request_id()
         if self._daemon.stopping:
-            raise RejectedLine("the daemon is stopping", request_id, "internal")
+            raise RejectedLine.of(daemon_stopping(), request_id)
         if request_id in self._requests:
             raise RejectedLine(f"request_id {request_id!r} is in flight on this connection", request_id)
         most = self._settings.max_in_flight_per_connection
@@ -190,7 +224,7 @@ class Connection(asyncio.Protocol):
         request = self._requests.get(request_id)
         if request is None:
             raise RejectedLine(f"request_id {request_id!r} is not in flight on this connection", request_id)
-        request.cancel("cancelled by the client")
+        request.end(GatewayError("cancelled", "cancelled by the client"))
 
     def _exit(self) -> None:
         if not self._settings.allow_exit:
@@ -202,7 +236,7 @@ class Connection(asyncio.Protocol):
         self._drained.set()
 
     def _stop_reading(self) -> None:
-        """The client sends and does not read. Nobody looks at its side of the socket: hang-ups are watched for."""
+        """Pauses reading. The event loop no longer sees a hang-up then, so `hangups` watches for it."""
         self.transport.pause_reading()
         self._daemon.hangups.watch(self._descriptor, self.hung_up)
 
@@ -217,13 +251,14 @@ _ENDS = (Completed, Failed)
 class Request:
     """One request in flight: its task, and the `EventSink` that writes its frames."""
 
-    __slots__ = ("_cancelled", "_connection", "_encoder", "_ended", "_task", "request_id")
+    __slots__ = ("_connection", "_encoder", "_ended", "_error", "_task", "request_id")
 
-    def __init__(self, connection: Connection, frame: Infer, request_id: str, daemon: Daemon) -> None:
+    def __init__(self, connection: Connection, frame: Infer, request_id: str, daemon: ConnectionHost) -> None:
         self.request_id = request_id
         self._connection = connection
         self._encoder = FrameEncoder(request_id)
-        self._cancelled: GatewayError | None = None
+        self._error: GatewayError | None = None
+        """Why the request was ended from outside."""
         self._ended = False
         self._task: asyncio.Task[None] | None = asyncio.create_task(daemon.gateway.infer(frame, request_id, self))
         self._task.add_done_callback(self._done)
@@ -232,7 +267,7 @@ class Request:
         """See `EventSink`."""
         transport = self._connection.transport
         if transport.is_closing():
-            return  # the client is gone, and what cancels us is on its way
+            return  # the client disconnected; `connection_lost` is about to cancel this request
         transport.write(self._encoder.events(events))
         if isinstance(events[-1], _ENDS):
             self._ended = True
@@ -247,21 +282,26 @@ class Request:
         """See `EventSink`."""
         await self._connection.drained()
 
-    def cancel(self, why: str) -> None:
-        """Ends it with `failed`, kind `cancelled`, once the backend's call is gone."""
-        self._cancelled = GatewayError("cancelled", why)
+    def end(self, error: GatewayError) -> None:
+        """Cancels it; `failed` with `error` is written once the backend's call is closed. The first error counts."""
+        if self._error is None:
+            self._error = error
         self.abandon()
 
     def abandon(self) -> None:
-        """Ends it without a word: nobody is there to hear it."""
+        """Cancels it without a terminal frame: the client has disconnected."""
         if self._task is not None:
             self._task.cancel()
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        # A cancelled task keeps its exception, whose traceback keeps us and the whole request: not until the garbage
-        # collector finds the time.
+        # Drop the task: its exception's traceback keeps the request alive until the next garbage collection.
         self._task = None
-        if not task.cancelled() and (bug := task.exception()) is not None and self._cancelled is None:
-            self._cancelled = GatewayError("internal", f"a bug in the gateway: {bug!r}")
-        if not self._ended and self._cancelled is not None:
-            self.write([Failed(self._cancelled)])
+        if not task.cancelled() and (bug := task.exception()) is not None and self._error is None:
+            self._error = GatewayError("internal", f"a bug in the gateway: {type(bug).__name__}")
+        if not self._ended and self._error is not None:
+            self.write([Failed(self._error)])
+
+
+def daemon_stopping() -> GatewayError:
+    """What a shutdown answers to new requests and to those that it ends."""
+    return GatewayError("internal", "the daemon is stopping", retryable=True)

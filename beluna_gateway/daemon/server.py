@@ -1,4 +1,4 @@
-"""The daemon: listens, admits clients, stops when told to."""
+"""The daemon: listens, admits clients, shuts down."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from ..errors import GatewayError
 from ..gateway import AIGateway
 from ..version import __version__
 from ..wire.frames import PROTOCOL_VERSION
-from .connection import Connection
+from .connection import Connection, daemon_stopping
 from .sockets import HangupWatch, handed_over, listening_socket
 from .systemd import Notifier
 
 FLUSH_SECONDS = 1.0
-"""At the end of a shutdown: how long clients have to take their last frames."""
+"""At the end of a shutdown: how long clients may take to read their last frames."""
 
 
 class Daemon:
-    """Serves a gateway on a Unix socket until it is told to stop."""
+    """Serves a gateway on a Unix socket until it is stopped."""
 
     def __init__(self, config: Config, folder: Path, gateway: AIGateway) -> None:
-        self.config = config
+        self.settings = config.server
+        self._config = config
         self.gateway = gateway
         self.stopping = False
         self.hangups = HangupWatch()
@@ -44,7 +45,7 @@ class Daemon:
         self._idle = asyncio.Event()
 
     async def serve(self) -> None:
-        """Returns after `stop`, when every client has been served or told.
+        """Returns after `stop`, when every request has ended and every connection is closed.
 
         Raises:
             SocketError: The socket cannot be made.
@@ -57,9 +58,9 @@ class Daemon:
                 self._loop.add_signal_handler(number, self.stop, signal.Signals(number).name)
                 stack.callback(self._loop.remove_signal_handler, number)
             listeners = handed_over()
-            path = self._folder / self.config.socket_path
+            path = self._folder / self._config.socket_path
             if not listeners:
-                mode = int(self.config.server.socket_mode, 8)
+                mode = int(self.settings.socket_mode, 8)
                 listeners = [stack.enter_context(listening_socket(path, mode))]
             paths = ", ".join(str(listener.getsockname()) for listener in listeners)
             servers = [
@@ -69,7 +70,7 @@ class Daemon:
             self._notifier.keep_alive()
             self._log.info("serving", socket_path=paths, version=__version__, pid=os.getpid())
             await self.gateway.start()
-            # What is loaded by now stays: the collector need not look through it again (a full look took 20 ms).
+            # Modules loaded by now stay for ever; freezing them takes them out of full collections (20 ms each).
             gc.collect()
             gc.freeze()
             await self._stop.wait()
@@ -80,20 +81,20 @@ class Daemon:
             await self._close_connections()
 
     def stop(self, why: str) -> None:
-        """Takes nothing new, lets requests in flight finish for `shutdown_grace_ms`. A second call does not wait."""
+        """Refuses new requests and lets those in flight finish for `shutdown_grace_ms`. A second call ends the wait."""
         if self.stopping:
             self._stop_now.set()
             return
-        self._log.info("stopping", why=why, in_flight=self._in_flight)
         self.stopping = True
         self._stop.set()
         self.request_ended()
+        self._log.info("stopping", why=why, in_flight=self._in_flight)
 
-    # --- what connections use --------------------------------------------------------------------------------
+    # --- `ConnectionHost` --------------------------------------------------------------------------------
 
     def admit(self, connection: Connection, uid: int) -> GatewayError | None:
-        """Counts the connection in, or says why not."""
-        settings = self.config.server
+        """See `ConnectionHost`."""
+        settings = self.settings
         if settings.allowed_uids is not None and uid not in settings.allowed_uids:
             return GatewayError("authorization", f"uid {uid} may not connect (server.allowed_uids)")
         if len(self._connections) >= settings.max_connections:
@@ -104,17 +105,17 @@ class Daemon:
         return None
 
     def forget(self, connection: Connection) -> None:
-        """The connection is gone."""
+        """See `ConnectionHost`."""
         self._connections.discard(connection)
         self.request_ended()
 
     def request_ended(self) -> None:
-        """A request has ended; a shutdown may have waited for it."""
+        """See `ConnectionHost`. A shutdown waits for the last one."""
         if self.stopping and self._in_flight == 0:
             self._idle.set()
 
     def status(self) -> dict[str, Any]:
-        """The fields of a `status` frame."""
+        """See `ConnectionHost`."""
         return {
             "protocol": PROTOCOL_VERSION,
             "version": __version__,
@@ -132,19 +133,19 @@ class Daemon:
         return sum(connection.in_flight for connection in self._connections)
 
     async def _finish_requests(self) -> None:
-        """Waits for the requests in flight, at most the grace time, then ends them."""
+        """Waits for the requests in flight, at most for the grace time, then ends the rest."""
         waits = [asyncio.create_task(self._idle.wait()), asyncio.create_task(self._stop_now.wait())]
-        grace = self.config.server.shutdown_grace_ms / 1000
+        grace = self.settings.shutdown_grace_ms / 1000
         await asyncio.wait(waits, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
         for connection in list(self._connections):
-            connection.cancel_all("the daemon is shutting down")
+            connection.end_all(daemon_stopping())
         if self._in_flight:
             await asyncio.wait(waits[:1], timeout=FLUSH_SECONDS)
         for wait in waits:
             wait.cancel()
 
     async def _close_connections(self) -> None:
-        """Lets what is written reach the clients that read, and leaves those that do not."""
+        """Flushes to the clients that read, for `FLUSH_SECONDS`, and aborts the other connections."""
         connections = list(self._connections)
         for connection in connections:
             connection.transport.close()

@@ -40,6 +40,13 @@ class RejectedLine(Exception):
         self.error = GatewayError(kind, message)
         self.request_id = request_id
 
+    @classmethod
+    def of(cls, error: GatewayError, request_id: str | None) -> RejectedLine:
+        """A rejection with the fields of `error`."""
+        rejected = cls(error.message, request_id)
+        rejected.error = error
+        return rejected
+
 
 # --- reading -------------------------------------------------------------------------------------------------
 

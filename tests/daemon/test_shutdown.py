@@ -8,8 +8,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from beluna_gateway.daemon.connection import daemon_stopping
+from beluna_gateway.errors import GatewayError
 from tests.fakes.answers import DONE, SILENCE, delta, endless, finish, plays, silent, text
-from tests.fakes.client import Client, connected, infer, said
+from tests.fakes.client import Client, Frame, connected, infer, said
 from tests.fakes.daemon import DaemonProcess, daemon_process, make_config
 
 GRACE_MS = 800
@@ -47,6 +49,12 @@ async def nobody_answers(daemon: DaemonProcess) -> None:
                 return
 
 
+def stopping(frame: Frame) -> bool:
+    """Whether a terminal frame says that the daemon is stopping, and that the request may be sent again."""
+    error = frame["error"]
+    return (error["kind"], error["message"], error["retryable"]) == ("internal", "the daemon is stopping", True)
+
+
 ENDS = pytest.mark.parametrize("how", ["exit", signal.SIGTERM, signal.SIGINT])
 
 
@@ -75,8 +83,8 @@ async def test_requests_in_flight_may_finish(running, backend, how):
         assert await daemon.ended() == 0
 
 
-async def test_after_the_grace_time_they_are_cancelled(running, backend):
-    """`failed`, kind `cancelled`, to each; the backend is let go; status 0 all the same."""
+async def test_after_the_grace_time_they_are_ended(running, backend):
+    """`failed`, kind `internal`, retryable, to each; the backend's connection is closed; exit status 0."""
     async with running() as (daemon, client):
         loop = asyncio.get_running_loop()
         backend.on("b", silent)
@@ -87,7 +95,7 @@ async def test_after_the_grace_time_they_are_cancelled(running, backend):
 
         frames = await client.answers(2)
 
-        assert all(one[-1]["error"]["kind"] == "cancelled" for one in frames.values())
+        assert [stopping(one[-1]) for one in frames.values()] == [True, True]
         assert GRACE_MS / 1000 - 0.05 <= loop.time() - began < GRACE_MS / 1000 + 2
         await client.expect_end()
         for exchange in exchanges:
@@ -97,7 +105,7 @@ async def test_after_the_grace_time_they_are_cancelled(running, backend):
 
 @pytest.mark.parametrize(("first", "second"), [("exit", signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
 async def test_a_second_signal_does_not_wait(running, backend, first, second):
-    """It cancels at once what is in flight."""
+    """It ends at once what is in flight."""
     async with running(shutdown_grace_ms=60_000) as (daemon, client):
         backend.on("b", silent)
         await client.infer("b")
@@ -107,13 +115,13 @@ async def test_a_second_signal_does_not_wait(running, backend, first, second):
         assert daemon.process.poll() is None
         daemon.process.send_signal(second)
 
-        await client.expect_failed("cancelled")
+        assert stopping((await client.answer())[-1])
         assert await daemon.ended(patience=5) == 0
         await exchange.closed()
 
 
 async def test_nothing_new_is_taken(running, backend):
-    """While it stops, a new request is rejected as `internal`, and a new connection finds nobody."""
+    """While it stops, a new request is rejected as `internal`, retryable, and a new connection is refused."""
     async with running(shutdown_grace_ms=60_000) as (daemon, client):
         backend.on("b", plays(delta("a"), 1.0, finish(), DONE))
         await client.infer("b")
@@ -123,14 +131,14 @@ async def test_nothing_new_is_taken(running, backend):
         await stop(daemon, client, "exit")
         await client.infer("b", "late")
 
-        assert (await client.expect("rejected", "late"))["error"]["kind"] == "internal"
+        assert stopping(await client.expect("rejected", "late"))
         await nobody_answers(daemon)
         assert (await client.expect("completed"))["finish_reason"] == "stop"
         assert await daemon.ended() == 0
 
 
-async def test_cancel_is_taken_until_the_end(running, backend):
-    """A client may still cancel, and the daemon then has nothing to wait for."""
+async def test_cancel_works_until_the_end(running, backend):
+    """A client may still cancel, which is `cancelled`; the daemon then has nothing to wait for."""
     async with running(shutdown_grace_ms=60_000) as (daemon, client):
         backend.on("b", silent)
         await client.infer("b")
@@ -169,15 +177,35 @@ async def test_a_client_that_does_not_read_cannot_hold_it(running, backend):
 
 
 async def test_no_grace(running, backend):
-    """`shutdown_grace_ms` 0 cancels at once."""
+    """`shutdown_grace_ms` 0 ends requests at once."""
     async with running(shutdown_grace_ms=0) as (daemon, client):
         backend.on("b", plays(delta("x"), SILENCE))
         await client.infer("b")
         await backend.request("b")
         await stop(daemon, client, "exit")
 
-        await client.expect_failed("cancelled")
+        assert stopping((await client.answer())[-1])
         assert await daemon.ended(patience=5) == 0
+
+
+async def test_the_first_reason_is_told(local, backend):
+    """A request that is cancelled and then overtaken by the shutdown is `cancelled`; the other way round `internal`."""
+    daemon = await local(server={"shutdown_grace_ms": 60_000})
+    backend.on("b", silent)
+    async with daemon.client() as client:
+        await client.send(infer("b", "1"), infer("b", "2"))
+        for number in range(2):
+            await backend.request("b", number)
+        (connection,) = daemon.daemon._connections
+        requests = connection._requests
+        requests["1"].end(GatewayError("cancelled", "cancelled by the client"))
+        connection.end_all(daemon_stopping())
+        requests["2"].end(GatewayError("cancelled", "cancelled by the client"))
+
+        frames = await client.answers(2)
+
+    assert frames["1"][-1]["error"]["kind"] == "cancelled"
+    assert stopping(frames["2"][-1])
 
 
 async def test_exit_where_it_is_not_allowed(running, backend):

@@ -81,8 +81,8 @@ def write_config(folder: Path, config: Any) -> Path:
 
 
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What a program of this package is started with: nothing that came from outside and could change it."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    """The environment of a program under test: nothing from outside that could change it but where its code is."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH") if name in os.environ}
     return {**kept, "PYTHONWARNINGS": "default", "PYTHONUNBUFFERED": "1", **(extra or {})}
 
 
