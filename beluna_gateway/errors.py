@@ -23,7 +23,7 @@ A program decides by ``kind`` and ``retryable``; ``message`` is for people.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Final, Literal, TypedDict, Unpack
 
 ErrorKind = Literal[
     "invalid_request",
@@ -41,20 +41,28 @@ ErrorKind = Literal[
     "cancelled",
 ]
 
-ERROR_KINDS: tuple[ErrorKind, ...] = get_args(ErrorKind)
+
+class _Changes(TypedDict, total=False):
+    kind: ErrorKind
+    message: str
+    retryable: bool
+    backend_id: str | None
+    provider_code: str | None
+    provider_http_status: int | None
+    retry_after_ms: int | None
 
 
 class GatewayError(Exception):
-    """The one exception that leaves the gateway.
+    """The one exception that leaves the gateway. Its fields are read-only, for several requests may hold one error.
 
     Args:
-        kind: One of `ERROR_KINDS`.
+        kind: One of the table above.
         message: What was found, where, what was expected, what to do.
         retryable: Whether the same request may succeed if it is simply sent again.
         backend_id: The configured backend, where one had been chosen.
         provider_code: The provider's own word for the failure.
         provider_http_status: The status of the provider's answer.
-        retry_after_ms: When to come back, where somebody said so.
+        retry_after_ms: The wait that the backend or the breaker asks for, in milliseconds.
     """
 
     def __init__(
@@ -69,16 +77,43 @@ class GatewayError(Exception):
         retry_after_ms: int | None = None,
     ) -> None:
         super().__init__(message)
-        self.kind: ErrorKind = kind
-        self.message = message
-        self.retryable = retryable
-        self.backend_id = backend_id
-        self.provider_code = provider_code
-        self.provider_http_status = provider_http_status
-        self.retry_after_ms = retry_after_ms
+        self.kind: Final = kind
+        self.message: Final = message
+        self.retryable: Final = retryable
+        self.backend_id: Final = backend_id
+        self.provider_code: Final = provider_code
+        self.provider_http_status: Final = provider_http_status
+        self.retry_after_ms: Final = retry_after_ms
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in self.__dict__:
+            raise AttributeError(f"{name!r} is read-only: use replace()")
+        super().__setattr__(name, value)
+
+    def replace(self, **changes: Unpack[_Changes]) -> GatewayError:
+        """Another error with `changes` of the fields; it has neither the traceback nor the cause of this one."""
+        fields: dict[str, Any] = {**self.__dict__, **changes}
+        fields.pop("__notes__", None)
+        return GatewayError(**fields)
 
     def __repr__(self) -> str:
         return f"GatewayError({self.kind}: {self.message})"
+
+
+def forget_frames(error: BaseException) -> None:
+    """Drops the tracebacks of `error` and of the errors that led to it.
+
+    A traceback holds its frames, they hold the request and often the error itself: a cycle of megabytes that only the
+    garbage collector would free. For an error that nobody will raise again.
+    """
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while waiting:
+        link = waiting.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            link.__traceback__ = None
+            waiting += [link.__cause__, link.__context__]
 
 
 def invalid_request(message: str) -> GatewayError:

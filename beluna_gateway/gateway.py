@@ -17,7 +17,7 @@ import structlog
 from .adapters.base import BackendAdapter, Call
 from .canonical import Failed
 from .config.settings import BackendProfile, Config, profiles
-from .errors import GatewayError, invalid_request
+from .errors import GatewayError, forget_frames, invalid_request
 from .event_stream import EventStream, InferenceResult, collect
 from .pipeline.budget import BudgetEnforcer
 from .pipeline.capabilities import CapabilityGuard
@@ -170,6 +170,7 @@ class AIGateway:
             response.fail(self._presentable(error, backend))
         except Exception as error:  # noqa: BLE001 - the client gets its one end, whatever we did wrong
             self._log.exception("bug", request_id=request_id)
+            forget_frames(error)
             response.fail(self._presentable(GatewayError("internal", f"a bug in the gateway: {error!r}"), backend))
         finally:
             self._finish(record, response, backend)
@@ -207,7 +208,8 @@ class AIGateway:
                 )
                 if delay is None or backend.breaker.state == "open":
                     raise
-                last = error
+                last = error.replace()
+                forget_frames(error)
             record.attempt_errors.append(self._redactor.redact(f"{last.kind}: {last.message}")[:300])
             if await backend.opens_within(delay):
                 raise last
@@ -224,18 +226,14 @@ class AIGateway:
         return backend
 
     def _presentable(self, error: GatewayError, backend: LiveBackend | None) -> GatewayError:
-        """`error` as a client may see it: secrets taken out first, cut to length after that."""
-        error.message = self._redactor.redact(error.message)[:MESSAGE_CHARACTERS]
-        if error.provider_code is not None:
-            error.provider_code = self._redactor.redact(error.provider_code)
-        if error.backend_id is None and backend is not None:
-            error.backend_id = backend.id
-        # A traceback holds its frames, they the request, and that the error: megabytes that only the collector frees.
-        link: BaseException | None = error
-        while link is not None:
-            link.__traceback__ = None
-            link = link.__cause__ or link.__context__
-        return error
+        """`error` as a client may see it: secrets taken out, then cut to length. `error` itself is done with."""
+        forget_frames(error)
+        code = error.provider_code
+        return error.replace(
+            message=self._redactor.redact(error.message)[:MESSAGE_CHARACTERS],
+            provider_code=None if code is None else self._redactor.redact(code),
+            backend_id=error.backend_id or (None if backend is None else backend.id),
+        )
 
     def _finish(self, record: RequestRecord, response: ResponseNormalizer, backend: LiveBackend | None) -> None:
         """Accounts for the request, once, however it ended."""

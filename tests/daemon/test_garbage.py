@@ -13,6 +13,7 @@ COURSES = {
     "completed": (text("x"), "hear"),
     "unstreamed": (whole("x"), "hear"),
     "refused": (fails(400), "hear"),
+    "retried": (fails(500), "hear"),
     "cut": (plays(delta("x"), CUT), "hear"),
     "first-event": (plays(SILENCE), "hear"),
     "idle": (plays(delta("x"), SILENCE), "hear"),
@@ -27,7 +28,10 @@ COURSES = {
 async def test_a_request_leaves_no_cycles(local, backend, course):
     """However it ends, reference counts alone free what was made for it."""
     script, end = COURSES[course]
-    daemon = await local(reliability={"request_timeout_ms": 100, "idle_timeout_ms": 100} if end == "hear" else {})
+    reliability = {"request_timeout_ms": 100, "idle_timeout_ms": 100} if end == "hear" else {}
+    if course == "retried":
+        reliability |= {"max_retries": 2, "backoff_base_ms": 1, "breaker_failure_threshold": 99}
+    daemon = await local(reliability=reliability)
     backend.on("b", script)
 
     async def play():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from beluna_gateway.config.settings import Reliability
-from beluna_gateway.errors import ERROR_KINDS, GatewayError
+from beluna_gateway.errors import ErrorKind, GatewayError
 from beluna_gateway.pipeline.reliability import COUNTED_KINDS, CircuitBreaker, retry_delay
 
 
@@ -58,7 +58,7 @@ def test_what_counts_is_the_contracts_list():
     assert {"backend_transient", "rate_limited", "timeout"} == COUNTED_KINDS
 
 
-@pytest.mark.parametrize("kind", ERROR_KINDS)
+@pytest.mark.parametrize("kind", get_args(ErrorKind))
 def test_consecutive_counted_failures_open_the_circuit(kind: Any):
     """A counted failure brings it nearer to opening; any other outcome is neither failure nor success."""
     circuit, _ = breaker(threshold=2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +21,7 @@ from beluna_gateway.canonical import (
     Usage,
     UsageStats,
 )
-from beluna_gateway.errors import ERROR_KINDS, GatewayError
+from beluna_gateway.errors import ErrorKind, GatewayError
 from beluna_gateway.wire.ndjson import FrameEncoder, RejectedLine, rejected, status
 
 from .samples import json_values, valid_line
@@ -55,7 +55,7 @@ _events: Any = st.one_of(
         Failed,
         st.builds(
             GatewayError,
-            st.sampled_from(ERROR_KINDS),
+            st.sampled_from(get_args(ErrorKind)),
             _text,
             retryable=st.booleans(),
             backend_id=st.none() | _text,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 
-from beluna_gateway.errors import ERROR_KINDS
+from beluna_gateway.errors import ErrorKind
 from beluna_gateway.wire.frames import CLIENT_FRAMES, Infer, client_frame_schema, server_frame_schema
 from beluna_gateway.wire.ndjson import RejectedLine, decode
 
@@ -153,4 +153,4 @@ def test_the_schemas_are_schemas():
 
 def test_the_schema_lists_the_error_kinds():
     """A client learns all kinds from the schema."""
-    assert server_frame_schema()["$defs"]["Error"]["properties"]["kind"]["enum"] == list(ERROR_KINDS)
+    assert server_frame_schema()["$defs"]["Error"]["properties"]["kind"]["enum"] == list(get_args(ErrorKind))

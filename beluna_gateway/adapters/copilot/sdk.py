@@ -177,7 +177,7 @@ class _Question:
         except GatewayError as failure:
             if self._provider is None and login is None and failure.provider_code is not None:
                 # A token that GitHub does not take is told in words only, under the code of an internal error.
-                failure.kind, failure.retryable = "authentication", False
+                failure = failure.replace(kind="authentication", retryable=False)
             if failure.kind == "backend_transient" and failure.provider_code is None:
                 # No answer of the program's but the loss of it. If it has ended, its own last words say more.
                 await asyncio.wait([run.stopping], timeout=_LOSS_SECONDS)

@@ -184,9 +184,9 @@ def error_in_stream(error: ProviderError, *, retry_after_ms: int | None = None) 
             retry_after_ms=retry_after_ms,
         )
     failure = error_of_status(status, error, retry_after_ms=retry_after_ms)
-    failure.message = f"the backend reported an error inside its answer: {said}"
-    failure.provider_http_status = None
-    return failure
+    return failure.replace(
+        message=f"the backend reported an error inside its answer: {said}", provider_http_status=None
+    )
 
 
 def retry_after_ms(value: str | None, now: float) -> int | None:

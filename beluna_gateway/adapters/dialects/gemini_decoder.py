@@ -196,7 +196,7 @@ def _sum(*counts: int | None) -> int | None:
 def gemini_error(failure: GatewayError, error: ProviderError) -> GatewayError:
     """`failure`, corrected: the API answers HTTP 400 to a key that it does not know."""
     if failure.kind == "invalid_request" and any(d.get("reason") == "API_KEY_INVALID" for d in _details(error)):
-        failure.kind = "authentication"
+        return failure.replace(kind="authentication")
     return failure
 
 
