@@ -197,10 +197,12 @@ def test_the_picture_shows_modules_that_are_there() -> None:
 
 def test_the_numbers_are_those_of_the_code() -> None:
     """What is said about waiting frames and last frames is what the constants say."""
-    assert f"{connection.EVENTS_HIGH_WATER // 1024} KiB of frames wait" in README
-    assert f"with {connection.INPUT_HIGH_WATER // 1024**2} MiB of answers waiting" in README
+    details = (ROOT / "protocol" / "README.md").read_text("utf-8")
+
+    assert f"{connection.EVENTS_HIGH_WATER // 1024} KiB of frames wait" in details
+    assert f"With {connection.INPUT_HIGH_WATER // 1024**2} MiB of answers waiting" in details
     assert server.FLUSH_SECONDS == 1
-    assert "one second to take their last frames" in README
+    assert "one second to take their last frames" in details
 
 
 def test_the_configuration_page_is_current() -> None:
