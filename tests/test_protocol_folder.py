@@ -15,7 +15,6 @@ from beluna_gateway.adapters.decoding.provider_errors import ProviderError, erro
 from beluna_gateway.canonical import OtherFinishReason
 from beluna_gateway.config.settings import HTTP_DIALECTS, Budget, Reliability, Server
 from beluna_gateway.errors import ErrorKind
-from beluna_gateway.pipeline.request_normalizer import SCHEMA_KEYWORDS
 from beluna_gateway.wire import ndjson, strict_json
 from beluna_gateway.wire.frames import (
     CLIENT_FRAMES,
@@ -137,14 +136,6 @@ def test_each_limit_has_its_row_with_its_default() -> None:
     assert limit["nesting of a line"].startswith(f"{strict_json.MAX_DEPTH};")
     assert limit["length of a `request_id`"].startswith(str(TypeAdapter(RequestId).json_schema()["maxLength"]))
     assert limit["`error.message`"].startswith(f"{gateway.MESSAGE_CHARACTERS:,}")
-
-
-def test_the_schema_keywords_are_those_that_are_taken() -> None:
-    """The page lists what may stand at the top level of a tool's schema."""
-    listed = re.search(r"those that providers take:\n(.*)", section("Tools"))
-
-    assert listed is not None
-    assert set(words(listed[1])) == SCHEMA_KEYWORDS
 
 
 def test_the_finish_reasons_are_those_of_the_table() -> None:
