@@ -173,7 +173,7 @@ FinishReason = Literal["stop", "length", "tool_calls"] | OtherFinishReason
 @dataclass(frozen=True, slots=True)
 class UsageStats:
     """Tokens of one request. `input_tokens` counts all that went in, cached ones too; `output_tokens` all that
-    came out, reasoning too. None where the provider did not say. `cost` in USD.
+    came out, reasoning too. None where the provider did not say. `cost` in USD. `service_tier`: the tier that served.
     """
 
     input_tokens: int | None = None
@@ -183,6 +183,8 @@ class UsageStats:
     reasoning_tokens: int | None = None
     cost: float | None = None
     provider_usage_raw: JsonObject | None = None
+    cache_write_input_tokens: int | None = None
+    service_tier: str | None = None
 
 
 @dataclass(slots=True)

@@ -27,7 +27,7 @@ telemetry:          version canonical config
 processes:          errors config telemetry
 pipeline:           errors canonical wire config telemetry
 event_stream:       canonical
-adapters.decoding:  errors canonical
+adapters.decoding:  errors canonical wire
 adapters.encoding:  errors canonical
 adapters.base:      errors canonical config adapters.decoding
 adapters.dialects:  errors canonical config adapters.base adapters.decoding adapters.encoding

@@ -304,9 +304,13 @@ class UsageBody(_ServerFrame):
     provider_usage_raw: dict[str, Any] | None
     """The provider's own object."""
     cached_input_tokens: int | None = None
+    cache_write_input_tokens: int | None = None
+    """Tokens of the input that were written to the provider's cache."""
     reasoning_tokens: int | None = None
     cost: float | None = None
-    """US dollars, where the configuration has a price."""
+    """US dollars: by the configured price, else what the provider itself charges, where it says so."""
+    service_tier: str | None = None
+    """The tier that served, in the provider's own word."""
 
 
 class UsageFrame(_ServerFrame):

@@ -202,7 +202,7 @@ def usage_object(usage: UsageStats) -> dict[str, Any]:
         "total_tokens": usage.total_tokens,
         "provider_usage_raw": usage.provider_usage_raw,
     }
-    for name in ("cached_input_tokens", "reasoning_tokens", "cost"):
+    for name in ("cached_input_tokens", "cache_write_input_tokens", "reasoning_tokens", "cost", "service_tier"):
         if (value := getattr(usage, name)) is not None:
             fields[name] = value
     return fields

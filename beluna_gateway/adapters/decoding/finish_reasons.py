@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pydantic import JsonValue
+
 from ...canonical import FinishReason, OtherFinishReason
+from ...errors import protocol_violation
+from .scalars import word
 
 _STOP = frozenset({"stop", "end_turn", "stop_sequence", "STOP", "completed"})
 _LENGTH = frozenset({"length", "max_tokens", "MAX_TOKENS", "max_output_tokens", "model_context_window_exceeded"})
@@ -13,6 +17,17 @@ _CONTENT_FILTER = frozenset({"content_filter", "SAFETY", "RECITATION", "BLOCKLIS
 def is_cut(word: str) -> bool:
     """The answer ended where the model had not meant to end it: what was open then is unfinished."""
     return word in _LENGTH or word in _CONTENT_FILTER or word == "refusal"
+
+
+def said_reason(value: JsonValue) -> str | None:
+    """The finish reason in a field of an answer; null and the words `""`, `"null"`, `"None"` are none.
+
+    Raises:
+        GatewayError: `protocol_violation`, where it is not a string.
+    """
+    if value is None or isinstance(value, str):
+        return word(value)
+    raise protocol_violation("the backend sent a finish reason that is not a string")
 
 
 def finish_reason(word: str, *, calls_ready: bool = False, refused: bool = False) -> FinishReason:

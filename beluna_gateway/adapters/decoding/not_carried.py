@@ -1,8 +1,9 @@
-"""What an answer held and no frame carries, counted by kind: `completed.backend_metadata.not_carried`."""
+"""What an answer held and no frame carries: counted by kind in `completed.backend_metadata.not_carried`, or refused."""
 
 from __future__ import annotations
 
 from ...canonical import JsonObject
+from ...errors import GatewayError, unsupported
 
 MAX_KINDS = 32
 """Distinct kinds that are counted of one answer; further kinds are counted together as `other`."""
@@ -20,13 +21,34 @@ class NotCarried:
 
     def add(self, kind: str, number: int = 1) -> None:
         """Counts `number` pieces of a kind, for example ``citations``; none where `number` is 0."""
-        if number <= 0:
-            return
+        if number > 0:
+            kind = self._kept(kind)
+            self._counts[kind] = self._counts.get(kind, 0) + number
+
+    def at_least(self, kind: str, number: int = 1) -> None:
+        """As `add`, for pieces that the backend repeats in each event: the largest number counts."""
+        if number > 0:
+            kind = self._kept(kind)
+            self._counts[kind] = max(self._counts.get(kind, 0), number)
+
+    def _kept(self, kind: str) -> str:
         kind = kind[:MAX_KIND_CHARACTERS]
-        if kind not in self._counts and len(self._counts) >= MAX_KINDS:
-            kind = "other"
-        self._counts[kind] = self._counts.get(kind, 0) + number
+        return kind if kind in self._counts or len(self._counts) < MAX_KINDS else "other"
 
     def metadata(self) -> JsonObject:
         """What is merged into `backend_metadata`: ``{"not_carried": {kind: count}}``, or nothing."""
         return {"not_carried": dict(self._counts)} if self._counts else {}
+
+
+def client_action(kind: str, name: str | None = None) -> GatewayError:
+    """The error for an item that waits for the client to act and that no frame can carry.
+
+    Args:
+        kind: The provider's type of the item, for example ``custom_tool_call``.
+        name: Its tool, where it names one.
+    """
+    tool = f" ({name[:MAX_KIND_CHARACTERS]!r})" if name else ""
+    return unsupported(
+        f"the backend's answer has a {kind[:MAX_KIND_CHARACTERS]!r}{tool}, which waits for the client to act: no frame "
+        "can carry it"
+    )

@@ -1,21 +1,24 @@
-"""A provider's answer that means "no" → `GatewayError`. No I/O, no aiohttp: status and body in, error out.
+"""Errors of a provider → `GatewayError`: one reader for HTTP errors and for errors inside an answer. No I/O.
 
-The HTTP status decides the kind; the provider's code is carried beside it; the wording of a message decides nothing.
-An error that comes inside a stream has no status of its own: its code stands for one (`STATUS_OF_CODE`).
-Source of the table: protocol/README.md, "Error mapping".
+Of an HTTP error the HTTP status decides the kind. An error inside an answer that began with HTTP 200 is judged by the
+status that it names itself, else by its code word, else by its type word; else it is `backend_transient`. The wording
+of a message decides nothing. Source of the table: protocol/README.md, "Error mapping".
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from math import ceil
+from typing import NamedTuple
 
 from pydantic import JsonValue
 from pydantic_core import from_json
 
 from ...errors import ErrorKind, GatewayError
+from .scalars import LARGEST_NUMBER, whole_number, word
 
 _KIND_OF_STATUS: dict[int, tuple[ErrorKind, bool]] = {
     400: ("invalid_request", False),
@@ -33,22 +36,51 @@ _KIND_OF_STATUS: dict[int, tuple[ErrorKind, bool]] = {
     429: ("rate_limited", True),
 }
 
-STATUS_OF_CODE: dict[str, int] = {
-    # OpenAI and the servers that copy it: platform.openai.com/docs/guides/error-codes
-    "invalid_request_error": 400,
-    "invalid_prompt": 400,
+# Words as `_plain` writes them: lower case, `_` between words, without `_error` or `_exception` at the end.
+_STATUS_OF_WORD: dict[str, int] = {
+    # OpenAI (platform.openai.com/docs/guides/error-codes) and the servers that copy it: llama.cpp, vLLM, Groq,
+    # DeepSeek, Kimi, TGI (`validation`, `generation`, `overloaded`)
+    "invalid_request": 400,
+    "bad_request": 400,
     "context_length_exceeded": 400,
-    "exceed_context_size_error": 400,
+    "exceed_context_size": 400,
+    "string_above_max_length": 400,
+    "array_above_max_length": 400,
+    "integer_above_max_value": 400,
+    "integer_below_min_value": 400,
+    "unknown_parameter": 400,
+    "not_supported": 400,
+    "content_filter": 400,
+    "content_policy_violation": 400,
+    "tool_use_failed": 400,
+    "json_validate_failed": 400,
+    "model_decommissioned": 400,
+    "validation": 422,
+    "unprocessable_entity": 422,
     "invalid_api_key": 401,
-    "authentication_error": 401,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "model_not_found": 404,
-    "not_supported_error": 400,
+    "incorrect_api_key": 401,
+    "invalid_authentication": 401,
+    "authentication": 401,
+    "unauthorized": 401,
+    "permission": 403,
+    "permission_denied": 403,
+    "forbidden": 403,
+    "not_found": 404,
     "rate_limit_exceeded": 429,
-    "rate_limit_error": 429,
-    "insufficient_quota": 429,
-    # What makes a response fail and lies in the request, from openai.types.responses.ResponseError.
+    "too_many_requests": 429,
+    "tokens": 429,  # OpenAI's and Groq's types of `rate_limit_exceeded`
+    "requests": 429,
+    "engine_overloaded": 429,  # Kimi sends it with HTTP 429
+    "server": 500,
+    "internal_server": 500,
+    "generation": 500,
+    "service_unavailable": 503,
+    "unavailable": 503,
+    "bad_gateway": 502,
+    "timeout": 504,
+    "gateway_timeout": 504,
+    "vector_store_timeout": 504,
+    # What makes a response fail and lies in the request (openai.types.responses.ResponseError), beside `invalid_…`.
     **dict.fromkeys(
         (
             "bio_policy",
@@ -58,105 +90,299 @@ STATUS_OF_CODE: dict[str, int] = {
             "image_content_policy_violation",
             "image_file_not_found",
             "image_file_too_large",
-            "image_parse_error",
+            "image_parse",
             "image_too_large",
             "image_too_small",
-            "invalid_base64_image",
-            "invalid_image",
-            "invalid_image_format",
-            "invalid_image_mode",
-            "invalid_image_url",
             "misalignment_policy_violation",
-            "unsupported_image_media_type",
         ),
         400,
     ),
-    "vector_store_timeout": 504,
-    "server_error": 500,
-    "internal_server_error": 500,
-    "service_unavailable": 503,
-    "unavailable_error": 503,
     # Anthropic: docs.anthropic.com/en/api/errors
-    "billing_error": 402,
     "request_too_large": 413,
-    "api_error": 500,
-    "timeout_error": 504,
-    "overloaded_error": 529,
-    # Google: google.rpc.Code as the Gemini API names it in `status`
-    "INVALID_ARGUMENT": 400,
-    "FAILED_PRECONDITION": 400,
-    "OUT_OF_RANGE": 400,
-    "UNAUTHENTICATED": 401,
-    "PERMISSION_DENIED": 403,
-    "NOT_FOUND": 404,
-    "ABORTED": 409,
-    "RESOURCE_EXHAUSTED": 429,
-    "INTERNAL": 500,
-    "UNKNOWN": 500,
-    "UNAVAILABLE": 503,
-    "DEADLINE_EXCEEDED": 504,
+    "api": 500,
+    "overloaded": 529,
+    # Google: google.rpc.Code, as the Gemini API names it in `status`
+    "failed_precondition": 400,
+    "out_of_range": 400,
+    "unauthenticated": 401,
+    "aborted": 409,
+    "resource_exhausted": 429,
+    "internal": 500,
+    "unknown": 500,
+    "unimplemented": 501,
+    "deadline_exceeded": 504,
+    # AWS Bedrock: "InvokeModel", section Errors
+    "access_denied": 403,
+    "model_not_ready": 429,
+    "service_quota_exceeded": 429,
 }
+
+# What a word has in it that is not in the table; the first match counts.
+_STATUS_OF_PIECE: tuple[tuple[str, int], ...] = (
+    ("rate_limit", 429),
+    ("throttl", 429),
+    ("overloaded", 529),
+    ("context_length", 400),
+    ("context_window", 400),
+    ("validation", 422),
+    ("invalid_", 400),
+    ("unsupported_", 400),
+    ("missing_", 400),
+    ("not_found", 404),
+    ("too_large", 413),
+)
+
+_NO_MONEY = frozenset(
+    (
+        "insufficient_quota",
+        "insufficient_balance",
+        "insufficient_credits",
+        "insufficient_credit",
+        "insufficient_funds",
+        "exceeded_current_quota",
+        "credit_balance_too_low",
+        "payment_required",
+        "arrearage",
+    )
+)
+
+_CODE_KEYS = ("code", "error_code", "type", "error_type", "status")
+_STATUS_KEYS = ("status_code", "http_status_code", "status", "code", "error_code")
+_TEXT_KEYS = ("message", "msg", "detail", "details", "error_message", "error_msg", "status_msg", "errors", "error")
+_DEPTH = 4
+"""Objects inside each other that are looked through for an error and its text."""
+_ENTRIES = 20
+"""Entries of an array of errors that are read."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderError:
-    """What a provider said of a failure: its code (a word where it has one), its text, the error object itself."""
+    """An error as the provider wrote it."""
 
     code: str | None
+    """Its code: a word where it has one, else a number as a string."""
     message: str | None
     detail: Mapping[str, JsonValue]
+    """The error object."""
+    status: int | None = None
+    """The HTTP status that it names itself."""
+    words: tuple[str, ...] = ()
+    """Its code word and its type word, those that it has, in this order; `(code,)` where none are given."""
+
+
+# --- reading -------------------------------------------------------------------------------------------------
+
+
+def find_error(value: JsonValue) -> ProviderError | None:
+    """The error in a parsed event or body of an answer, None where it has none.
+
+    An error is: `error` as an object or a string that says something (at the top, in the first choice, in an entry of
+    an array), `errors`, `error_message`, `base_resp` with a `status_code` other than 0, an object of type `error`, and,
+    in an object without content, `detail`, and `message`, `msg` or `details` beside a code.
+    """
+    if isinstance(value, list):
+        found = (find_error(entry) for entry in value[:_ENTRIES] if isinstance(entry, dict))
+        return next((error for error in found if error is not None), None)
+    if not isinstance(value, dict):
+        return None
+    choices = value.get("choices")
+    if choices and isinstance(choices, list) and isinstance(choices[0], dict) and _says(choices[0].get("error")):
+        return read_error(choices[0]["error"])
+    if value.get("type") == "error" or value.get("object") == "error":
+        return read_error(value)
+    return None if _ERROR_KEYS.isdisjoint(value) or not _is_error(value) else read_error(value)
+
+
+def _is_error(value: Mapping[str, JsonValue]) -> bool:
+    if any(_says(value.get(key)) for key in ("error", "errors", "error_message", "error_msg")):
+        return True
+    base = value.get("base_resp")
+    if isinstance(base, dict) and _is_code(base.get("status_code")):
+        return True
+    if any(value.get(key) for key in _CONTENT_KEYS):
+        return False
+    if _says(value.get("detail")):
+        return True
+    message = value.get("message")
+    said = (isinstance(message, str) and message) or value.get("msg") or value.get("details")
+    return bool(said) and any(_is_code(value.get(key)) for key in _STATUS_KEYS)
+
+
+_ERROR_KEYS = frozenset(
+    ("error", "errors", "error_message", "error_msg", "base_resp", "detail", "message", "msg", "details")
+)
+# Where one of these has something in it, a `message` or a `detail` beside it is no error. (A `message` that is an
+# object is content, too, and never taken for a text.)
+_CONTENT_KEYS = ("choices", "candidates", "output", "content", "delta", "response", "done")
+_SUCCESS_WORDS = frozenset({"ok", "success", "succeeded", "completed", "in_progress", "queued"})
+
+
+def _says(value: JsonValue) -> bool:
+    """Whether `error` or a key like it holds an error: null, false, 0, `{}`, `[]`, `""` and `"null"` do not."""
+    return word(value) is not None if isinstance(value, str) else bool(value)
+
+
+def _is_code(value: JsonValue) -> bool:
+    """Whether `value` is the code of a failure."""
+    if isinstance(value, int) and value < 0:
+        return True
+    number = whole_number(value)
+    if number is not None:
+        return number != 0 and not 200 <= number <= 299
+    said = word(value)
+    return said is not None and said.lower() not in _SUCCESS_WORDS
 
 
 def read_error(value: JsonValue) -> ProviderError:
-    """The error in a parsed body or event, in whichever of the common shapes it is.
+    """A parsed body or event that is known to be an error, in whichever of the common shapes it is.
 
-    Known: ``{"error":{…}}`` (OpenAI, Gemini, Anthropic), ``[{"error":{…}}]`` (Gemini's streamed array),
-    ``{"error":"text"}`` (Ollama), and the fields without an envelope.
+    Known: ``{"error":{…}}`` (OpenAI, Gemini, Anthropic), the same in an array (Gemini's stream), ``{"error":"text"}``
+    (Ollama), ``{"errors":[…]}`` (Cloudflare), ``{"detail":…}`` (FastAPI), ``{"base_resp":{…}}`` (MiniMax), and the
+    fields without an envelope.
     """
-    if isinstance(value, list) and value:
-        value = value[0]
-    if isinstance(value, dict) and "error" in value:
-        value = value["error"]
+    layers, text = _layers(value)
+    objects = [layer.fields for layer in layers]
+    words = _words(layers)
+    if text is not None and _status_of_word(text) is not None:
+        words = [text, *words]
+    message = _joined([text, *(_own_text(fields) for fields in objects), _raw_text(objects)])
+    numbers = (whole_number(fields.get(key)) for fields in objects for key in (*_CODE_KEYS, "status_code"))
+    number = next((str(number) for number in numbers if number is not None), None)
+    statuses = (_http_status(fields.get(key)) for fields in objects for key in _STATUS_KEYS)
+    return ProviderError(
+        words[0] if words else number,
+        message,
+        objects[0] if objects else {},
+        next((status for status in statuses if status is not None), None),
+        tuple(words),
+    )
+
+
+class _Layer(NamedTuple):
+    fields: Mapping[str, JsonValue]
+    envelope: bool
+
+
+def _layers(value: JsonValue) -> tuple[list[_Layer], str | None]:
+    """The error object, then what it was wrapped in; and the text, where the error is a string instead."""
+    layers: list[_Layer] = []
+    for _ in range(_DEPTH):
+        if isinstance(value, list):
+            value = next((entry for entry in value[:_ENTRIES] if isinstance(entry, dict | str)), None)
+        if not isinstance(value, dict):
+            break
+        inner = next(
+            (value[key] for key in ("error", "errors", "base_resp") if _holds_error(key, value.get(key))), None
+        )
+        if inner is None and isinstance(detail := value.get("detail"), dict):
+            inner = detail
+        layers.insert(0, _Layer(value, envelope=inner is not None))
+        if inner is None:
+            break
+        value = inner
+    return layers, word(value.strip()) if isinstance(value, str) else None
+
+
+def _holds_error(key: str, value: JsonValue) -> bool:
+    if key == "base_resp":
+        return isinstance(value, dict) and _is_code(value.get("status_code"))
+    return isinstance(value, dict | list | str) and _says(value)
+
+
+def _words(layers: list[_Layer]) -> list[str]:
+    """The code words and type words, of the error object first."""
+    words: list[str] = []
+    for fields, envelope in layers:
+        for key in _CODE_KEYS:
+            said = word(fields.get(key))
+            if said is None or said == "error" or said.isdecimal():
+                continue
+            # What an envelope says of itself ("status":"failed") is no word for the error.
+            if not envelope or key in ("error_code", "error_type") or _status_of_word(said) is not None:
+                words.append(said)
+        metadata = fields.get("metadata")  # OpenRouter
+        if isinstance(metadata, dict) and (said := word(metadata.get("error_type"))) is not None:
+            words.append(said)
+    return words
+
+
+def _text(value: JsonValue, depth: int = _DEPTH) -> str | None:
+    """The text of an error: the first of `_TEXT_KEYS` that has one, the texts of an array joined."""
     if isinstance(value, str):
-        return ProviderError(None, value, {})
+        return value.strip() or None
+    if depth == 0:
+        return None
+    if isinstance(value, list):
+        texts = [text for entry in value[:_ENTRIES] if (text := _text(entry, depth - 1)) is not None]
+        return "; ".join(texts) or None
     if not isinstance(value, dict):
-        return ProviderError(None, None, {})
-    message = next((text for key in ("message", "detail") if isinstance(text := value.get(key), str)), None)
-    return ProviderError(_code([value.get(key) for key in ("code", "type", "status")]), message, value)
+        return None
+    text = next((said for key in _TEXT_KEYS if (said := _text(value.get(key), depth - 1)) is not None), None)
+    path = value.get("loc")  # FastAPI: where in the request the mistake is
+    if text is not None and isinstance(path, list) and path:
+        return ".".join(str(step) for step in path[:_ENTRIES] if isinstance(step, str | int)) + f": {text}"
+    return text
+
+
+def _own_text(fields: Mapping[str, JsonValue]) -> str | None:
+    """The text of one layer: not that of the error inside it, unless there are several."""
+    errors = fields.get("errors")
+    if isinstance(errors, list) and len(errors) > 1:
+        return _text(errors)
+    return _text({key: value for key, value in fields.items() if key not in ("error", "errors", "base_resp")})
+
+
+def _raw_text(objects: list[Mapping[str, JsonValue]]) -> str | None:
+    """OpenRouter's `metadata.raw`: the answer of the provider behind it, as text or parsed."""
+    for fields in objects:
+        metadata = fields.get("metadata")
+        if isinstance(metadata, dict) and (raw := metadata.get("raw")):
+            return read_error_body(raw.encode("utf-8", "replace")).message if isinstance(raw, str) else _text(raw)
+    return None
+
+
+def _joined(texts: list[str | None]) -> str | None:
+    said = list(dict.fromkeys(text for text in texts if text))
+    return ": ".join(text for text in said if not any(text != other and text in other for other in said)) or None
 
 
 def read_error_body(body: bytes) -> ProviderError:
-    """As `read_error`, of bytes that may not be JSON: then the text itself is the message."""
+    """As `read_error`, of bytes that may be no JSON, or only its beginning.
+
+    Where no text is found in them, they are the message themselves.
+    """
+    text = body.decode("utf-8", "replace").strip()
+    payload = body
+    for line in text.splitlines()[:_ENTRIES] if text.startswith(("data:", "event:", "error:", ":")) else ():
+        field, _, rest = line.partition(":")  # an error status with a body of server-sent events
+        if field in ("data", "error"):
+            payload = rest.strip().encode()
+            break
     try:
-        return read_error(from_json(body))
+        value = from_json(payload, allow_partial="trailing-strings")  # a long body is read up to a limit
     except ValueError:
-        text = body.decode("utf-8", "replace").strip()
         return ProviderError(None, text or None, {})
+    if not isinstance(value, dict | list):
+        return ProviderError(None, text or None, {})
+    error = read_error(value)
+    if error.message is not None or not value:
+        return error
+    return ProviderError(error.code, beginning(body), error.detail, error.status, error.words)
 
 
-def _code(candidates: list[JsonValue]) -> str | None:
-    words = [c for c in candidates if isinstance(c, str) and c and not c.isdecimal()]
-    if words:
-        return words[0]
-    return next(
-        (str(c) for c in candidates if (isinstance(c, int) and not isinstance(c, bool)) or (isinstance(c, str) and c)),
-        None,
-    )
+def beginning(body: bytes) -> str:
+    """The first 300 characters of a body or payload, to quote it in a message."""
+    return body[:1200].decode("utf-8", "replace").strip()[:300]
+
+
+# --- judging -------------------------------------------------------------------------------------------------
 
 
 def error_of_status(
     status: int, error: ProviderError, *, retry_after_ms: int | None = None, where: str = "the backend answered"
 ) -> GatewayError:
     """The error for an HTTP answer that is not a success."""
-    kind, retryable = _KIND_OF_STATUS.get(
-        status, ("backend_transient", True) if status >= 500 else ("backend_permanent", False)
-    )
-    if (
-        status == 429
-        and error.code is not None
-        and (error.code == "insufficient_quota" or error.code.startswith("billing_"))
-    ):
-        retryable = False
+    kind, retryable = _kind_of_status(status, error)
     said = f": {error.message}" if error.message else ""
     return GatewayError(
         kind,
@@ -168,24 +394,117 @@ def error_of_status(
     )
 
 
-def error_in_stream(error: ProviderError, *, retry_after_ms: int | None = None) -> GatewayError:
-    """The error for an error event inside an answer that began with HTTP 200."""
-    number = error.detail.get("code")
-    status = STATUS_OF_CODE.get(error.code or "")
-    if status is None and isinstance(number, int | str) and str(number).isdecimal() and 400 <= int(number) <= 599:
-        status = int(number)
-    said = error.message or error.code or "no reason given"
-    if status is None:
-        return GatewayError(
-            "backend_transient",
-            f"the backend reported an error inside its answer: {said}",
-            retryable=True,
-            provider_code=error.code,
-            retry_after_ms=retry_after_ms,
-        )
-    failure = error_of_status(status, error, retry_after_ms=retry_after_ms)
-    return failure.replace(
-        message=f"the backend reported an error inside its answer: {said}", provider_http_status=None
+def error_in(value: JsonValue, *, now: float | None = None) -> GatewayError | None:
+    """The error in a parsed event or body of an answer that began with HTTP 200, None where it has none.
+
+    Args:
+        value: The event or body.
+        now: Unix time, for an error that names the time of its end; without it such a time is passed over.
+    """
+    error = find_error(value)
+    return None if error is None else error_in_stream(error, now=now)
+
+
+def error_in_stream(
+    error: ProviderError, *, retry_after_ms: int | None = None, now: float | None = None
+) -> GatewayError:
+    """The error for an error inside an answer that began with HTTP 200.
+
+    Args:
+        error: As it was read.
+        retry_after_ms: A wait that is known from elsewhere; the longest counts.
+        now: As for `error_in`.
+    """
+    kind, retryable = _kind_in_stream(error)
+    return GatewayError(
+        kind,
+        f"the backend reported an error inside its answer: {error.message or error.code or 'no reason given'}",
+        retryable=retryable,
+        provider_code=error.code,
+        retry_after_ms=_longest([retry_after_ms, _delay_ms(error), None if now is None else _reset_ms(error, now)]),
+    )
+
+
+def _kind_of_status(status: int, error: ProviderError) -> tuple[ErrorKind, bool]:
+    kind, retryable = _KIND_OF_STATUS.get(
+        status, ("backend_transient", True) if status >= 500 else ("backend_permanent", False)
+    )
+    return kind, retryable and not (status == 429 and any(map(_is_money, _words_of(error))))
+
+
+def _kind_in_stream(error: ProviderError) -> tuple[ErrorKind, bool]:
+    if error.status is not None:
+        return _kind_of_status(error.status, error)
+    for said in _words_of(error):
+        if _is_money(said):
+            return "rate_limited", False
+        if (status := _status_of_word(said)) is not None:
+            return _kind_of_status(status, error)
+    if error.words or (status := _http_status(error.code)) is None:
+        return "backend_transient", True
+    return _kind_of_status(status, error)
+
+
+def _words_of(error: ProviderError) -> tuple[str, ...]:
+    return error.words or (() if error.code is None else (error.code,))
+
+
+def _http_status(value: JsonValue) -> int | None:
+    number = whole_number(value)
+    return number if number is not None and 400 <= number <= 599 else None
+
+
+def _is_money(said: str) -> bool:
+    """Whether the word says that the money or the quota is spent: trying again does not help."""
+    plain = _plain(said)
+    return plain in _NO_MONEY or plain == "billing" or plain.startswith("billing_")
+
+
+def _status_of_word(said: str) -> int | None:
+    """The HTTP status that a code or type stands for, None for a word that is not known."""
+    plain = _plain(said)
+    status = _STATUS_OF_WORD.get(plain)
+    if status is not None:
+        return status
+    if " " in plain:
+        return None  # a text
+    return next((status for piece, status in _STATUS_OF_PIECE if piece in f"{plain}_"), None)
+
+
+def _plain(said: str) -> str:
+    """`BadRequestError`, `bad-request` and `BAD_REQUEST` as ``bad_request``."""
+    plain = _BORDER.sub("_", said[:100]).lower().replace("-", "_").replace(".", "_")
+    return plain.removesuffix("_error").removesuffix("_exception")
+
+
+_BORDER = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+# --- when to come back ---------------------------------------------------------------------------------------
+
+
+def wait_ms(
+    error: ProviderError,
+    now: float,
+    *,
+    retry_after: str | None = None,
+    milliseconds: Iterable[str | None] = (),
+) -> int | None:
+    """The longest of the waits that an HTTP answer asks for, in milliseconds; None where it asks for none.
+
+    Args:
+        error: Its body, which may hold Google's `RetryInfo` or OpenRouter's `metadata.headers`.
+        now: Unix time.
+        retry_after: The header `Retry-After`.
+        milliseconds: The headers `retry-after-ms` and `x-ms-retry-after-ms`.
+    """
+    return _longest(
+        [
+            retry_after_ms(retry_after, now),
+            *(_milliseconds(value) for value in milliseconds),
+            _delay_ms(error),
+            _reset_ms(error, now),
+        ]
     )
 
 
@@ -194,9 +513,48 @@ def retry_after_ms(value: str | None, now: float) -> int | None:
     if value is None:
         return None
     value = value.strip()
+    if _NUMBER.fullmatch(value):
+        return _bounded(float(value) * 1000)
     try:
-        if value.replace(".", "", 1).isdecimal():
-            return ceil(float(value) * 1000)
         return max(0, ceil((parsedate_to_datetime(value).timestamp() - now) * 1000))
     except (ValueError, OverflowError):
         return None
+
+
+_NUMBER = re.compile(r"[0-9]{1,16}(?:\.[0-9]{0,20})?|\.[0-9]{1,20}")
+_DURATION = re.compile(r"([0-9]{1,16}(?:\.[0-9]{1,9})?)s")
+
+
+def _milliseconds(value: JsonValue) -> int | None:
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        return _bounded(float(value))
+    return whole_number(value)
+
+
+def _bounded(milliseconds: float) -> int | None:
+    number = ceil(round(milliseconds, 6))
+    return number if number <= LARGEST_NUMBER else None
+
+
+def _longest(waits: list[int | None]) -> int | None:
+    return max((wait for wait in waits if wait is not None), default=None)
+
+
+def _delay_ms(error: ProviderError) -> int | None:
+    """google.rpc.RetryInfo's `retryDelay`, a protobuf duration in JSON (``"3.5s"``)."""
+    details = error.detail.get("details")
+    delays = (
+        [entry.get("retryDelay") for entry in details if isinstance(entry, dict)] if isinstance(details, list) else []
+    )
+    matches = [_DURATION.fullmatch(delay) for delay in delays if isinstance(delay, str)]
+    return _longest([_bounded(float(match[1]) * 1000) for match in matches if match is not None])
+
+
+def _reset_ms(error: ProviderError, now: float) -> int | None:
+    """The `X-RateLimit-Reset` that OpenRouter puts into `error.metadata.headers`: Unix time in milliseconds."""
+    metadata = error.detail.get("metadata")
+    headers = metadata.get("headers") if isinstance(metadata, dict) else None
+    if not isinstance(headers, dict):
+        return None
+    resets = [_milliseconds(value) for name, value in headers.items() if name.lower() == "x-ratelimit-reset"]
+    return _longest([max(0, ceil(reset - now * 1000)) for reset in resets if reset is not None])

@@ -1,19 +1,28 @@
 """Fragments of tool calls → `ToolCallDelta` and `ToolCallReady`, glued by the backend's own index.
 
-The rules are those of protocol/README.md, "Order": a call is ready when it is proven complete, never because what has
-come so far happens to parse; an ambiguous fragment is an error, never a guess.
+The rules are those of protocol/README.md, "Order" and "Arguments are never invented": a call is ready when it is proven
+complete, never because what has come so far happens to parse; an ambiguous fragment is an error, never a guess.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import uuid4
 
-from pydantic_core import from_json
+from pydantic import JsonValue
+from pydantic_core import to_json
 
 from ...canonical import BackendRawEvent, ToolCall, ToolCallDelta, ToolCallReady
 from ...errors import GatewayError, protocol_violation
+from ...wire import strict_json
+
+MAX_CALLS = 1000
+"""Calls of one answer; one more is a `protocol_violation`."""
+
+DEFAULT_MAX_BYTES = 32 * 1024 * 1024
+"""The default of `reliability.max_event_bytes`."""
 
 
 @dataclass(slots=True)
@@ -23,18 +32,30 @@ class _Call:
     has_key: bool
     name: str | None = None
     arguments: list[str] = field(default_factory=list)
+    length: int = 0  # of the arguments, in characters
     announced: bool = False
     ready: bool = False
-    overtaken: bool = False  # another call began after the last fragment of this one
+    begun_before: int = 0
+    """How many calls had begun when the last fragment of this one came."""
 
 
 class ToolCalls:
-    """The calls of one answer."""
+    """The calls of one answer.
 
-    def __init__(self) -> None:
+    Args:
+        max_bytes: The most bytes of names, ids and arguments that are kept (`reliability.max_event_bytes`).
+    """
+
+    def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._calls: list[_Call] = []
+        self._open: dict[int, _Call] = {}  # by id(), in the order of their begin
         self._by_key: dict[Hashable, _Call] = {}
+        self._by_backend_id: dict[str, _Call] = {}
         self._ids: set[str] = set()
+        # Open calls by what tells them apart: has an index, has an id.
+        self._open_kinds = {(key, name): 0 for key in (False, True) for name in (False, True)}
         self.any_ready = False
 
     def fragment(
@@ -56,29 +77,47 @@ class ToolCalls:
             arguments: The next piece of the arguments' JSON text.
 
         Raises:
-            GatewayError: `protocol_violation`, where it cannot be told which call the piece belongs to.
+            GatewayError: `protocol_violation`, where it cannot be told which call the piece belongs to, or where the
+                calls are too many or too large.
         """
-        call = self._find(key, call_id or None, name or None)
+        call = self._find(key, call_id or None, name or None, arguments)
         if call.ready:
-            raise protocol_violation(f"the backend went on with tool call {call.call_id!r} after it had ended it")
-        if name:
-            if call.name is None:
-                call.name = name
-            elif call.name != name:
-                raise protocol_violation(
-                    "the backend sent two names for one tool call without an id to tell them apart: "
-                    f"{call.name!r}, {name!r}"
-                )
-        if arguments:
-            call.arguments.append(arguments)
-            call.overtaken = False
-        if call.announced:
-            if arguments:
-                events.append(ToolCallDelta(call.call_id, None, arguments))
-        elif call.name is not None:
-            # The first delta carries the name, so what came before the name waited for it.
-            call.announced = True
-            events.append(ToolCallDelta(call.call_id, call.name, "".join(call.arguments)))
+            raise _went_on(call)
+        self._add(call, events, name or None, arguments)
+        return call.call_id
+
+    def whole(
+        self,
+        key: Hashable | None,
+        events: list[BackendRawEvent],
+        *,
+        call_id: str | None = None,
+        name: str | None = None,
+        arguments: str = "",
+        piece_otherwise: bool = False,
+    ) -> str:
+        """Takes a call that the backend repeats as a whole: what its fragments left out comes now.
+
+        A call without fragments begins here. Empty arguments say nothing. The call is not ended by this.
+
+        Args:
+            key: As for `fragment`.
+            events: As for `fragment`.
+            call_id: As for `fragment`.
+            name: As for `fragment`.
+            arguments: All arguments, as JSON text.
+            piece_otherwise: Arguments that do not begin with those of the fragments are one more fragment, and no
+                contradiction: for a dialect in which it cannot be told whether an item is a whole.
+
+        Raises:
+            GatewayError: `protocol_violation`, where it contradicts the fragments, and as for `fragment`.
+        """
+        call = self._find(key, call_id or None, name or None, arguments)
+        rest = _rest(call, arguments, piece_otherwise=piece_otherwise)
+        if not call.ready:
+            self._add(call, events, name or None, rest)
+        elif rest.strip() and not _same_json("".join(call.arguments).strip() or "{}", arguments):
+            raise _went_on(call)
         return call.call_id
 
     def has_arguments(self, key: Hashable) -> bool:
@@ -91,7 +130,9 @@ class ToolCalls:
         Raises:
             GatewayError: `protocol_violation`, where its arguments are no JSON object or it never had a name.
         """
-        self._ready(self._by_key[key], events)
+        call = self._by_key[key]
+        if not call.ready:
+            self._make_ready(call, _finished(call), events)
 
     def end_if_whole(self, key: Hashable, events: list[BackendRawEvent]) -> bool:
         """As `end`, for a backend that says "finished" of a call that was cut, too; returns whether the call is ended.
@@ -101,64 +142,124 @@ class ToolCalls:
         return self._ready_if_whole(self._by_key[key], events)
 
     def end_all(self, events: list[BackendRawEvent]) -> None:
-        """The end mark of the answer finishes every call that is still open. Raises as `end`."""
-        for call in self._calls:
-            if not call.ready:
-                self._ready(call, events)
+        """The end mark of the answer finishes every call that is still open: all of them, or none where it raises.
+
+        Raises:
+            GatewayError: As `end`.
+        """
+        finished = [(call, _finished(call)) for call in self._open.values()]
+        for call, whole in finished:
+            self._make_ready(call, whole, events)
 
     def end_before_cut(self, events: list[BackendRawEvent]) -> None:
         """The answer was cut off: only calls after which another one began were finished before."""
-        for call in self._calls:
-            if call.overtaken and not call.ready:
+        for call in list(self._open.values()):
+            if call.begun_before < len(self._calls):
                 self._ready_if_whole(call, events)  # otherwise incomplete after all: its deltas stand
 
-    def _find(self, key: Hashable | None, backend_id: str | None, name: str | None) -> _Call:
+    def _find(self, key: Hashable | None, backend_id: str | None, name: str | None, arguments: str) -> _Call:
+        """The call that a piece belongs to; a new one where it begins one."""
+        known = self._by_backend_id.get(backend_id) if backend_id is not None else None
         if key is not None:
-            return self._find_by_key(key, backend_id)
-        if backend_id is not None:
-            return self._with_id(backend_id) or self._begin(None, backend_id)
-        if name is not None:
-            return self._begin(None, None)
-        open_calls = [call for call in self._calls if not call.ready]
-        if len(open_calls) != 1:
-            raise _ambiguous()
-        return open_calls[0]
-
-    def _find_by_key(self, key: Hashable, backend_id: str | None) -> _Call:
-        call = self._by_key.get(key)
-        if call is None:
-            known = self._with_id(backend_id)
-            if known is None or known.has_key:
-                return self._begin(key, backend_id)
-            known.has_key = True  # it began without an index
-            self._by_key[key] = known
+            call = self._by_key.get(key)
+            if call is None:
+                return self._at_new_key(key, backend_id, name, known)
+            if backend_id is None or backend_id == call.backend_id:
+                return call
+            return known or self._with_new_id(call, key, backend_id, name, arguments)
+        if known is not None:
             return known
-        if backend_id is None or backend_id == call.backend_id:
-            return call
-        if call.backend_id is None:
-            call.backend_id = backend_id
+        if backend_id is not None or name is not None:
+            return self._begin(None, backend_id)
+        if len(self._open) != 1:
+            raise _ambiguous()
+        return next(iter(self._open.values()))
+
+    def _at_new_key(self, key: Hashable, backend_id: str | None, name: str | None, known: _Call | None) -> _Call:
+        if known is None or (known.has_key and name is not None):
+            return self._begin(key, backend_id)
+        self._keep(known.call_id)  # as large as an index, at least
+        self._by_key[key] = known
+        if not known.has_key:  # it began without an index
+            self._reclassify(known, has_key=True)
+        return known
+
+    def _with_new_id(self, call: _Call, key: Hashable, backend_id: str, name: str | None, arguments: str) -> _Call:
+        """For a piece at the index of `call`, with an id that no call has yet."""
+        if name is None or (call.backend_id is None and not (arguments and _parsed("".join(call.arguments)))):
+            # An id that comes late; or a server that makes up another id for each piece.
+            self._keep(backend_id)
+            self._by_backend_id[backend_id] = call
+            if call.backend_id is None:
+                self._reclassify(call, backend_id=backend_id)
             return call
         # An index used again for a call with another id: some servers say 0 for every call.
-        return self._with_id(backend_id) or self._begin(key, backend_id)
-
-    def _with_id(self, backend_id: str | None) -> _Call | None:
-        if backend_id is None:
-            return None
-        return next((call for call in self._calls if call.backend_id == backend_id), None)
+        if not call.ready and _parsed("".join(call.arguments)) is None:
+            raise protocol_violation(
+                f"the backend began another tool call at the index of {call.call_id!r}, which is not complete"
+            )
+        return self._begin(key, backend_id)
 
     def _begin(self, key: Hashable | None, backend_id: str | None) -> _Call:
-        for call in self._calls:
-            told_apart = (key is not None and call.has_key) or (backend_id is not None and call.backend_id is not None)
-            if not told_apart and not call.ready:
+        kinds = self._open_kinds
+        has_key, has_id = key is not None, backend_id is not None
+        for (other_key, other_id), number in kinds.items():
+            if number and not (has_key and other_key) and not (has_id and other_id):
                 raise _ambiguous()  # this piece may as well belong to the call that is open
-            call.overtaken = True
+        if len(self._calls) >= MAX_CALLS:
+            raise protocol_violation(f"the backend sent more than {MAX_CALLS} tool calls in one answer")
         call_id = backend_id if backend_id is not None and backend_id not in self._ids else f"call_{uuid4().hex}"
-        call = _Call(call_id, backend_id, has_key=key is not None)
+        self._keep(call_id)
+        call = _Call(call_id, backend_id, has_key)
         self._ids.add(call_id)
         self._calls.append(call)
+        self._open[id(call)] = call
+        kinds[has_key, has_id] += 1
+        call.begun_before = len(self._calls)
+        if backend_id is not None:
+            self._by_backend_id.setdefault(backend_id, call)
         if key is not None:
             self._by_key[key] = call
         return call
+
+    def _reclassify(self, call: _Call, *, has_key: bool | None = None, backend_id: str | None = None) -> None:
+        """Notes that a call has got an index or an id, by which it is told apart from now on."""
+        if not call.ready:
+            self._open_kinds[call.has_key, call.backend_id is not None] -= 1
+        call.has_key = call.has_key if has_key is None else has_key
+        call.backend_id = call.backend_id if backend_id is None else backend_id
+        if not call.ready:
+            self._open_kinds[call.has_key, call.backend_id is not None] += 1
+
+    def _add(self, call: _Call, events: list[BackendRawEvent], name: str | None, arguments: str) -> None:
+        if name is not None:
+            if call.name is None:
+                self._keep(name)
+                call.name = name
+            elif call.name != name:
+                raise protocol_violation(
+                    "the backend sent two names for one tool call without an id to tell them apart: "
+                    f"{call.name!r}, {name!r}"
+                )
+        if arguments:
+            self._keep(arguments)
+            call.arguments.append(arguments)
+            call.length += len(arguments)
+            call.begun_before = len(self._calls)
+        if call.announced:
+            if arguments:
+                events.append(ToolCallDelta(call.call_id, None, arguments))
+        elif call.name is not None:
+            # The first delta carries the name, so what came before the name waited for it.
+            call.announced = True
+            events.append(ToolCallDelta(call.call_id, call.name, "".join(call.arguments)))
+
+    def _keep(self, text: str) -> None:
+        self._bytes += len(text) if text.isascii() else len(text.encode())
+        if self._bytes > self._max_bytes:
+            raise protocol_violation(
+                f"the backend sent tool calls of more than {self._max_bytes} bytes (reliability.max_event_bytes)"
+            )
 
     def _ready_if_whole(self, call: _Call, events: list[BackendRawEvent]) -> bool:
         if call.ready:
@@ -166,28 +267,93 @@ class ToolCalls:
         if not "".join(call.arguments).strip():
             return False
         try:
-            self._ready(call, events)
+            whole = _finished(call)
         except GatewayError:
             return False
+        self._make_ready(call, whole, events)
         return True
 
-    def _ready(self, call: _Call, events: list[BackendRawEvent]) -> None:
-        if call.name is None:
-            raise protocol_violation(f"the backend ended tool call {call.call_id!r} without ever naming its tool")
-        text = "".join(call.arguments)
-        if not text.strip():
+    def _make_ready(self, call: _Call, whole: ToolCall, events: list[BackendRawEvent]) -> None:
+        if not "".join(call.arguments).strip():
             events.append(ToolCallDelta(call.call_id, None, "{}"))
-            text += "{}"
-        try:
-            arguments = from_json(text, allow_inf_nan=False)
-        except ValueError as error:
-            raise protocol_violation(
-                f"the arguments of tool call {call.call_id!r} ({call.name}) are not JSON: {error}"
-            ) from error
-        if not isinstance(arguments, dict):
-            raise protocol_violation(f"the arguments of tool call {call.call_id!r} ({call.name}) are not a JSON object")
         call.ready = self.any_ready = True
-        events.append(ToolCallReady(ToolCall(call.call_id, call.name, text, arguments)))
+        del self._open[id(call)]
+        self._open_kinds[call.has_key, call.backend_id is not None] -= 1
+        events.append(ToolCallReady(whole))
+
+
+def arguments_text(value: JsonValue) -> str:
+    """The arguments of a call as JSON text: a string as it is, an object as it is written, none where it is null.
+
+    Raises:
+        GatewayError: `protocol_violation`, where it is something else.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        return to_json(value).decode()
+    raise protocol_violation("the backend sent a tool call's arguments that are neither a string nor an object")
+
+
+def _finished(call: _Call) -> ToolCall:
+    """The call, if nothing is missing.
+
+    Raises:
+        GatewayError: `protocol_violation`, where something is.
+    """
+    if call.name is None:
+        raise protocol_violation(f"the backend ended tool call {call.call_id!r} without ever naming its tool")
+    text = "".join(call.arguments)
+    if not text.strip():
+        text += "{}"
+    try:
+        arguments = strict_json.parse_arguments(text)
+    except ValueError as error:
+        raise protocol_violation(f"the arguments of tool call {call.call_id!r} ({call.name}) are {error}") from error
+    return ToolCall(call.call_id, call.name, text, arguments)
+
+
+def _rest(call: _Call, arguments: str, *, piece_otherwise: bool) -> str:
+    """What the arguments of a whole call have beyond its fragments.
+
+    Raises:
+        GatewayError: `protocol_violation`, where they contradict the fragments.
+    """
+    if not arguments.strip():
+        return ""
+    if piece_otherwise and not call.ready and len(arguments) < call.length:
+        return arguments  # without joining the fragments: there may be many such pieces
+    said = "".join(call.arguments)
+    if arguments.startswith(said):
+        return arguments[len(said) :]
+    if not said.strip():
+        return arguments
+    if piece_otherwise and not call.ready:
+        return arguments
+    if not _same_json(said, arguments):
+        raise protocol_violation(
+            f"the backend repeated tool call {call.call_id!r} with other arguments than it had sent"
+        )
+    return ""
+
+
+def _same_json(one: str, other: str) -> bool:
+    """Whether both are the same JSON object, however it is written."""
+    value = _parsed(one)
+    return value is not None and value == _parsed(other)
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    try:
+        return strict_json.parse_arguments(text)
+    except ValueError:
+        return None
+
+
+def _went_on(call: _Call) -> GatewayError:
+    return protocol_violation(f"the backend went on with tool call {call.call_id!r} after it had ended it")
 
 
 def _ambiguous() -> GatewayError:

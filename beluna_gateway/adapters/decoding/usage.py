@@ -1,15 +1,19 @@
-"""A provider's counts → `UsageStats`. What is common to all: a total that was not said is the sum of both."""
+"""A provider's counts → `UsageStats`. What is common to all: a total that is missing is the sum of both."""
 
 from __future__ import annotations
+
+from math import isfinite
 
 from pydantic import JsonValue
 
 from ...canonical import JsonObject, UsageStats
+from .scalars import whole_number, word
 
+count = whole_number
+"""A token count, or None where there is none; what is no whole number, or above 2^53-1, counts as not said."""
 
-def count(value: JsonValue) -> int | None:
-    """A token count, or None where there is none; anything that is no whole number counts as not said."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+_MAX_KEYS = 200
+"""Keys of one object of a usage report that are kept."""
 
 
 def usage_stats(
@@ -19,7 +23,10 @@ def usage_stats(
     output_tokens: int | None,
     total_tokens: int | None = None,
     cached_input_tokens: int | None = None,
+    cache_write_input_tokens: int | None = None,
     reasoning_tokens: int | None = None,
+    cost: float | None = None,
+    service_tier: str | None = None,
 ) -> UsageStats:
     """Usage as the wire wants it; `raw` is the provider's own object, the counts are made of it."""
     if total_tokens is None and input_tokens is not None and output_tokens is not None:
@@ -29,29 +36,102 @@ def usage_stats(
         output_tokens=output_tokens,
         total_tokens=total_tokens,
         cached_input_tokens=cached_input_tokens,
+        cache_write_input_tokens=cache_write_input_tokens,
         reasoning_tokens=reasoning_tokens,
+        cost=cost,
+        service_tier=service_tier,
         provider_usage_raw=raw,
     )
 
 
-def openai_usage(raw: JsonObject, went_in: str, came_out: str) -> UsageStats:
-    """OpenAI's usage, whose two interfaces differ in names only.
+def merged(earlier: JsonObject | None, later: JsonObject) -> JsonObject:
+    """Two usage reports of one answer as one: the later word on each key holds.
+
+    But it never lowers a number, and never replaces something by null, an empty string or an empty object.
+    """
+    if not earlier:
+        return later
+    result = dict(earlier)
+    for key, value in later.items():
+        before = earlier.get(key)
+        if before is None:
+            if key in result or len(result) < _MAX_KEYS:
+                result[key] = value
+        elif isinstance(before, dict):
+            if isinstance(value, dict):
+                result[key] = merged(before, value)
+        elif not _lowers(before, value):
+            result[key] = value
+    return result
+
+
+def _lowers(before: JsonValue, value: JsonValue) -> bool:
+    if value is None or value in ("", {}, []):
+        return True
+    earlier, later = whole_number(before), whole_number(value)
+    if earlier is not None:
+        return later is None or later < earlier
+    if isinstance(before, float) and isinstance(value, int | float):
+        return value < before
+    return False
+
+
+def openai_usage(raw: JsonObject, input_key: str, output_key: str, *, service_tier: JsonValue = None) -> UsageStats:
+    """OpenAI's usage, whose two interfaces differ in names only, and what other servers add to it.
 
     Args:
         raw: The usage object.
-        went_in: ``prompt_tokens`` (Chat Completions) or ``input_tokens`` (Responses).
-        came_out: ``completion_tokens`` or ``output_tokens``.
+        input_key: ``prompt_tokens`` (Chat Completions) or ``input_tokens`` (Responses).
+        output_key: ``completion_tokens`` or ``output_tokens``.
+        service_tier: The tier that the answer names.
     """
+    input_tokens, output_tokens = count(raw.get(input_key)), count(raw.get(output_key))
+    total_tokens = count(raw.get("total_tokens"))
+    details = f"{output_key}_details"
+    reasoning = _largest(_detail(raw, details, "reasoning_tokens"), count(raw.get("reasoning_tokens")))
+    audio = _detail(raw, details, "audio_tokens")
+    if input_tokens is not None and output_tokens is not None and total_tokens is not None:
+        # Some servers (xAI, Gemini's OpenAI endpoint) leave reasoning out of the completion, but not out of the total.
+        left_out = total_tokens - input_tokens - output_tokens
+        if left_out > 0 and left_out in (reasoning, audio, (reasoning or 0) + (audio or 0)):
+            output_tokens += left_out
     return usage_stats(
         raw,
-        input_tokens=count(raw.get(went_in)),
-        output_tokens=count(raw.get(came_out)),
-        total_tokens=count(raw.get("total_tokens")),
-        cached_input_tokens=_detail(raw, f"{went_in}_details", "cached_tokens"),
-        reasoning_tokens=_detail(raw, f"{came_out}_details", "reasoning_tokens"),
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        total_tokens=total_tokens,
+        cached_input_tokens=_largest(
+            _detail(raw, f"{input_key}_details", "cached_tokens"),
+            # Kimi; llama-server forks and SGLang; DeepSeek
+            *(count(raw.get(key)) for key in ("cached_tokens", "num_cached_tokens", "prompt_cache_hit_tokens")),
+        ),
+        cache_write_input_tokens=_largest(
+            _detail(raw, f"{input_key}_details", "cache_write_tokens"),  # OpenRouter
+            _detail(raw, f"{input_key}_details", "cache_creation_tokens"),  # LiteLLM
+            count(raw.get("cache_creation_input_tokens")),  # LiteLLM, Anthropic behind a proxy
+        ),
+        reasoning_tokens=reasoning,
+        cost=provider_cost(raw),
+        service_tier=word(service_tier) or word(raw.get("service_tier")),
     )
+
+
+def provider_cost(raw: JsonObject) -> float | None:
+    """What the provider itself charges, where it says so in US dollars.
+
+    ``cost`` is OpenRouter's (a credit is a dollar), ``cost.total_cost`` Perplexity's, ``estimated_cost`` DeepInfra's.
+    """
+    named = raw.get("cost")
+    for value in (named.get("total_cost") if isinstance(named, dict) else named, raw.get("estimated_cost")):
+        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 and isfinite(value):
+            return float(value)
+    return None
 
 
 def _detail(raw: JsonObject, group: str, key: str) -> int | None:
     details = raw.get(group)
     return count(details.get(key)) if isinstance(details, dict) else None
+
+
+def _largest(*counts: int | None) -> int | None:
+    return max((number for number in counts if number is not None), default=None)

@@ -108,7 +108,7 @@ def test_a_body_that_is_no_json_is_the_message(body: bytes, message: str | None)
         ("rate_limit_exceeded", "rate_limited", True),
         ("RESOURCE_EXHAUSTED", "rate_limited", True),
         ("insufficient_quota", "rate_limited", False),
-        ("billing_error", "backend_permanent", False),
+        ("billing_error", "rate_limited", False),
         ("invalid_request_error", "invalid_request", False),
         ("not_found_error", "invalid_request", False),
         ("request_too_large", "invalid_request", False),

@@ -415,7 +415,7 @@ def test_a_call_is_whole_when_it_comes() -> None:
             (9, None, 9, 1, None),
         ),
         ({"promptTokenCount": 0, "candidatesTokenCount": 0}, (0, 0, 0, None, None)),
-        ({"promptTokenCount": "5", "candidatesTokenCount": -1}, (None, None, None, None, None)),
+        ({"promptTokenCount": "5", "candidatesTokenCount": -1}, (5, None, None, None, None)),
     ],
 )
 def test_usage_counts_everything_that_went_in_and_came_out(usage: Any, counts: Any) -> None:

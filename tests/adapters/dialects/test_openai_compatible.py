@@ -149,7 +149,7 @@ def test_an_error_beside_output_and_done_is_still_an_error() -> None:
     [
         ({"error": {"message": "m", "type": "rate_limit_error", "code": None}}, "rate_limited", "rate_limit_error"),
         ({"error": {"message": "m", "code": 402}}, "backend_permanent", "402"),
-        ({"error": "overloaded"}, "backend_transient", None),
+        ({"error": "overloaded"}, "backend_transient", "overloaded"),
         (
             {"object": "error", "message": "m", "type": "BadRequestError", "code": 400},
             "invalid_request",
