@@ -1,6 +1,6 @@
-"""The command line: `serve`, `ask`, `check`, `status`, `schema`. Puts the parts together and runs them.
+"""The command line: `serve`, `ask`, `check`, `status`, `schema`. Assembles the parts and runs them.
 
-Imports stand in the commands that need them: `--version` and `--help` answer without loading the gateway.
+Each command imports what it needs itself, so `--version` and `--help` do not load the gateway.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .telemetry.terminal import printable, printable_json
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -30,9 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        The exit status: 0; 1 where what was asked for failed; 64, 66, 69, 73, 78 as in sysexits.h.
+        The exit status: 0; 1 where the command failed; 64, 66, 69, 73, 78 as in sysexits.h.
     """
-    # Else pydantic looks through the metadata of every installed package for plugins: 10 ms and more of each start.
+    _open_standard_descriptors()
+    # Otherwise pydantic searches the metadata of every installed package for plugins, at least 10 ms of each start.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     options = _parser().parse_args(arguments)
     try:
@@ -45,6 +48,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+def _open_standard_descriptors() -> None:
+    """Opens those of the descriptors 0, 1 and 2 that were closed at start on /dev/null.
+
+    Otherwise the next socket or file would get such a number: a client's connection could become standard error, and
+    libuv aborts the process when it closes one of the three.
+    """
+    for number, (name, mode) in enumerate([("stdin", "r"), ("stdout", "w"), ("stderr", "w")]):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+            setattr(sys, name, os.fdopen(opened, mode, closefd=False))
+
+
+def _complain(text: str) -> None:
+    """Prints to standard error what went wrong; where that takes nothing, the exit status still tells."""
+    with suppress(OSError):
+        print(f"beluna-gateway: {printable(text, keep=chr(10))}", file=sys.stderr, flush=True)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="beluna-gateway", description="One Unix socket for every model call.")
     parser.add_argument("--version", action="version", version=f"beluna-gateway {__version__}")
@@ -54,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
-        # SUPPRESS: a --config before the command is not forgotten by it
+        # SUPPRESS: otherwise its default would replace a --config before the command
         added.add_argument(
             "--config", type=Path, default=argparse.SUPPRESS, metavar="FILE", help="default: beluna.jsonc"
         )
@@ -75,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     check = command("check", _check, "check the configuration and the credentials, and probe each backend")
     check.add_argument("--backend", help="only this one")
 
-    status = command("status", _status, "ask the daemon how it is")
+    status = command("status", _status, "print the daemon's state: backends, breakers, requests")
     status.add_argument("--socket", type=Path, help="default: the configuration's socket_path")
     status.add_argument("--json", action="store_true", help="print the frame as it comes")
 
@@ -85,16 +108,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _load(path: Path) -> Config | int:
-    """The configuration, or the exit status after its mistakes were told."""
+    """The configuration, or the exit status after its mistakes were printed."""
     from .config.loading import ConfigError, ConfigUnreadable, load_config
 
     try:
         return load_config(path)
     except ConfigUnreadable as error:
-        print(f"beluna-gateway: {error}", file=sys.stderr)
+        _complain(str(error))
         return UNREADABLE
     except ConfigError as error:
-        print(f"beluna-gateway: {error}", file=sys.stderr)
+        _complain(str(error))
         return WRONG_CONFIG
 
 
@@ -102,6 +125,9 @@ def _load(path: Path) -> Config | int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    import signal
+
+    signal.signal(signal.SIGHUP, lambda *_: None)  # not SIG_IGN, which programs that the daemon starts would inherit
     config = _load(options.config)
     if isinstance(config, int):
         return config
@@ -110,19 +136,21 @@ def _serve(options: argparse.Namespace) -> int:
     import uvloop
 
     from .daemon.sockets import SocketError
-    from .telemetry.logging import configure_logging
+    from .telemetry.logging import logging_to
     from .telemetry.redaction import Redactor
 
     redactor = Redactor()
-    configure_logging(config.telemetry, redactor)
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with (
+            logging_to(2, config.telemetry, redactor, colors=os.isatty(2)),
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
             runner.run(_run_daemon(config, options.config.absolute().parent, redactor))
     except MissingExtra as error:
-        print(f"beluna-gateway: {error}", file=sys.stderr)
+        _complain(str(error))
         return WRONG_CONFIG
     except SocketError as error:
-        print(f"beluna-gateway: {error}", file=sys.stderr)
+        _complain(str(error))
         return NO_SOCKET
     return OK
 
@@ -139,7 +167,10 @@ async def _run_daemon(config: Config, folder: Path, redactor: Redactor) -> None:
     async with AsyncExitStack() as stack:
         if config.telemetry.otlp is not None:
             sinks.append(stack.enter_context(otlp_sink(config.telemetry.otlp)))
-        gateway = await stack.enter_async_context(AIGateway(config, folder, telemetry=sinks, redactor=redactor))
+        gateway = AIGateway(config, folder, telemetry=sinks, redactor=redactor)
+        daemon = Daemon(config, folder, gateway)
+        stack.enter_context(daemon.signals())
+        await stack.enter_async_context(gateway)
         if (metrics := config.telemetry.metrics) is not None:
             from .daemon.metrics_endpoint import metrics_endpoint
             from .telemetry.metrics import MetricsSink
@@ -148,15 +179,15 @@ async def _run_daemon(config: Config, folder: Path, redactor: Redactor) -> None:
             gateway.telemetry.append(sink)
             listen = metrics if isinstance(metrics, str) else metrics.listen
             await stack.enter_async_context(metrics_endpoint(listen, folder, sink.exposition))
-        await Daemon(config, folder, gateway).serve()
+        await daemon.serve()
 
 
 class MissingExtra(Exception):
-    """The configuration asks for something whose packages are not installed."""
+    """The configuration needs packages that are not installed."""
 
 
 def otlp_sink(settings: Otlp) -> OtlpSink:
-    """Sends spans to a collector.
+    """The sink that sends spans to a collector.
 
     Raises:
         MissingExtra: The packages of the extra `otlp` are not installed.
@@ -180,7 +211,7 @@ def _socket_path(options: argparse.Namespace) -> Path | int:
 
 def _no_daemon(path: Path, error: OSError) -> int:
     why = error.strerror or error
-    print(f"beluna-gateway: no daemon answers at {path} ({why}); start one: beluna-gateway serve", file=sys.stderr)
+    _complain(f"no daemon answers at {path} ({why}); start one: beluna-gateway serve")
     return UNAVAILABLE
 
 
@@ -190,7 +221,7 @@ def _ask(options: argparse.Namespace) -> int:
         return path
     question = sys.stdin.read() if options.question == "-" else options.question
     if not question.strip():
-        print("beluna-gateway: the question is empty", file=sys.stderr)
+        _complain("the question is empty")
         return USAGE
     import asyncio
 
@@ -214,9 +245,9 @@ async def _ask_daemon(path: Path, question: str, options: argparse.Namespace) ->
             answer = client.infer(messages=messages, backend_id=options.backend, model=options.model, limits=limits)
             async for frame in answer:
                 if options.json:
-                    print(json.dumps(frame, ensure_ascii=False), flush=True)
+                    print(printable_json(json.dumps(frame, ensure_ascii=False)), flush=True)
                 elif frame["type"] == "output_text_delta":
-                    print(frame["delta"], end="", flush=True)
+                    print(printable(frame["delta"], keep="\n\t"), end="", flush=True)
                     middle_of_line = not frame["delta"].endswith("\n")
         except DaemonGone as error:
             frame = {"type": "failed", "error": {"kind": "internal", "message": str(error)}}
@@ -224,10 +255,10 @@ async def _ask_daemon(path: Path, question: str, options: argparse.Namespace) ->
         print(flush=True)
     if frame["type"] == "completed":
         if frame["finish_reason"] != "stop" and not options.json:
-            print(f"beluna-gateway: the answer ended with {json.dumps(frame['finish_reason'])}", file=sys.stderr)
+            _complain(f"the answer ended with {json.dumps(frame['finish_reason'])}")
         return OK
     if not options.json:
-        print(f"beluna-gateway: {frame['error']['kind']}: {frame['error']['message']}", file=sys.stderr)
+        _complain(f"{frame['error']['kind']}: {frame['error']['message']}")
     return FAILED
 
 
@@ -273,12 +304,10 @@ def _check(options: argparse.Namespace) -> int:
 
     known = [backend.id for backend in config.ai_gateway.backends]
     if options.backend is not None and options.backend not in known:
-        print(
-            f"beluna-gateway: {options.backend!r} is not configured; configured are {', '.join(known)}", file=sys.stderr
-        )
+        _complain(f"{options.backend!r} is not configured; configured are {', '.join(known)}")
         return USAGE
     rows = asyncio.run(check_backends(config, options.config.absolute().parent, options.backend))
-    print(f"{options.config}: valid")
+    print(printable(f"{options.config}: valid"))
     _print_table([("backend", "dialect", "timeouts¹", "credential", "probe"), *(row.cells for row in rows)])
     print("¹ ms to connect / to the first event / of silence / for the whole request")
     return OK if all(row.good for row in rows) else FAILED
@@ -293,7 +322,8 @@ def _schema(options: argparse.Namespace) -> int:
     return OK
 
 
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
+def _print_table(cells: Sequence[Sequence[str]]) -> None:
+    rows = [[printable(cell) for cell in row] for row in cells]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -255,7 +255,10 @@ class AIGateway:
                 str(getattr(end.finish_reason, "other", end.finish_reason)),
             )
         for sink in self.telemetry:
-            sink.finished(record)
+            try:
+                sink.finished(record)
+            except Exception:  # noqa: BLE001 - the other sinks and the request do not depend on this one
+                self._log.exception("bug in a telemetry sink", sink=type(sink).__name__)
 
     # --- for programs that embed the gateway ------------------------------------------------------------------
 

@@ -1,16 +1,27 @@
-"""`GET /metrics` on a TCP address or a Unix socket."""
+"""`GET /metrics` on a TCP address or a Unix socket: a small HTTP/1.1 server of its own, with its own limits.
+
+It shares the file descriptors of the process with the clients' socket, so what connects here is limited: at most
+`MAX_CONNECTIONS`, of which the oldest is closed for a new one, each for at most `CONNECTION_SECONDS` and one request.
+Sources: RFC 9112 (framing), prometheus.io/docs/instrumenting/exposition_formats.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import cast
 
-from aiohttp import web
+import structlog
 
-from .sockets import SocketError, listening_socket
+from .sockets import KEEP_SOCKET_FILE, SocketError, listening_socket
 
-_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+MAX_CONNECTIONS = 16
+CONNECTION_SECONDS = 5.0
+"""From a connection to its end: request, answer and what the peer takes to read it."""
+MAX_HEAD_BYTES = 8 * 1024
+"""Request line and headers."""
 
 
 @asynccontextmanager
@@ -20,33 +31,89 @@ async def metrics_endpoint(listen: str, folder: Path, exposition: Callable[[], b
     Args:
         listen: ``127.0.0.1:9464``, ``[::1]:9464``, or the path of a Unix socket (mode 0600), relative to `folder`.
         folder: The config file's folder.
-        exposition: Gives the text of one scrape.
+        exposition: Returns the text of one scrape.
 
     Raises:
         SocketError: It cannot listen there.
     """
+    loop = asyncio.get_running_loop()
+    connections: dict[_Scrape, None] = {}  # in the order in which they came
 
-    async def metrics(_request: web.Request) -> web.Response:
-        return web.Response(body=exposition(), headers={"Content-Type": _CONTENT_TYPE})
+    def connection() -> _Scrape:
+        return _Scrape(connections, exposition)
 
-    application = web.Application()
-    application.router.add_get("/metrics", metrics)
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    with ExitStack() as stack:
+    async with AsyncExitStack() as stack:
         host, colon, port = listen.rpartition(":")
-        site: web.BaseSite
-        if colon and port.isdecimal() and "/" not in listen:
-            site = web.TCPSite(runner, host.strip("[]") or None, int(port))
-        else:
-            path = folder / listen.removeprefix("unix:")
-            site = web.SockSite(runner, stack.enter_context(listening_socket(path, 0o600)))
         try:
-            await site.start()
-        except OSError as error:
-            await runner.cleanup()
-            raise SocketError(f"cannot serve metrics on {listen}: {error.strerror or error}") from error
+            if colon and port.isdecimal() and "/" not in listen:
+                server = await loop.create_server(connection, host.strip("[]") or None, int(port))
+            else:
+                listener = stack.enter_context(listening_socket(folder / listen, 0o600))
+                server = await loop.create_unix_server(connection, sock=listener, **KEEP_SOCKET_FILE)
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise SocketError(f"cannot serve metrics on {listen}: {why}") from error
         try:
             yield
         finally:
-            await runner.cleanup()
+            server.close()
+            if connections:
+                for scrape in connections:
+                    scrape.transport.abort()
+                await asyncio.wait([scrape.closed for scrape in connections])
+
+
+class _Scrape(asyncio.Protocol):
+    """One connection: reads the head of one request, answers it and closes."""
+
+    def __init__(self, connections: dict[_Scrape, None], exposition: Callable[[], bytes]) -> None:
+        self._connections = connections
+        self._exposition = exposition
+        self._head = bytearray()
+        self._answered = False
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        if len(self._connections) >= MAX_CONNECTIONS:
+            next(iter(self._connections)).transport.abort()
+        self._connections[self] = None
+        self._deadline = asyncio.get_running_loop().call_later(CONNECTION_SECONDS, self.transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        if self._answered:
+            return
+        self._head += data[: MAX_HEAD_BYTES + 1]
+        if b"\r\n\r\n" in self._head or b"\n\n" in self._head:
+            self._answer(*self._response(bytes(self._head)))
+        elif len(self._head) > MAX_HEAD_BYTES:
+            self._answer("431 Request Header Fields Too Large", b"")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._connections.pop(self, None)
+        self._deadline.cancel()
+        self.closed.set_result(None)
+
+    def _response(self, head: bytes) -> tuple[str, bytes]:
+        method, _, rest = head.partition(b"\n")[0].strip().partition(b" ")
+        target, _, version = rest.partition(b" ")
+        if not version.startswith(b"HTTP/1."):
+            return "400 Bad Request", b""
+        if target.partition(b"?")[0] != b"/metrics":
+            return "404 Not Found", b"the metrics are at /metrics\n"
+        if method != b"GET":
+            return "405 Method Not Allowed\r\nAllow: GET", b""
+        try:
+            return "200 OK", self._exposition()
+        except Exception:  # noqa: BLE001 - a scrape that fails is the scraper's trouble only
+            structlog.get_logger("beluna_gateway").exception("bug in the metrics")
+            return "500 Internal Server Error", b""
+
+    def _answer(self, status: str, body: bytes) -> None:
+        self._answered = True
+        head = (
+            f"HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()

@@ -6,7 +6,9 @@ import asyncio
 import gc
 import os
 import signal
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from ..gateway import AIGateway
 from ..version import __version__
 from ..wire.frames import PROTOCOL_VERSION
 from .connection import Connection, daemon_stopping
-from .sockets import HangupWatch, handed_over, listening_socket
+from .sockets import KEEP_SOCKET_FILE, HangupWatch, handed_over, listening_socket
 from .systemd import Notifier
 
 FLUSH_SECONDS = 1.0
@@ -54,9 +56,6 @@ class Daemon:
             stack.callback(self.hangups.close)
             self._loop.add_reader(self.hangups.fileno(), self.hangups.dispatch)
             stack.callback(self._loop.remove_reader, self.hangups.fileno())
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._loop.add_signal_handler(number, self.stop, signal.Signals(number).name)
-                stack.callback(self._loop.remove_signal_handler, number)
             listeners = handed_over()
             path = self._folder / self._config.socket_path
             if not listeners:
@@ -64,7 +63,8 @@ class Daemon:
                 listeners = [stack.enter_context(listening_socket(path, mode))]
             paths = ", ".join(str(listener.getsockname()) for listener in listeners)
             servers = [
-                await self._loop.create_unix_server(lambda: Connection(self), sock=listener) for listener in listeners
+                await self._loop.create_unix_server(lambda: Connection(self), sock=listener, **KEEP_SOCKET_FILE)
+                for listener in listeners
             ]
             self._notifier.tell("READY=1", f"STATUS=serving on {paths}")
             self._notifier.keep_alive()
@@ -89,6 +89,27 @@ class Daemon:
         self._stop.set()
         self.request_ended()
         self._log.info("stopping", why=why, in_flight=self._in_flight)
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Handles signals while the block runs: SIGTERM and SIGINT call `stop`; SIGHUP does not end the process.
+
+        Enter it before anything is made that must be removed at the end, such as a socket file.
+        """
+        handlers: dict[int, Callable[[], None]] = {
+            number: partial(self.stop, signal.Signals(number).name) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        handlers[signal.SIGHUP] = self._reload
+        for number, handler in handlers.items():
+            self._loop.add_signal_handler(number, handler)
+        try:
+            yield
+        finally:
+            for number in handlers:
+                self._loop.remove_signal_handler(number)
+
+    def _reload(self) -> None:
+        self._log.warning("SIGHUP ignored: reloading the configuration is not supported yet; restart the daemon")
 
     # --- `ConnectionHost` --------------------------------------------------------------------------------
 

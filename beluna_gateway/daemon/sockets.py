@@ -1,4 +1,4 @@
-"""The socket file: made, checked and removed; sockets handed over by systemd; who is at the other end; hang-ups."""
+"""Unix sockets: the socket file, sockets handed over by systemd, the peer's user, and detection of hang-ups."""
 
 from __future__ import annotations
 
@@ -9,12 +9,22 @@ import select
 import socket
 import stat
 import struct
+import sys
+import time
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 FIRST_HANDED_OVER = 3  # sd_listen_fds(3)
 BACKLOG = 1024
+
+LOCK_SECONDS = 2.0
+"""How long to wait for another process that holds a lock on the socket's folder."""
+
+# From 3.13 on the event loop deletes a Unix server's socket file, also one that systemd made and keeps using.
+KEEP_SOCKET_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+"""Arguments for `create_unix_server`."""
 
 
 class SocketError(Exception):
@@ -23,9 +33,9 @@ class SocketError(Exception):
 
 @contextmanager
 def listening_socket(path: Path, mode: int) -> Iterator[socket.socket]:
-    """A listening Unix socket at `path`, with exactly `mode`; its file is removed on leaving if it is still ours.
+    """A listening Unix socket at `path` with exactly `mode`; leaving removes the file, unless it was replaced.
 
-    A socket file that nobody answers on is replaced. Anything else at `path` is left untouched.
+    A socket file that refuses connections is replaced. Anything else at `path` is left untouched.
 
     Raises:
         SocketError: It cannot be made.
@@ -52,13 +62,31 @@ def listening_socket(path: Path, mode: int) -> Iterator[socket.socket]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One daemon at a time looks at the file and replaces it; two that start at once must not both find it stale."""
+    """Only one daemon at a time inspects and replaces the file: of two that start together, both might find it stale.
+
+    Whoever may open the folder can hold the lock, so waiting for it ends after `LOCK_SECONDS`.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        deadline = time.monotonic() + LOCK_SECONDS
+        while not _try_lock(descriptor):
+            if time.monotonic() > deadline:
+                raise SocketError(
+                    f"cannot listen in {folder}: another process has held a lock on this folder (flock) for "
+                    f"{LOCK_SECONDS:.0f} s; `lslocks` names it"
+                )
+            time.sleep(0.01)
         yield
     finally:
         os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _clear(path: Path) -> None:
@@ -83,7 +111,7 @@ def _clear(path: Path) -> None:
 
 def _bind(path: Path, mode: int) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # The mode must be right from the file's first moment on, so it cannot be set afterwards.
+    # The mode must be right from the moment the file exists, so chmod afterwards would be too late.
     before = os.umask(0o777 & ~mode)
     try:
         listener.bind(os.fspath(path))
@@ -127,17 +155,17 @@ def handed_over(environment: MutableMapping[str, str] = os.environ) -> list[sock
 
 
 def peer_uid(peer: socket.socket) -> int:
-    """The user at the other end, by SO_PEERCRED: who opened the connection, not who holds it now."""
+    """The peer's user id by SO_PEERCRED: who opened the connection, not who holds it now."""
     credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     uid: int = struct.unpack("3i", credentials)[1]
     return uid
 
 
 class HangupWatch:
-    """Sees a peer's close where nobody reads from it: after a half-close, and while reading is paused.
+    """Detects that a peer has closed a connection that is not being read: after a half-close, or while paused.
 
-    The event loop looks only at sockets that it reads from or writes to. An epoll set that asks for no event at all is
-    still told of EPOLLHUP, which a Unix socket has when its peer has closed both directions.
+    The event loop polls only sockets that it reads from or writes to. An epoll set that asks for no event still
+    reports EPOLLHUP, which a Unix socket has when its peer has closed both directions.
     """
 
     def __init__(self) -> None:
@@ -145,11 +173,11 @@ class HangupWatch:
         self._callbacks: dict[int, Callable[[], None]] = {}
 
     def fileno(self) -> int:
-        """For the event loop: readable when `dispatch` has something to do."""
+        """The epoll descriptor, readable when `dispatch` has something to do."""
         return self._epoll.fileno()
 
     def watch(self, descriptor: int, callback: Callable[[], None]) -> None:
-        """From now on `callback` is called, once, when the peer of `descriptor` has closed."""
+        """Calls `callback` once when the peer of `descriptor` has closed."""
         if descriptor in self._callbacks:
             self._epoll.modify(descriptor, 0)
         else:
@@ -157,14 +185,14 @@ class HangupWatch:
         self._callbacks[descriptor] = callback
 
     def forget(self, descriptor: int, callback: Callable[[], None]) -> None:
-        """Stops watching, if `callback` is still the one (the number may belong to another connection by now)."""
+        """Stops watching, unless the descriptor's number belongs to another connection by now."""
         if self._callbacks.get(descriptor) == callback:
             del self._callbacks[descriptor]
             with suppress(OSError):  # already closed, which took it out of the set
                 self._epoll.unregister(descriptor)
 
     def dispatch(self) -> None:
-        """Calls what is due."""
+        """Calls the callbacks of the peers that have closed."""
         for descriptor, _ in self._epoll.poll(0):
             callback = self._callbacks.get(descriptor)
             if callback is not None:
@@ -172,5 +200,5 @@ class HangupWatch:
                 callback()
 
     def close(self) -> None:
-        """Ends the epoll set."""
+        """Closes the epoll set."""
         self._epoll.close()

@@ -1,4 +1,4 @@
-"""What systemd is told: readiness, stopping, a status line, and that the event loop is alive.
+"""Notifications to systemd: readiness, stopping, a status line, and the watchdog.
 
 Source: sd_notify(3). One datagram each; the packages for it on the index are unmaintained or need a compiler and
 libsystemd, for these few lines.
@@ -14,7 +14,7 @@ from contextlib import suppress
 
 
 class Notifier:
-    """Speaks to `NOTIFY_SOCKET`; without one it says nothing."""
+    """Sends to `NOTIFY_SOCKET`; without that variable it does nothing."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         self._address = environment.get("NOTIFY_SOCKET", "")
@@ -23,18 +23,16 @@ class Notifier:
         self._watchdog_seconds = int(usec) / 2e6 if usec.isdecimal() and for_us else 0.0
 
     def tell(self, *assignments: str) -> None:
-        """Sends for example ``"READY=1", "STATUS=serving"``. A manager that does not listen is no reason to fail."""
+        """Sends assignments, for example ``"READY=1", "STATUS=serving"``. A manager that does not listen is ignored."""
         if not self._address:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, suppress(OSError):
-            channel.setblocking(False)  # a manager that is stuck must not hold up the event loop
+            channel.setblocking(False)  # a stuck manager must not block the event loop
             channel.sendto("\n".join(assignments).encode(), address)
 
     def keep_alive(self) -> None:
-        """From now on sends `WATCHDOG=1` at half of `WATCHDOG_USEC`, from the event loop itself: if that is stuck, the
-        manager finds out.
-        """
+        """Sends `WATCHDOG=1` at half of `WATCHDOG_USEC` from now on; a stuck event loop sends none."""
         if self._watchdog_seconds > 0:
             self.tell("WATCHDOG=1")
             asyncio.get_running_loop().call_later(self._watchdog_seconds, self.keep_alive)

@@ -1,27 +1,45 @@
-"""The log: structured lines on standard error, secrets taken out, one line per request."""
+"""The log: structured lines, secrets taken out, one line per request, written by `LogWriter`.
+
+What a processor of a log line raises is logged in its place: no call of the log raises.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from itertools import islice
+from types import TracebackType
 from typing import Any
 
 import structlog
 
 from ..config.settings import Telemetry
+from .log_writer import LogWriter
 from .records import RequestRecord
 from .redaction import Redactor
+from .terminal import printable
+
+MAX_VALUE_CHARACTERS = 16 * 1024
+"""Longer texts in a log line are cut: a client's `metadata` may have megabytes."""
+
+MAX_ITEMS = 100
+"""More entries of a list or an object in a log line are left out."""
+
+CLOSE_SECONDS = 1.0
+"""How long the end of the process may wait for log lines to be written."""
 
 
 class LogSink:
-    """One structured line per request."""
+    """The `TelemetrySink` of the log: one line per request."""
 
     def __init__(self) -> None:
         self._log = structlog.get_logger("beluna_gateway.request")
 
     def finished(self, record: RequestRecord) -> None:
-        """Info for what went well or was cancelled, warning for what failed."""
+        """Logs at level info what completed or was cancelled, at level warning what failed."""
         fields: dict[str, Any] = {
             "request_id": record.request_id,
             "backend_id": record.backend_id,
@@ -46,38 +64,137 @@ class LogSink:
             self._log.warning("request", **fields)
 
 
-def configure_logging(settings: Telemetry, redactor: Redactor) -> None:
-    """Logs go to stderr, a line each, with every known secret taken out of every text."""
+@contextmanager
+def logging_to(descriptor: int, settings: Telemetry, redactor: Redactor, *, colors: bool = False) -> Iterator[None]:
+    """While the block runs, everything that is logged in this process goes to `descriptor`, one line per event.
 
-    def redacted(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        for key, value in event.items():
-            event[key] = _redact(value, redactor)
-        return event
+    That is structlog, the standard library's `logging` and `warnings`, and exceptions that nobody catches in a
+    destructor or a thread. Leaving the block waits at most `CLOSE_SECONDS` for lines that are not yet written.
 
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if settings.log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
+    Args:
+        descriptor: A file descriptor, usually 2.
+        settings: Level and format.
+        redactor: Takes secrets out of every text.
+        colors: Whether the format `console` may use colours.
+    """
+    render = _renderer(settings, redactor, colors=colors)
+
+    def lost_line(number: int) -> str:
+        return render(None, "warning", {"event": "log lines were lost", "lost": number})
+
+    writer = LogWriter(descriptor, lost_line)
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            redacted,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.log_level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        processors=[render],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_: _QueueLogger(writer),
         cache_logger_on_first_use=True,
     )
+    handler = _StandardHandler()
+    root = logging.getLogger()
+    root.addHandler(handler)
+    before = sys.unraisablehook, threading.excepthook
+    sys.unraisablehook, threading.excepthook = _unraisable, _thread_failed
+    logging.captureWarnings(capture=True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(capture=False)
+        sys.unraisablehook, threading.excepthook = before
+        root.removeHandler(handler)
+        structlog.reset_defaults()
+        writer.close(CLOSE_SECONDS)
 
 
-def _redact(value: Any, redactor: Redactor) -> Any:
+class _QueueLogger:
+    """What structlog calls with a rendered line."""
+
+    def __init__(self, writer: LogWriter) -> None:
+        self.msg = self.log = self.debug = self.info = self.warning = self.error = self.critical = writer.write
+
+
+class _StandardHandler(logging.Handler):
+    """Passes records of the standard library's loggers on: asyncio's, aiohttp's, and `warnings`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = record.getMessage()
+        except Exception as error:  # noqa: BLE001 - arguments that do not fit the message
+            text = f"{record.msg!r}, which cannot be formatted: {error!r}"
+        log = structlog.get_logger("beluna_gateway")
+        log.log(record.levelno, text.rstrip(), logger=record.name, exc_info=record.exc_info)
+
+
+def _unraisable(found: sys.UnraisableHookArgs) -> None:
+    """`sys.unraisablehook`: an exception in a destructor or a callback of C code."""
+    text = found.err_msg or "Exception ignored"
+    _log_exception(text, found.exc_value, found.exc_traceback, where=repr(found.object))
+
+
+def _thread_failed(found: threading.ExceptHookArgs) -> None:
+    """`threading.excepthook`: an exception that ended a thread."""
+    name = found.thread.name if found.thread is not None else "?"
+    _log_exception("Exception in a thread", found.exc_value, found.exc_traceback, where=name)
+
+
+def _log_exception(text: str, error: BaseException | None, traceback: TracebackType | None, where: str) -> None:
+    exc_info = None if error is None else (type(error), error, traceback)
+    structlog.get_logger("beluna_gateway").error(text, where=where, exc_info=exc_info)
+
+
+_Event = MutableMapping[str, Any]
+
+
+def _renderer(settings: Telemetry, redactor: Redactor, *, colors: bool) -> Callable[[object, str, _Event], str]:
+    """The processor that makes a line of an event, and never raises."""
+    steps: Iterable[structlog.typing.Processor] = (
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    )
+    as_json = structlog.processors.JSONRenderer()
+    as_text = structlog.dev.ConsoleRenderer(colors=colors)
+
+    def line(logger: object, method: str, event: _Event) -> str:
+        for step in steps:
+            event = step(logger, method, event)  # type: ignore[assignment]  # only renderers return something else
+        cleaned = {key: _cleaned(value, redactor) for key, value in event.items()}
+        if settings.log_format == "json":
+            return str(as_json(logger, method, cleaned))
+        shown = {key: _shown(value, "\n\t" if key == "exception" else "") for key, value in cleaned.items()}
+        return str(as_text(logger, method, shown))
+
+    def render(logger: object, method: str, event: _Event) -> str:
+        try:
+            return line(logger, method, event)
+        except Exception as error:  # noqa: BLE001 - a value whose repr raises, for example
+            return line(logger, "error", {"event": "a log line could not be made", "error": type(error).__name__})
+
+    return render
+
+
+def _cleaned(value: Any, redactor: Redactor) -> Any:
+    """`value` without secrets, cut to what a log line may hold."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Mapping):
-        return {redactor.redact(str(key)): _redact(item, redactor) for key, item in value.items()}
+        pairs = islice(value.items(), MAX_ITEMS)
+        return {_text(str(key), redactor): _cleaned(item, redactor) for key, item in pairs}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_redact(item, redactor) for item in value]
-    return redactor.redact(value if isinstance(value, str) else repr(value))  # as the renderer would write it
+        return [_cleaned(item, redactor) for item in islice(value, MAX_ITEMS)]
+    return _text(value if isinstance(value, str) else repr(value), redactor)  # as the renderer would write it
+
+
+def _text(text: str, redactor: Redactor) -> str:
+    if len(text) <= MAX_VALUE_CHARACTERS:
+        return redactor.redact(text)
+    # A secret that begins before the cut is seen whole: redacting comes before cutting.
+    seen = redactor.redact(text[: MAX_VALUE_CHARACTERS + redactor.longest_form])
+    return seen[:MAX_VALUE_CHARACTERS] + "…"
+
+
+def _shown(value: Any, keep: str) -> Any:
+    """A cleaned value for a terminal."""
+    if isinstance(value, str):
+        return printable(value, keep)
+    return printable(repr(value)) if isinstance(value, dict | list) else value

@@ -3,38 +3,62 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
+import string
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from urllib.parse import quote, quote_plus
 
 REDACTED = "<redacted>"
-_KEPT = 256  # secrets remembered; rotated ones stay known until this many newer ones have come
+
+MAX_SECRETS = 256
+"""Secrets remembered. A rotated one stays known until this many newer ones have been learnt."""
+
+MIN_ENCODED_BYTES = 4
+"""Shorter secrets are not looked for in hexadecimal and inside base64: what that finds would mostly be chance."""
+
+_BASE64 = string.ascii_letters + string.digits + "+/-_"
+MAX_TOKEN = 4096
+"""How far around an encoded secret the end of its base64 text is looked for, in characters."""
 
 
 class Redactor:
-    """Knows every secret that was resolved lately, in each form in which it may turn up in a text."""
+    """Knows the secrets that were resolved lately, in each form in which they may turn up in a text."""
 
     def __init__(self) -> None:
-        self._forms: OrderedDict[str, frozenset[str]] = OrderedDict()
+        self._known: OrderedDict[str, tuple[frozenset[str], frozenset[str]]] = OrderedDict()
+        self._forms: tuple[str, ...] = ()
+        self._inside_base64: tuple[str, ...] = ()
+        self._shortest = 0
+        self.longest_form = 0
+        """Characters of the longest form of a known secret."""
 
     def learn(self, secret: str) -> None:
         """From now on `secret` is taken out of every text."""
         if not secret:
             return
-        if secret not in self._forms:
-            self._forms[secret] = frozenset(_forms(secret))
-        self._forms.move_to_end(secret)
-        if len(self._forms) > _KEPT:
-            self._forms.popitem(last=False)
+        if secret in self._known:
+            self._known.move_to_end(secret)
+            return
+        self._known[secret] = frozenset(_forms(secret)), frozenset(_inside_base64(secret))
+        if len(self._known) > MAX_SECRETS:
+            self._known.popitem(last=False)
+        self._forms = tuple({form for forms, _ in self._known.values() for form in forms})
+        self._inside_base64 = tuple({form for _, forms in self._known.values() for form in forms})
+        lengths = [len(form) for form in (*self._forms, *self._inside_base64)]
+        self._shortest, self.longest_form = min(lengths), max(lengths)
 
     def redact(self, text: str) -> str:
         """`text` with every known secret replaced. Cut a text to length after this, never before."""
-        found = [place for forms in self._forms.values() for form in forms for place in _places(form, text)]
+        if len(text) < self._shortest:
+            return text
+        found = [place for form in self._forms for place in _places(form, text)]
+        found += [_token(place, text) for form in self._inside_base64 for place in _places(form, text)]
         if not found:
             return text
         pieces, done = [], 0
-        # Places may overlap (one secret begins with another one): what any of them covers goes, as one.
+        # Places may overlap (one secret begins with another one): their union is replaced once.
         for start, end in sorted(found):
             if start >= done:
                 pieces += [text[done:start], REDACTED]
@@ -42,17 +66,42 @@ class Redactor:
         return "".join([*pieces, text[done:]])
 
 
-def _forms(secret: str) -> Iterable[str]:
-    in_base64 = base64.b64encode(secret.encode()).decode()
+def _forms(secret: str) -> Iterator[str]:
+    data = secret.encode()
+    in_json = [json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)]
     yield secret
-    yield in_base64
-    yield in_base64.rstrip("=")
     yield repr(secret)[1:-1]
-    for ascii_only in (True, False):
-        yield json.dumps(secret, ensure_ascii=ascii_only)[1:-1]
+    for escaped in in_json:
+        yield escaped
+        yield escaped.replace("/", "\\/")
+        yield json.dumps(escaped)[1:-1]  # JSON in a string of JSON
+    for in_html in (html.escape(secret), html.escape(secret, quote=False)):
+        yield in_html
+        yield in_html.replace("&#x27;", "&#39;").replace("&quot;", "&#34;")
     for in_url in (quote(secret, safe=""), quote(secret), quote_plus(secret)):
         yield in_url
         yield _lower_escapes(in_url)
+    for in_base64 in (base64.b64encode(data).decode(), base64.urlsafe_b64encode(data).decode()):
+        yield in_base64
+        yield in_base64.rstrip("=")
+    if len(data) >= MIN_ENCODED_BYTES:
+        yield data.hex()
+        yield data.hex().upper()
+
+
+def _inside_base64(secret: str) -> Iterable[str]:
+    """What base64 makes of `secret` inside a longer text (``Bearer KEY``, ``user:KEY``), whatever stands around it.
+
+    Base64 writes 3 bytes as 4 characters of 6 bits, so there are three ways, by the offset of the secret. Characters
+    at its edges that also hold bits of a neighbour are left out.
+    """
+    data = secret.encode()
+    if len(data) < MIN_ENCODED_BYTES:
+        return
+    for offset in range(3):
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            encoded = encode(bytes(offset) + data).decode()
+            yield encoded[(offset * 8 + 5) // 6 : (offset + len(data)) * 8 // 6]
 
 
 def _lower_escapes(in_url: str) -> str:
@@ -60,8 +109,16 @@ def _lower_escapes(in_url: str) -> str:
     return "%".join([head, *(piece[:2].lower() + piece[2:] for piece in escaped)])
 
 
-def _places(form: str, text: str) -> Iterable[tuple[int, int]]:
+def _places(form: str, text: str) -> Iterator[tuple[int, int]]:
     start = text.find(form)
     while start >= 0:
         yield start, start + len(form)
         start = text.find(form, start + 1)
+
+
+def _token(place: tuple[int, int], text: str) -> tuple[int, int]:
+    """The whole base64 text around `place`."""
+    start, end = place
+    before, after = text[max(0, start - MAX_TOKEN) : start], text[end : end + MAX_TOKEN]
+    beyond = after.lstrip(_BASE64).lstrip("=")
+    return start - (len(before) - len(before.rstrip(_BASE64))), end + len(after) - len(beyond)

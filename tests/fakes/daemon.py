@@ -112,12 +112,9 @@ class DaemonProcess:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [*launcher, sys.executable, "-m", "beluna_gateway", "serve", "--config", str(self.config_path)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
                 env=clean_environment(environment),
                 cwd=folder,
-                **options,
+                **{"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, **options},
             )
 
     @property

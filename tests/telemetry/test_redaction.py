@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
+from collections.abc import Callable
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -31,7 +33,7 @@ def test_a_text_without_secrets_stays_itself():
     assert Redactor().redact(text) is text
 
 
-FORMS = {
+FORMS: dict[str, Callable[[str], str]] = {
     "plain": str,
     "percent": lambda secret: quote(secret, safe=""),
     "percent, slashes kept": quote,
@@ -42,6 +44,22 @@ FORMS = {
     "json": lambda secret: json.dumps(secret)[1:-1],
     "json in UTF-8": lambda secret: json.dumps(secret, ensure_ascii=False)[1:-1],
     "repr": lambda secret: repr(secret)[1:-1],
+    "base64 for URLs": lambda secret: base64.urlsafe_b64encode(secret.encode()).decode(),
+    "json with escaped slashes": lambda secret: json.dumps(secret)[1:-1].replace("/", "\\/"),
+    "json in json": lambda secret: json.dumps(json.dumps(secret)[1:-1])[1:-1],
+    "html": html.escape,
+    "html, quotes kept": lambda secret: html.escape(secret, quote=False),
+    "html, decimal": lambda secret: html.escape(secret).replace("&#x27;", "&#39;").replace("&quot;", "&#34;"),
+}
+
+ENCODED: dict[str, Callable[[str], str]] = {
+    "base64 of Bearer": lambda secret: base64.b64encode(f"Bearer {secret}".encode()).decode(),
+    "base64 of x:KEY": lambda secret: base64.b64encode(f"x:{secret}".encode()).decode(),
+    "base64 of user:KEY": lambda secret: base64.b64encode(f"user:{secret}".encode()).decode(),
+    "base64 of KEY:": lambda secret: base64.b64encode(f"{secret}:".encode()).decode(),
+    "base64 for URLs": lambda secret: base64.urlsafe_b64encode(f"a?>{secret}?>".encode()).decode().rstrip("="),
+    "hex": lambda secret: secret.encode().hex(),
+    "HEX": lambda secret: secret.encode().hex().upper(),
 }
 
 
@@ -61,6 +79,41 @@ def test_no_secret_survives(secret, before, after, form):
     assert REDACTED in text
     if secret not in REDACTED:
         assert secret not in text.replace(REDACTED, "\0")
+
+
+@pytest.mark.parametrize("form", ENCODED.values(), ids=ENCODED)
+def test_encoded_forms_are_found_whole(form):
+    """A secret in hexadecimal, or in base64 together with other text, goes with everything of that base64 text."""
+    secret = 'sk/+ "é\\=1'
+
+    assert knowing(secret).redact(f"Basic {form(secret)}, x") == f"Basic {REDACTED}, x"
+
+
+@given(st.binary(max_size=8), secrets.filter(lambda secret: len(secret.encode()) >= 4), st.binary(max_size=8))
+def test_no_neighbour_hides_a_secret_in_base64(before, secret, after):
+    """Whatever stands before and after it in the text that was encoded."""
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        text = encode(before + secret.encode() + after).decode()
+
+        assert knowing(secret).redact(f"<{text}>") == f"<{REDACTED}>"
+
+
+def test_short_secrets_are_not_looked_for_inside_base64():
+    """What three bytes look like there is found everywhere by chance."""
+    assert knowing("abc").redact("id " + b"abc".hex()) == "id " + b"abc".hex()
+    assert knowing("abcd").redact("id " + b"abcd".hex()) == f"id {REDACTED}"
+
+
+def test_a_secret_inside_another_one():
+    """What follows the inner one still belongs to the outer one."""
+    assert knowing("sk-abcdefgh", "cd").redact("a sk-abcdefgh b") == f"a {REDACTED} b"
+
+
+def test_the_longest_form_is_known():
+    """A text may be cut that far behind the last character that is kept, and then redacted."""
+    redactor = knowing("key&<1234567890>")
+
+    assert redactor.longest_form >= max(len(form("key&<1234567890>")) for form in FORMS.values())
 
 
 def test_the_longer_of_two_secrets_goes_as_a_whole():

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import logging as standard
+import sys
+import threading
 import time
+import warnings
+from contextlib import ExitStack
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 import structlog
 
-from beluna_gateway.canonical import OutputTextDelta, Usage, UsageStats
+from beluna_gateway.canonical import Completed, OutputTextDelta, Usage, UsageStats
 from beluna_gateway.config.settings import Telemetry
 from beluna_gateway.errors import GatewayError
-from beluna_gateway.telemetry.logging import LogSink, configure_logging
+from beluna_gateway.telemetry import logging
+from beluna_gateway.telemetry.logging import LogSink, logging_to
 from beluna_gateway.telemetry.records import RequestRecord
 from beluna_gateway.telemetry.redaction import Redactor
 
@@ -130,24 +139,32 @@ def test_times_are_told():
 
 
 class Log:
-    """Around what logs: configures logging, and has the lines as objects afterwards."""
+    """Around what logs: sends it to a file, and has the lines afterwards."""
 
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.settings = Telemetry(log_level="info")
+        self.text = ""
 
     def __enter__(self) -> None:
         redactor = Redactor()
         redactor.learn("sk-secret")
-        configure_logging(Telemetry(log_level="info"), redactor)
+        self._stack = ExitStack()
+        file = self._stack.enter_context(self._path.open("wb"))
+        self._stack.enter_context(logging_to(file.fileno(), self.settings, redactor))
 
     def __exit__(self, *_: object) -> None:
-        structlog.reset_defaults()
-        self.lines = [json.loads(line) for line in self._capsys.readouterr().err.splitlines()]
+        self._stack.close()
+        self.text = self._path.read_text()
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.text.splitlines()]
 
 
 @pytest.fixture
-def log(capsys: pytest.CaptureFixture[str]) -> Log:
-    return Log(capsys)
+def log(tmp_path: Path) -> Log:
+    return Log(tmp_path / "log")
 
 
 def record(**fields: Any) -> RequestRecord:
@@ -217,18 +234,130 @@ def test_no_secret_gets_into_the_log(log: Log):
     assert "<redacted>" in log.lines[1]["exception"]
 
 
-def test_levels_and_formats(capsys: pytest.CaptureFixture[str]):
-    """Below the level nothing is said; `console` is for eyes, and redacted all the same."""
-    redactor = Redactor()
-    redactor.learn("sk-secret")
-    try:
-        configure_logging(Telemetry(log_level="error", log_format="console"), redactor)
+def test_levels_and_formats(log: Log):
+    """Below the level nothing is logged; `console` is for people, and redacted all the same."""
+    log.settings = Telemetry(log_level="error", log_format="console")
+    with log:
         structlog.get_logger().warning("not said")
         structlog.get_logger().error("said sk-secret")
-    finally:
-        structlog.reset_defaults()
-    written = capsys.readouterr()
 
-    assert "not said" not in written.err
-    assert "said <redacted>" in written.err
-    assert written.out == ""
+    assert "not said" not in log.text
+    assert "said <redacted>" in log.text
+
+
+def test_control_characters_do_not_reach_a_terminal(log: Log):
+    """In the format `console` they are escapes in every field and key; only a traceback keeps its lines."""
+    log.settings = Telemetry(log_format="console")
+    with log:
+        try:
+            raise ValueError("\x1b[1m")
+        except ValueError:
+            structlog.get_logger().exception("\x1b[2J\n", model="\x1b]0;x\x07", metadata={"\x1b": ["\x9b"]})
+
+    assert not set(log.text) & {"\x1b", "\x07", "\x9b", "\r"}
+    assert r"\x1b[2J\n" in log.text
+    assert log.text.count("\n") > 3
+
+
+def test_large_values_are_cut(log: Log):
+    """A client's metadata of megabytes makes a line of kilobytes; a secret at the cut is redacted, not halved."""
+    edge = "x" * (logging.MAX_VALUE_CHARACTERS - 4)
+    with log:
+        LogSink().finished(record(metadata={"a": "y" * 1_000_000, "b": edge + "sk-secret" * 2, "c": "sk-secret"}))
+        LogSink().finished(record(metadata={f"key-{number}": "v" for number in range(100_000)}))
+        LogSink().finished(record(attempt_errors=["e"] * 100_000))
+
+    assert len(log.text) < 4 * logging.MAX_VALUE_CHARACTERS
+    assert "sk-" not in log.text
+    assert log.lines[0]["metadata"]["c"] == "<redacted>"
+    assert len(log.lines[1]["metadata"]) == len(log.lines[2]["attempt_errors"]) == logging.MAX_ITEMS
+
+
+class Broken:
+    """An object that cannot be written."""
+
+    def __repr__(self) -> str:
+        raise ValueError("broken")
+
+
+def test_a_line_that_cannot_be_made_does_not_raise(log: Log):
+    """Whatever is logged, the caller goes on, and the log says that a line is missing."""
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with log:
+        structlog.get_logger().info("x", value=Broken())
+        structlog.get_logger().info("x", value=deep)
+        structlog.get_logger().info("lone surrogate \ud800")
+
+    assert [line["event"] for line in log.lines[:2]] == ["a log line could not be made"] * 2
+    assert [line["error"] for line in log.lines[:2]] == ["ValueError", "RecursionError"]
+    assert len(log.lines) == 3
+
+
+def test_every_kind_of_collection_is_redacted(log: Log):
+    """Tuples, sets, frozen sets and mappings, and sets in a tuple."""
+    secret = "sk-secret"
+    values = [(secret,), {secret}, frozenset({secret}), MappingProxyType({secret: 1}), ({secret},)]
+    with log:
+        for value in values:
+            structlog.get_logger().info("x", value=value)
+
+    shown = [["<redacted>"], ["<redacted>"], ["<redacted>"], {"<redacted>": 1}, [["<redacted>"]]]
+    assert [line["value"] for line in log.lines] == shown
+
+
+def test_other_logs_come_along(log: Log):
+    """The standard library's loggers, warnings, and exceptions that nobody catches in threads and destructors."""
+
+    class Destroyed:
+        def __del__(self) -> None:
+            raise ValueError("in a destructor sk-secret")
+
+    def fails() -> None:
+        raise ValueError("in a thread sk-secret")
+
+    before = sys.unraisablehook, threading.excepthook, warnings.showwarning, list(standard.getLogger().handlers)
+    with log:
+        standard.getLogger("asyncio").error("told %s", "sk-secret")
+        wrong = standard.LogRecord("asyncio", standard.ERROR, "", 0, "told %d", ("no number",), None)
+        standard.getLogger().handlers[-1].handle(wrong)
+        standard.getLogger("asyncio").debug("not said")
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("careful sk-secret", stacklevel=1)
+        thread = threading.Thread(target=fails, name="worker")
+        thread.start()
+        thread.join()
+        Destroyed()
+        gc.collect()
+    texts = [json.dumps(line) for line in log.lines]
+    assert [line["level"] for line in log.lines] == ["error", "error", "warning", "error", "error"]
+    assert not any("sk-secret" in line for line in texts)
+    expected = ["told <redacted>", "told %d", "careful", "in a thread", "in a destructor"]
+    assert [words in line for words, line in zip(expected, texts, strict=True)] == [True] * 5
+    assert log.lines[3]["where"] == "worker"
+    after = sys.unraisablehook, threading.excepthook, warnings.showwarning, list(standard.getLogger().handlers)
+    assert after == before
+
+
+@virtual_time
+async def test_sinks_do_not_depend_on_each_other(tmp_path: Path):
+    """Each sink is called whatever another one did, and the request ends as it would have."""
+
+    class Raises:
+        def finished(self, record: RequestRecord) -> None:
+            raise OSError("disk full")
+
+    log = Log(tmp_path / "log")
+    with log:
+        async with stage(text("a")) as played:
+            played.gateway.telemetry.insert(0, Raises())
+            events = await played.ask()
+    (record,) = played.records
+
+    assert record.outcome == "completed"
+    assert isinstance(events[-1], Completed)
+    (line,) = log.lines
+    assert (line["event"], line["sink"]) == ("bug in a telemetry sink", "Raises")
+    assert "disk full" in line["exception"]
