@@ -114,26 +114,35 @@ class HttpRequest:
 class ResponseDecoder(ABC):
     """The answer's half of a dialect: payloads of one answer in, canonical events out.
 
-    Streamed answers come by `feed`, one payload (the `data` of a server-sent event, or a line) at a time; an unstreamed
-    one comes once, by `feed_whole`. `finish` ends either. Errors inside the answer are raised as `GatewayError`.
+    Streamed answers come by `feed`, one payload at a time: the `data` of a server-sent event, or a line, never empty
+    and never a comment (`http.payloads`). An unstreamed one comes once, by `feed_whole`. `finish` ends either. Errors
+    inside the answer are raised as `GatewayError`.
+
+    An end mark is not always the end: some servers send content after it. So `feed` only notes the mark in `ended`;
+    calls that depend on it become ready, and `Usage` and `Completed` are appended, in `finish` (`http.answer.Answer`
+    decides when that is).
     """
 
     ended: bool = False
-    """The end mark has been seen. Only usage may still come, and has one second for it."""
+    """An end mark has been seen, at least once."""
     done: bool = False
     """Nothing more can come: the answer need not be read further."""
 
     @abstractmethod
     def feed(self, payload: bytes, events: list[BackendRawEvent]) -> None:
-        """Appends to `events` what `payload` means. Nothing appended means: that was silence (a ping, a preamble)."""
+        """Appends to `events` the content of `payload`. Nothing appended means: no progress (a ping, a preamble)."""
 
     @abstractmethod
     def feed_whole(self, body: JsonObject, events: list[BackendRawEvent]) -> None:
-        """Appends what an unstreamed answer means, up to but without usage and `Completed`."""
+        """Appends the content of an unstreamed answer, up to but without usage and `Completed`."""
+
+    def done_mark(self) -> None:
+        """Takes `[DONE]`. By default it ends an answer that had its end mark, and is passed over otherwise."""
+        self.done = self.done or self.ended
 
     @abstractmethod
     def finish(self, events: list[BackendRawEvent]) -> None:
-        """The answer is over: appends `Usage`, where known, and `Completed`.
+        """Ends the answer: appends what depended on the end mark, `Usage`, where known, and `Completed`.
 
         Raises:
             GatewayError: `backend_transient` (`errors.cut_off`) where the end mark never came.
@@ -174,12 +183,29 @@ class HttpDialect(ABC):
         return error_of_status(status, error, retry_after_ms=retry_after_ms)
 
 
+MAX_JSON_VALUES = 1_000_000
+"""The most values in one event or body: a small value takes up to a hundred times its bytes when it is parsed."""
+
+
+def check_json_size(payload: bytes) -> None:
+    """Refuses JSON with too many values, before it is parsed.
+
+    Raises:
+        GatewayError: `protocol_violation`.
+    """
+    # Each value but the first of an array or object comes after a comma. Those inside of strings are counted too.
+    if payload.count(b",") + payload.count(b"[") + payload.count(b"{") > MAX_JSON_VALUES:
+        raise protocol_violation(f"the backend sent JSON with more than {MAX_JSON_VALUES} values")
+
+
 def parse_object(payload: bytes) -> JsonObject:
     """One JSON object of an answer.
 
     Raises:
         GatewayError: `protocol_violation`, where it is no JSON object.
     """
+    if len(payload) > MAX_JSON_VALUES:
+        check_json_size(payload)
     try:
         # cache_strings="keys": an answer repeats its keys in every event, its values hardly ever.
         value = from_json(payload, allow_inf_nan=False, cache_strings="keys")

@@ -22,17 +22,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from beluna_gateway.adapters import http_dialect
-from beluna_gateway.adapters.base import HttpDialect, ResponseDecoder, parse_object
+from beluna_gateway.adapters.base import HttpDialect
 from beluna_gateway.adapters.decoding.provider_errors import read_error_body
 from beluna_gateway.adapters.encoding.provider_state import TurnNotes
+from beluna_gateway.adapters.http.answer import Answer
+from beluna_gateway.adapters.http.connections import BrokenExchange
 from beluna_gateway.adapters.http.ndjson import NdjsonParser
+from beluna_gateway.adapters.http.payloads import parses
 from beluna_gateway.adapters.http.sse import SseParser
 from beluna_gateway.canonical import (
     BackendRawEvent,
@@ -140,9 +143,9 @@ class Recording:
         return any(line.startswith("looser:") for line in self.origin.splitlines())
 
     def payloads(self) -> list[bytes]:
-        """The events of the streamed answer, undecoded."""
+        """The whole events of the streamed answer, undecoded."""
         parser = _parser(self.dialect)
-        return [*parser.feed(self.answer), *parser.close()]
+        return [*parser.feed(self.answer), *filter(parses, parser.close())]
 
     def play(self, chunks: Iterable[bytes]) -> list[WireEvent]:
         """What a client gets of the answer, if it comes in these chunks."""
@@ -162,52 +165,70 @@ def recordings() -> list[Recording]:
     ]
 
 
+class _Body:
+    """A response's body that is all there, in these chunks."""
+
+    def __init__(self, chunks: Iterable[bytes], *, cut: bool) -> None:
+        self._chunks = iter(chunks)
+        self._cut = cut
+
+    async def until(self, take: Callable[[bytes], bool], within: float | None = None) -> bool:
+        if any(take(chunk) for chunk in self._chunks if chunk):
+            return False
+        if self._cut:
+            raise BrokenExchange("backend_transient", "the connection was cut", retryable=True)
+        return True
+
+
+class _Events(list[BackendRawEvent]):
+    """An `Emit` whose client reads at once."""
+
+    blocked = False
+
+    def __call__(self, events: Sequence[BackendRawEvent]) -> None:
+        self.extend(events)
+
+    async def drained(self) -> None:
+        """Never called."""
+
+
+class _NoTimer:
+    """A `SilenceTimer` for answers that are all there."""
+
+    def connecting(self) -> None: ...
+
+    def connected(self) -> None: ...
+
+    def progressed(self) -> None: ...
+
+    def suspended(self) -> None: ...
+
+
 def decode(
-    of: HttpDialect, request: CanonicalRequest, chunks: Iterable[bytes]
+    of: HttpDialect, request: CanonicalRequest, chunks: Iterable[bytes], *, stream: bool = True, cut: bool = False
 ) -> tuple[list[BackendRawEvent], GatewayError | None]:
-    """The events of a streamed answer, and the error it ended in, if any: as `HttpAdapter`, without a network."""
-    decoder, parser = of.decoder(request, request.model or "default-model"), _parser(of)
-    events: list[BackendRawEvent] = []
+    """The events of an answer with status 200, and the error it ended in, if any: as `HttpAdapter`, without a network.
+
+    After the last chunk comes HTTP's own end of the body, or with `cut` the end of the connection before that.
+    """
+    events = _Events()
+    answer = Answer(of.decoder(request, request.model or "default-model"), of.framing, MAX_EVENT, events, _NoTimer())
     try:
-        for chunk in chunks:
-            for payload in parser.feed(chunk):
-                decoder.feed(payload, events)
-                if decoder.done:
-                    break
-            if decoder.done:
-                break
-        else:
-            _feed_last(parser.close(), decoder, events)
-        decoder.finish(events)
+        answer.read(_Body(chunks, cut=cut), stream).send(None)
+    except StopIteration:
+        return list(events), None
     except GatewayError as error:
-        return events, error
-    return events, None
-
-
-def _feed_last(payloads: list[bytes], decoder: ResponseDecoder, events: list[BackendRawEvent]) -> None:
-    for payload in payloads:
-        try:
-            decoder.feed(payload, events)
-        except GatewayError as error:
-            if error.kind != "protocol_violation":
-                raise
-            # A last line that does not parse was cut.
+        return list(events), error
+    raise AssertionError("the answer waits for more than there is")
 
 
 def decode_whole(
     of: HttpDialect, request: CanonicalRequest, answer: bytes, status: int = 200
 ) -> tuple[list[BackendRawEvent], GatewayError | None]:
     """As `decode`, of an answer that is no stream."""
-    decoder = of.decoder(request, request.model or "default-model")
-    events: list[BackendRawEvent] = []
-    try:
-        if status != 200:
-            raise of.error(status, read_error_body(answer), None)
-        decoder.feed_whole(parse_object(answer), events)
-        decoder.finish(events)
-    except GatewayError as error:
-        return events, error
-    return events, None
+    if status != 200:
+        return [], of.error(status, read_error_body(answer), None)
+    return decode(of, request, [answer], stream=False)
 
 
 def _parser(of: HttpDialect) -> SseParser | NdjsonParser:

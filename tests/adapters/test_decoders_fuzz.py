@@ -67,7 +67,10 @@ def feed_all(of: HttpDialect, payloads: list[bytes]) -> tuple[list[BackendRawEve
     decoder, events = of.decoder(REQUEST, "m"), list[BackendRawEvent]()
     try:
         for payload in payloads:
-            decoder.feed(payload, events)
+            if payload == b"[DONE]":
+                decoder.done_mark()
+            else:
+                decoder.feed(payload, events)
             if decoder.done:
                 break
         decoder.finish(events)

@@ -176,11 +176,11 @@ async def test_an_answer_that_comes_before_the_request_is_sent_counts(stage):
     await exchange.hung_up()
 
 
-async def test_a_response_without_a_body_is_cut_off(stage):
-    """204 has no place for an answer."""
+async def test_a_response_without_a_body_is_a_protocol_violation(stage):
+    """204 has no place for an answer, and asking again would not help."""
     frames = await answer(stage, b"HTTP/1.1 204 No Content\r\n\r\n")
 
-    assert frames[-1]["error"]["kind"] == "backend_transient"
+    assert frames[-1]["error"]["kind"] == "protocol_violation"
 
 
 async def test_what_goes_on_after_a_complete_answer_is_not_kept(stage):

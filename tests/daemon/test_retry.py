@@ -55,24 +55,8 @@ PREAMBLE = event({"choices": [{"index": 0, "delta": {"role": "assistant", "conte
         plays(CUT),
         plays(PREAMBLE, CUT),
         plays(PREAMBLE, RESET),
-        plays(),
-        answers(200, b""),
     ],
-    ids=[
-        "408",
-        "409",
-        "425",
-        "429",
-        "500",
-        "503",
-        "eof",
-        "rst",
-        "no-event",
-        "preamble",
-        "p-rst",
-        "fin",
-        "empty",
-    ],
+    ids=["408", "409", "425", "429", "500", "503", "eof", "rst", "no-event", "preamble", "p-rst"],
 )
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 async def test_a_passing_failure_is_tried_again(stage, failure, stream):
@@ -86,6 +70,18 @@ async def test_a_passing_failure_is_tried_again(stage, failure, stream):
     assert [frame["type"] for frame in frames] == ["started", "output_text_delta", "usage", "completed"]
     assert said(frames) == "third"
     assert len(stage.backend.requests("b")) == 3
+
+
+@pytest.mark.parametrize("answer", [plays(), answers(200, b""), answers(200, b"<html>")], ids=["fin", "empty", "html"])
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+async def test_what_is_no_answer_is_not_asked_for_again(stage, answer, stream):
+    """A body that is whole and holds no answer is a protocol violation, and stays one."""
+    client = await stage.client()
+    stage.backend.on("b", answer)
+    await client.infer("b", stream=stream)
+
+    assert (await client.expect_failed("protocol_violation"))["retryable"] is False
+    assert len(stage.backend.requests("b")) == 1
 
 
 async def test_an_error_event_before_the_first_output_is_tried_again(stage):

@@ -64,7 +64,7 @@ class AnthropicDecoder(ResponseDecoder):
             self._note_message(expect_object(event.get("message"), "a message"))
         elif kind == "message_delta":
             self._merge_usage(event.get("usage"))
-            self._end(expect_object(event.get("delta"), "a message_delta's delta"), events)
+            self._end(expect_object(event.get("delta"), "a message_delta's delta"))
         elif kind == "message_stop":
             self.done = True
         elif kind == "error" or "error" in event:  # llama.cpp's has OpenAI's shape
@@ -89,7 +89,7 @@ class AnthropicDecoder(ResponseDecoder):
         if text:
             events.append(OutputTextDelta(text))
         events += (event for event in pieces if not isinstance(event, OutputTextDelta | ReasoningDelta))
-        self._end(body, events)
+        self._end(body)
         if not self.ended:
             raise protocol_violation("the backend sent an unstreamed answer without a stop_reason")
         self.done = True
@@ -97,6 +97,10 @@ class AnthropicDecoder(ResponseDecoder):
     def finish(self, events: list[BackendRawEvent]) -> None:
         if not self.ended:
             raise cut_off("the backend's answer stopped without a stop_reason: it was cut off")
+        if is_cut(self._stop_reason):
+            self._calls.end_before_cut(events)
+        else:
+            self._calls.end_all(events)
         if self._usage:
             events.append(Usage(_usage(self._usage)))
         if state := self._notes.state():
@@ -181,18 +185,13 @@ class AnthropicDecoder(ResponseDecoder):
             if whole or not self._calls.end_if_whole(index, events):
                 self._doubtful = index
 
-    def _end(self, delta: JsonObject, events: list[BackendRawEvent]) -> None:
-        """Takes the end mark: what ended the answer decides about the calls that are not proven yet."""
+    def _end(self, delta: JsonObject) -> None:
+        """Takes the end mark. What ended the answer decides in `finish` about the calls that are not proven yet."""
         reason = expect_text(delta.get("stop_reason"), "a stop_reason")
         if not reason:
             return
         self.ended = True
         self._stop_reason = reason
-        if is_cut(reason):
-            self._calls.end_before_cut(events)
-        else:
-            self._calls.end_all(events)
-        self._doubtful = None
         for key in ("stop_sequence", "stop_details"):
             if delta.get(key) is not None:
                 self._metadata[key] = delta[key]

@@ -45,10 +45,6 @@ class ChatCompletionsDecoder(ResponseDecoder):
         if (text := self._template.match(payload)) is not None:
             events.append(OutputTextDelta(text))
             return
-        if payload == b"[DONE]":
-            self.done = True
-            self.ended = self.ended or self._output
-            return
         before = len(events)
         chunk = parse_object(payload)
         self._chunk(chunk, "delta", events)
@@ -56,6 +52,10 @@ class ChatCompletionsDecoder(ResponseDecoder):
             event = events[before]
             if type(event) is OutputTextDelta and not self._refused:
                 self._template.learn(payload, event.delta)
+
+    def done_mark(self) -> None:
+        self.done = True
+        self.ended = self.ended or self._output
 
     def feed_whole(self, body: JsonObject, events: list[BackendRawEvent]) -> None:
         self._chunk(body, "message", events)

@@ -77,8 +77,6 @@ class ResponsesDecoder(ResponseDecoder):
         self._metadata: JsonObject = {}
 
     def feed(self, payload: bytes, events: list[BackendRawEvent]) -> None:
-        if payload == b"[DONE]":  # some servers add it; the end mark is another
-            return
         if self._repeating is not None and (delta := self._template.match(payload)) is not None:
             self._repeating.characters += len(delta)
             events.append(OutputTextDelta(delta))

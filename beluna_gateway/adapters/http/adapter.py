@@ -175,7 +175,7 @@ class HttpCall:
                 await exchange.head()
                 if not 200 <= exchange.status < 300:
                     raise await self._adapter.failure(exchange)
-                if exchange.header(b"content-encoding") not in (None, "identity"):
+                if (exchange.header(b"content-encoding") or "").strip().lower() not in ("", "identity"):
                     raise protocol_violation("the backend compressed its answer, although it was asked not to")
                 exchange.complete = await answer.read(exchange, self._request.stream)
 

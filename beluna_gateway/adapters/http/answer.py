@@ -1,27 +1,44 @@
 """One answer over HTTP: a response's bytes → its dialect's events, streamed or whole.
 
 The hot path is `Exchange.data_received` → `Answer._take`: one read of the backend → one batch of events → one write to
-the client, all in the callback that brought the bytes.
+the client, all in the callback that brought the bytes. Nothing here knows a socket or an event loop.
 """
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from ...canonical import BackendRawEvent
-from ...errors import GatewayError, cut_off, protocol_violation
+from ...errors import GatewayError, protocol_violation
 from ..base import Emit, ResponseDecoder, SilenceTimer, parse_object
 from .connections import BrokenExchange
-from .exchange import Exchange
 from .ndjson import NdjsonParser
+from .payloads import BYTE_ORDER_MARK, DONE_MARK, parses, payloads_of
 from .sse import SseParser
 
 LATE_USAGE_SECONDS = 1.0
 """After the end mark: how long the backend has to report usage (protocol/README.md, "Order")."""
 
+MAX_QUOTE = 300
+"""The most characters of an answer that an error message quotes."""
+
+_QUOTE_BYTES = 4 * MAX_QUOTE
+
+
+class Body(Protocol):
+    """A response's body as it arrives; see `Exchange`."""
+
+    async def until(self, take: Callable[[bytes], bool], within: float | None = None) -> bool:
+        """Gives `take` each piece of the body, until it returns True or the response ends; returns whether it ended."""
+
 
 class Answer:
-    """What becomes of one response's bytes.
+    """Decodes one response.
+
+    Where a streamed answer ends (amendments B3, B4): an end mark of the dialect ends it, once usage has come or
+    `LATE_USAGE_SECONDS` are over; whatever cannot be read after it is ignored. Content after an end mark reopens the
+    answer: from then on only HTTP's own end of the body or `[DONE]` ends it.
 
     Args:
         decoder: The dialect's, fresh.
@@ -31,18 +48,41 @@ class Answer:
         timer: Of the attempt.
     """
 
-    __slots__ = ("_body", "_decoder", "_emit", "_framing", "_limit", "_parser", "_timer")
+    __slots__ = (
+        "_beginning",
+        "_body",
+        "_decoder",
+        "_emit",
+        "_feed",
+        "_limit",
+        "_over",
+        "_parser",
+        "_push",
+        "_reopened",
+        "_said",
+        "_silent",
+        "_timer",
+        "_undecided",
+    )
 
     def __init__(self, decoder: ResponseDecoder, framing: str, limit: int, emit: Emit, timer: SilenceTimer) -> None:
         self._decoder = decoder
-        self._framing = framing
         self._limit = limit
         self._emit = emit
         self._timer = timer
         self._parser: SseParser | NdjsonParser = SseParser(limit) if framing == "sse" else NdjsonParser(limit)
-        self._body = bytearray()
+        self._body = bytearray()  # of an answer that is no stream
+        self._undecided = framing == "sse"  # whether it is one
+        self._beginning = bytearray()  # for error messages
+        self._over = False  # nothing more is read
+        self._reopened = False  # content has come after an end mark
+        # The first payload and the first events are noted by functions that are replaced by it: no flags afterwards.
+        self._silent = True
+        self._feed: Callable[[bytes], list[bytes]] = self._feed_first
+        self._said = False
+        self._push: Callable[[list[BackendRawEvent]], None] = self._push_first
 
-    async def read(self, exchange: Exchange, stream: bool) -> bool:
+    async def read(self, body: Body, stream: bool) -> bool:
         """Reads the response to its answer's end.
 
         Returns:
@@ -52,91 +92,100 @@ class Answer:
             GatewayError: The answer failed, or was cut off.
         """
         if not stream:
-            await self._whole(exchange)
+            await body.until(self._collect)
+            self._decode_whole()
             return True
-        decoder, emit, timer = self._decoder, self._emit, self._timer
-        ended = await exchange.until(self._first)
+        emit, timer = self._emit, self._timer
+        ended = await body.until(self._take_beginning)
         if self._body:
-            await self._whole(exchange)
+            if not ended:
+                await body.until(self._collect)
+            self._decode_whole()
             return True
-        while not (ended or decoder.done or decoder.ended):
+        while not (ended or self._over):
             if emit.blocked:
                 timer.suspended()  # we wait for the client: that is not the backend's silence
                 await emit.drained()
                 timer.progressed()
-            ended = await exchange.until(self._take)
-        if not (ended or decoder.done):
-            await self._late_usage(exchange)
-        if not decoder.done:
-            self._close()
-        return decoder.done
+            if self._reopened:
+                ended = await body.until(self._take_reopened)
+            elif not self._decoder.ended:
+                ended = await body.until(self._take)
+            else:
+                timer.suspended()
+                try:
+                    ended = await body.until(self._take_late, LATE_USAGE_SECONDS)
+                except (TimeoutError, BrokenExchange):
+                    break  # nothing can be lost but usage
+        if not self._over:
+            self._close(whole=ended)
+        return self._over
 
-    def _first(self, chunk: bytes) -> bool:
-        if self._framing == "sse" and chunk.lstrip()[:1] == b"{":
-            # No event stream begins with a brace: a server that does not stream, or an error with status 200.
+    # --- what takes the pieces of the body; True: something must be decided before the next one ---
+
+    def _take_beginning(self, chunk: bytes) -> bool:
+        """As `_take`, until the first events: notes the beginning, and tells a stream from a body without framing."""
+        if len(self._beginning) < _QUOTE_BYTES:
+            self._beginning += chunk[:_QUOTE_BYTES]
+        if self._undecided:
             self._body += chunk
-            return True
-        return self._take(chunk) or True
+            start = self._body.removeprefix(BYTE_ORDER_MARK).lstrip()
+            if BYTE_ORDER_MARK.startswith(self._body) or (not start and len(self._body) < _QUOTE_BYTES):
+                return False
+            self._undecided = False
+            if start.startswith(b"{"):
+                # No event stream begins with a brace: a server that does not stream, or an error with status 200.
+                return True
+            chunk = bytes(self._body)
+            self._body.clear()
+        try:
+            return self._take(chunk) or self._said
+        except GatewayError as error:
+            if self._over:
+                raise  # by `_finish`, which quotes
+            raise self._quoting(error) from error
 
     def _take(self, chunk: bytes) -> bool:
-        """One batch. True: something must be decided before the next one."""
+        """One batch, before any end mark."""
         decoder = self._decoder
         events: list[BackendRawEvent] = []
         try:
-            for payload in self._parser.feed(chunk):
-                decoder.feed(payload, events)
-                if decoder.done:
-                    decoder.finish(events)
-                    break
+            self._decode(self._feed(chunk), events)
+            if self._over:
+                self._finish(events)
         finally:
             # In `finally`: what came before a broken event was said, and is passed on before the failure.
             if events:
                 self._timer.progressed()
-                self._emit(events)
-        return decoder.done or decoder.ended or self._emit.blocked
-
-    async def _late_usage(self, exchange: Exchange) -> None:
-        """After the end mark nothing can be lost but usage: a broken or silent connection ends the answer as well."""
-        self._timer.suspended()
-        try:
-            async with asyncio.timeout(LATE_USAGE_SECONDS):
-                while not self._decoder.done and not await exchange.until(self._take_late):
-                    pass
-        except (TimeoutError, BrokenExchange):
-            pass
+                self._push(events)
+        return self._over or decoder.ended or self._emit.blocked
 
     def _take_late(self, chunk: bytes) -> bool:
-        self._take(chunk)
-        self._timer.suspended()
-        return self._decoder.done
+        """One batch after the end mark: usage, or content after all."""
+        return self._take_after_end_mark(chunk) or self._reopened
 
-    def _close(self) -> None:
-        """The response is over and the provider has not said so: its decoder knows whether that was the end."""
+    def _take_reopened(self, chunk: bytes) -> bool:
+        """One batch of an answer that has gone on after an end mark."""
+        return self._take_after_end_mark(chunk) or self._emit.blocked
+
+    def _take_after_end_mark(self, chunk: bytes) -> bool:
         events: list[BackendRawEvent] = []
         try:
-            for payload in self._parser.close():
-                try:
-                    self._decoder.feed(payload, events)
-                except GatewayError as error:
-                    if error.kind != "protocol_violation":
-                        raise
-                    # A last line that does not parse is a line that was cut: `finish` says so.
-            self._decoder.finish(events)
+            try:
+                payloads = self._feed(chunk)
+            except GatewayError:
+                if self._reopened:
+                    raise
+                self._over = True
+            else:
+                self._decode_after_end_mark(iter(payloads), events)
+            if self._over:
+                self._finish(events)
         finally:
             if events:
-                self._emit(events)
-
-    async def _whole(self, exchange: Exchange) -> None:
-        await exchange.until(self._collect)
-        if not self._body:
-            raise cut_off("the backend sent an empty answer")
-        events: list[BackendRawEvent] = []
-        try:
-            self._decoder.feed_whole(parse_object(bytes(self._body)), events)
-            self._decoder.finish(events)
-        finally:
-            if events:
-                self._emit(events)
+                self._timer.progressed()
+                self._push(events)
+        return self._over
 
     def _collect(self, chunk: bytes) -> bool:
         self._body += chunk
@@ -145,3 +194,129 @@ class Answer:
                 f"the backend sent a body of more than {self._limit} bytes (reliability.max_event_bytes)"
             )
         return False
+
+    # --- payloads → events ---
+
+    def _decode(self, payloads: list[bytes], events: list[BackendRawEvent]) -> None:
+        decoder = self._decoder
+        rest = iter(payloads)
+        for payload in rest:
+            if payload is DONE_MARK:
+                decoder.done_mark()
+            else:
+                decoder.feed(payload, events)
+            if decoder.ended:
+                self._decode_after_end_mark(rest, events)
+                return
+        if decoder.done:
+            self._over = True
+
+    def _decode_after_end_mark(self, payloads: Iterator[bytes], events: list[BackendRawEvent]) -> None:
+        """Decodes what follows an end mark, which was the end only if none of it is content.
+
+        After an end that was real an error or an unreadable payload is ignored: the answer is there. In an answer that
+        has gone on nothing is.
+        """
+        decoder = self._decoder
+        if decoder.done and not self._reopened:
+            self._over = True
+            return
+        for payload in payloads:
+            before = len(events)
+            if payload is DONE_MARK:
+                decoder.done_mark()
+                self._over = True
+                return
+            try:
+                decoder.feed(payload, events)
+            except GatewayError:
+                if self._reopened or len(events) > before:
+                    raise
+            if len(events) > before:
+                self._reopened = True
+            elif decoder.done and not self._reopened:
+                self._over = True
+                return
+
+    def _decode_whole(self) -> None:
+        """An answer that is no stream: one JSON object, or an array of chunks."""
+        decoder = self._decoder
+        body = bytes(self._body).removeprefix(BYTE_ORDER_MARK).strip()
+        self._beginning = self._body[:_QUOTE_BYTES]
+        events: list[BackendRawEvent] = []
+        try:
+            elements = payloads_of(body) if body.startswith(b"[") else [body] * bool(body)
+            self._silent = not elements
+            try:
+                if len(elements) == 1:
+                    decoder.feed_whole(parse_object(elements[0]), events)
+                else:
+                    for element in elements:
+                        decoder.feed(element, events)
+            except GatewayError as error:
+                if events or error.kind != "protocol_violation":
+                    raise
+                raise self._quoting(error) from error
+            self._finish(events)
+        finally:
+            if events:
+                self._push(events)
+
+    def _close(self, *, whole: bool) -> None:
+        """The response is over and the provider has not said so: its decoder knows whether that was the end.
+
+        Args:
+            whole: HTTP says that the body is complete, so that a last event counts although its end is missing. One
+                that does not parse was cut.
+        """
+        events: list[BackendRawEvent] = []
+        try:
+            if whole:
+                payloads = self._parser.close()
+                self._silent = self._silent and not payloads
+                payloads = [payload for payload in payloads if payload is DONE_MARK or parses(payload)]
+                if self._decoder.ended:
+                    self._decode_after_end_mark(iter(payloads), events)
+                else:
+                    self._decode(payloads, events)
+            self._finish(events)
+        finally:
+            if events:
+                self._push(events)
+
+    def _finish(self, events: list[BackendRawEvent]) -> None:
+        """Ends the answer.
+
+        Raises:
+            GatewayError: It was not complete, or none at all.
+        """
+        if self._silent:
+            raise self._quoting(protocol_violation("the backend's answer has no content"))
+        try:
+            self._decoder.finish(events)
+        except GatewayError as error:
+            if self._said or events:
+                raise
+            raise self._quoting(error) from error
+
+    def _quoting(self, error: GatewayError) -> GatewayError:
+        """`error` with the beginning of the answer, which holds nothing that the dialect knows."""
+        beginning = self._beginning.decode("utf-8", "replace").strip()[:MAX_QUOTE]
+        said = f": it begins with: {beginning}" if beginning else ": it is empty"
+        return GatewayError(
+            error.kind, f"{error.message}{said}", retryable=error.retryable, provider_code=error.provider_code
+        )
+
+    # --- the first payload and the first events ---
+
+    def _feed_first(self, chunk: bytes) -> list[bytes]:
+        payloads = self._parser.feed(chunk)
+        if any(payload is not DONE_MARK for payload in payloads):
+            self._silent = False
+            self._feed = self._parser.feed
+        return payloads
+
+    def _push_first(self, events: list[BackendRawEvent]) -> None:
+        self._said = True
+        self._push = self._emit
+        self._emit(events)

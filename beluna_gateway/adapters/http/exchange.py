@@ -157,24 +157,32 @@ class Exchange:
         value = self._headers.get(name)
         return None if value is None else value.decode("latin-1")
 
-    async def until(self, take: Callable[[bytes], bool]) -> bool:
+    async def until(self, take: Callable[[bytes], bool], within: float | None = None) -> bool:
         """Gives `take` each piece of the body as it arrives, until it returns True or the response ends.
 
         Pieces that arrive when nobody takes them wait here; when they are too many the backend is not read.
+
+        Args:
+            take: Gets each piece; True ends the call.
+            within: The most seconds that the call may last.
 
         Returns:
             Whether the response has ended.
 
         Raises:
+            TimeoutError: `within` is over.
             Exception: What `take` raised, or `BrokenExchange`.
         """
         if (ended := self._deliver(take)) is not None:
             return ended
         self._take = take
+        timer = None if within is None else self._loop.call_later(within, self._expire)
         try:
             return await self._wait()
         finally:
             self._take = None
+            if timer is not None:
+                timer.cancel()
 
     def abort(self) -> None:
         """Ends the connection, now."""
@@ -191,6 +199,10 @@ class Exchange:
             return await self._waiter
         finally:
             self._waiter = None
+
+    def _expire(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(TimeoutError())
 
     def _deliver(self, take: Callable[[bytes], bool]) -> bool | None:
         """Hands over what is there; None: more is to come, and wanted. What came before a failure is said first."""

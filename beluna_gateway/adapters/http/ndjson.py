@@ -1,9 +1,10 @@
-"""NDJSON answers: bytes in, the JSON text of each line out."""
+"""NDJSON answers: bytes in, the payload of each line out."""
 
 from __future__ import annotations
 
 from ...errors import protocol_violation
 from ...wire.lines import LineCutter
+from .payloads import BYTE_ORDER_MARK, BareJson, payloads_of
 
 
 class NdjsonParser:
@@ -16,18 +17,37 @@ class NdjsonParser:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lines = LineCutter(limit)
+        self._bare = BareJson(limit)
+        self._at_start = True
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The lines that `chunk` completes; blank ones do not come out."""
-        return self._whole(self._lines.feed(chunk))
+        """The payloads of the lines that `chunk` completes; see `payloads.py` for what does not come out.
+
+        Raises:
+            GatewayError: `protocol_violation`, where a line is too large.
+        """
+        return self._payloads(self._lines.feed(chunk))
 
     def close(self) -> list[bytes]:
         """The last line, where the answer ended without a line end. It may be cut off."""
-        return self._whole(self._lines.close())
+        return self._payloads(self._lines.close()) + self._bare.close()
 
-    def _whole(self, lines: list[bytes | None]) -> list[bytes]:
-        if None in lines:
-            raise protocol_violation(
-                f"the backend sent one line of more than {self._limit} bytes (reliability.max_event_bytes)"
-            )
-        return [line for line in lines if line]
+    def _payloads(self, lines: list[bytes | None]) -> list[bytes]:
+        payloads: list[bytes] = []
+        for line in lines:
+            if line is None:
+                raise protocol_violation(
+                    f"the backend sent one line of more than {self._limit} bytes (reliability.max_event_bytes)"
+                )
+            if self._at_start:
+                self._at_start = False
+                line = line.removeprefix(BYTE_ORDER_MARK)  # noqa: PLW2901 - the same line
+            if self._bare.open or line.strip() in _PRETTY_PRINTED:
+                payloads += self._bare.feed(line)
+            else:
+                payloads += payloads_of(line)
+        return payloads
+
+
+_PRETTY_PRINTED = (b"{", b"[", b"[{")
+"""The first line of a value that is spread over several: proxies write their errors so."""

@@ -1,14 +1,15 @@
-"""Server-sent events: bytes in, the `data` of each event out.
+"""Server-sent events: bytes in, the payload of each event out.
 
-Source: the HTML standard, section 9.2.6 "Interpreting an event stream". Event names, ids and retry times are passed
-over: every dialect here repeats the event's type inside its JSON.
+Source: the HTML standard, section 9.2.6 "Interpreting an event stream". Ids and retry times are passed over, and names
+but `error`: every dialect here repeats the event's type inside its JSON. Three things that the standard does not have
+and real servers send: errors in a field `error:` (llama.cpp), JSON without `data:` (Gemini's errors in mid-stream), and
+a last event without its blank line.
 """
 
 from __future__ import annotations
 
-from ...errors import protocol_violation
-
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+from ...errors import GatewayError, protocol_violation
+from .payloads import BYTE_ORDER_MARK, BareJson, error_payload, parses, payloads_of
 
 
 class SseParser:
@@ -26,37 +27,53 @@ class SseParser:
         self._line = bytearray()
         self._data: list[bytes] = []
         self._size = 0
+        self._is_error = False  # the event's name is `error`
+        self._bare = BareJson(limit)
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The data of each event that `chunk` completes. Those without data (comments, keep-alives) do not come out."""
-        # What nearly every read looks like: whole events of one `data: ` line each, mostly a single one. The slow way
-        # below gives the same answer (tests/adapters/http/test_sse.py compares the two).
-        plain = chunk.startswith(b"data: ")
+        """The payloads that `chunk` completes; see `payloads.py` for what does not come out.
+
+        Raises:
+            GatewayError: `protocol_violation`, where an event is too large.
+        """
+        # What nearly every read looks like: whole events of one `data: ` line with an object each, mostly a single
+        # one. The slow way below gives the same answer (tests/adapters/http/test_sse.py compares the two).
+        plain = chunk.startswith(b"data: {")
         if plain and self._at_start and not self._line:
             self._at_start, self._between = False, True
         if plain and self._between and len(chunk) <= self._limit and chunk.endswith(b"\n\n") and b"\r" not in chunk:
             events = chunk[6:-2].split(b"\n\ndata: ")
-            if chunk.count(b"\n") == 2 * len(events) and b"" not in events:
+            count = len(events)
+            if chunk.count(b"\n") == 2 * count and (count == 1 or chunk.count(b"\n\ndata: {") == count - 1):
                 return events
         if self._at_start:
             chunk = self._without_mark(chunk)
         events = self._feed_lines(chunk)
-        self._between = not (self._at_start or self._line or self._data or self._after_cr)
+        self._between = not (
+            self._at_start or self._line or self._data or self._after_cr or self._bare.open or self._is_error
+        )
+        return events
+
+    def close(self) -> list[bytes]:
+        """What the stream ended in the middle of: a last event without its blank line. It may be cut off."""
+        events: list[bytes] = []
+        if self._line:
+            line = bytes(self._line)
+            self._line.clear()
+            self._take(line, events)
+        events += filter(parses, self._bare.close())
+        self._dispatch(events)
         return events
 
     def _without_mark(self, chunk: bytes) -> bytes:
         """The beginning of the stream without its byte order mark, which may come in pieces."""
         chunk = bytes(self._line) + chunk
         self._line.clear()
-        if len(chunk) < len(_BYTE_ORDER_MARK) and _BYTE_ORDER_MARK.startswith(chunk):
+        if len(chunk) < len(BYTE_ORDER_MARK) and BYTE_ORDER_MARK.startswith(chunk):
             self._line += chunk  # it may still be one
             return b""
         self._at_start = False
-        return chunk.removeprefix(_BYTE_ORDER_MARK)
-
-    def close(self) -> list[bytes]:
-        """Nothing: an event that was not ended by a blank line is incomplete and is discarded."""
-        return []
+        return chunk.removeprefix(BYTE_ORDER_MARK)
 
     def _feed_lines(self, chunk: bytes) -> list[bytes]:
         if self._after_cr:
@@ -71,27 +88,45 @@ class SseParser:
             lines[0] = bytes(self._line) + lines[0]
             self._line.clear()
         for line in lines:
-            if line:
-                self._take(line)
-            elif self._data:
-                if data := b"\n".join(self._data):
-                    events.append(data)
-                self._data.clear()
-                self._size = 0
+            if line or self._bare.open:
+                self._take(line, events)
+            else:
+                self._dispatch(events)
         self._line += rest
         if self._size + len(self._line) > self._limit:
             raise self._too_large()
         return events
 
-    def _take(self, line: bytes) -> None:
+    def _take(self, line: bytes, events: list[bytes]) -> None:
         name, _, value = line.partition(b":")
         if name == b"data":
+            events += filter(parses, self._bare.close())
             self._data.append(value.removeprefix(b" "))
-            self._size += len(value)
+            self._size += len(line)
             if self._size > self._limit:
                 raise self._too_large()
+        elif self._bare.open or self._bare.begins(line):
+            self._dispatch(events)
+            events += filter(parses, self._bare.feed(line))  # a line that is no JSON is an unknown field
+        elif name == b"error":
+            events.append(error_payload(value))
+        elif name == b"event":
+            self._is_error = value.strip() == b"error"
 
-    def _too_large(self) -> Exception:
+    def _dispatch(self, events: list[bytes]) -> None:
+        """Ends the event in hand."""
+        is_error, self._is_error = self._is_error, False
+        if not self._data:
+            return
+        data = b"\n".join(self._data)
+        self._data.clear()
+        self._size = 0
+        payloads = payloads_of(data)
+        if is_error and payloads == [data] and not data.startswith(b"{"):
+            payloads = [error_payload(data)]
+        events += payloads
+
+    def _too_large(self) -> GatewayError:
         return protocol_violation(
             f"the backend sent one event of more than {self._limit} bytes (reliability.max_event_bytes)"
         )

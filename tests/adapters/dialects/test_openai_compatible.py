@@ -34,7 +34,10 @@ def body_of(fields: dict[str, Any], **backend: Any) -> dict[str, Any]:
 def decode(*payloads: Any, finish: bool = True) -> list[BackendRawEvent]:
     decoder, events = dialect("openai_compatible").decoder(canonical(frame()), "m"), list[BackendRawEvent]()
     for payload in payloads:
-        decoder.feed(payload if isinstance(payload, bytes) else json.dumps(payload).encode(), events)
+        if payload == b"[DONE]":
+            decoder.done_mark()
+        else:
+            decoder.feed(payload if isinstance(payload, bytes) else json.dumps(payload).encode(), events)
     if finish:
         decoder.finish(events)
     return events

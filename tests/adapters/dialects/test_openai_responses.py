@@ -386,7 +386,7 @@ def test_repeated_deltas_are_counted_with_their_item() -> None:
 def test_done_is_no_end_mark() -> None:
     """`[DONE]`, which some servers add, does not make a cut answer whole."""
     decoder, events = feed(event("output_text.delta", output_index=0, delta="Hi"))
-    decoder.feed(b"[DONE]", events)
+    decoder.done_mark()
 
     with pytest.raises(GatewayError) as failure:
         decoder.finish(events)

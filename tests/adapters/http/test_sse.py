@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from beluna_gateway.adapters.http.payloads import DONE_MARK
 from beluna_gateway.adapters.http.sse import SseParser
 from beluna_gateway.errors import GatewayError
 
@@ -54,9 +55,84 @@ def test_events_by_the_standard(data: bytes, expected: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("data", [b"data: one", b"data: one\n", b"data: one\r\n", b"data: one\nda"])
-def test_an_event_without_its_blank_line_is_discarded(data: bytes) -> None:
-    """An answer that was cut inside an event does not give that event."""
-    assert_events(data, [])
+def test_an_event_without_its_blank_line_comes_out_at_the_close_only(data: bytes) -> None:
+    """It may be cut: it is not given out before the answer has ended."""
+    parser = SseParser(1000)
+
+    assert parser.feed(data) == []
+    assert parser.close() == [b"one"]
+    assert_events(data, [b"one"])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b": keepalive\n\n",
+        b"\n\n\r\n",
+        b"event: ping\n\n",
+        b"id: 7\nretry: 10\n\n",
+        b"data:\n\n",
+        b"data: \n\n",
+        b"data\n\n",
+        b"data:  \t\n\n",
+        b"data: \ndata:\n\n",
+        b"data: : keepalive\n\n",
+        b"data::\n\n",
+        b"\xef\xbb\xbf",
+        b"data: []\n\n",
+        b"[INFO] an unknown field\n\n",
+        b"{an unknown field, too\n",
+    ],
+)
+@pytest.mark.parametrize("close", [b"", b"data: {}\n\n"])
+def test_silence_does_not_come_out(data: bytes, close: bytes) -> None:
+    """Comments, blank lines, names alone, and data that is empty or a comment are no payloads, wherever they stand."""
+    assert_events(data + close, [b"{}"] * bool(close))
+
+
+@pytest.mark.parametrize("data", [b"data: [DONE]", b"data:[DONE]", b"data: [DONE] ", b"data:  [DONE]\t"])
+def test_done_comes_out_as_its_mark(data: bytes) -> None:
+    """With any white space around it, with and without its blank line; the mark is one object."""
+    for ending in (b"\n\n", b"\n", b""):
+        (payload,) = events_of(data + ending)
+
+        assert payload is DONE_MARK
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b'error: {"code":503,"message":"Loading model"}\n\n', [b'{"error":{"code":503,"message":"Loading model"}}']),
+        (b"error: Loading model\n\n", [b'{"error":"Loading model"}']),
+        (b'error: {"code":5}', [b'{"error":{"code":5}}']),
+        (b"event: error\ndata: Loading model\n\ndata: x\n\n", [b'{"error":"Loading model"}', b"x"]),
+        (b'event: error\ndata: {"message":"m"}\n\n', [b'{"message":"m"}']),
+        (b'data: {"a":1}\n\n{"error":{"code":429}}\n\n', [b'{"a":1}', b'{"error":{"code":429}}']),
+        (b'data: {"a":1}\n{"error":1}\ndata: {"b":1}\n\n', [b'{"a":1}', b'{"error":1}', b'{"b":1}']),
+        (b'{\n "error": {\n "message": "}\\"{"\n\n }\n}\n', [b'{\n "error": {\n "message": "}\\"{"\n\n }\n}']),
+        (b'{"error":1', []),
+        (b'{"error":1\ndata: {}\n\n', [b"{}"]),
+        (b'data: [{"error":{"code":1}}]\n\n', [b'{"error":{"code":1}}']),
+        ('data: [{"a":1},\ndata: {"b":"é"}]\n\n'.encode(), [b'{"a":1}', '{"b":"é"}'.encode()]),
+        (b"data: [1, [2]]\n\n", [b"1", b"[2]"]),
+        (b'data: [{"a":1}, {\n\n', [b'[{"a":1}, {']),
+        (b'[{"a":1},{"b":2}]', [b'{"a":1}', b'{"b":2}']),
+        (b'[{\n"a":1\n}\n,\n{\n"b":[\n2\n]\n}\n]\n', [b'{"a":1}', b'{"b":[2]}']),
+        (b'[\n{"a":1},\n{"b":2},{"c":3}\n]', [b'{"a":1}', b'{"b":2}', b'{"c":3}']),
+    ],
+)
+def test_errors_and_json_without_data(data: bytes, expected: list[bytes]) -> None:
+    """What real servers write outside of `data:` comes out as payloads, an array by its elements."""
+    assert_events(data, expected)
+
+
+def test_an_array_of_chunks_streams() -> None:
+    """Each element of a pretty-printed array comes out when it is whole, not at the array's end."""
+    parser = SseParser(1000)
+
+    assert parser.feed(b'[{\n  "a": 1\n}\n') == [b'{"a":1}']
+    assert parser.feed(b',\r\n{\n  "b": 1\n}\n') == [b'{"b":1}']
+    assert parser.feed(b"]") == parser.close() == []
 
 
 @pytest.mark.parametrize(
@@ -65,6 +141,10 @@ def test_an_event_without_its_blank_line_is_discarded(data: bytes) -> None:
         b"data: " + b"x" * 200 + b"\n\n",
         b"data: " + b"x" * 200,
         b"data: 0123456789\n" * 20,
+        b"data:\n" * 200,
+        b"data\n" * 200,
+        b"{" + b'"a":1,\n' * 40,
+        b"[[" + b'"a",\n' * 40,
         b": " + b"x" * 200,
     ],
 )
@@ -83,9 +163,25 @@ def test_many_small_events_in_one_read_are_no_large_one() -> None:
     assert events_of(b"event: x\r\ndata: 0123456789\r\n\r\n" * 50, limit=30) == [b"0123456789"] * 50
 
 
-_PIECES = st.sampled_from(
-    [b"data: ", b"data:", b"data", b": c", b"event: x", b"a", "é".encode(), b" ", b"\n", b"\n\n", b"\r\n", b"\r", b"{}"]
-)
+_FIELDS = [b"data: ", b"data:", b"data", b": c", b"event: x", b"event: error", b"error:", b"[DONE]", b"data: {}\n\n"]
+_CHARACTERS = [
+    b"a",
+    "é".encode(),
+    b" ",
+    b"\n",
+    b"\n\n",
+    b"\r\n",
+    b"\r",
+    b"{}",
+    b"[",
+    b"]",
+    b"{",
+    b"}",
+    b",",
+    b'"',
+    b"1",
+]
+_PIECES = st.sampled_from(_FIELDS + _CHARACTERS)
 
 
 @given(st.lists(_PIECES, max_size=25).map(b"".join), st.data())
@@ -107,4 +203,4 @@ def test_any_bytes_are_events_or_a_gateway_error(chunks: list[bytes]) -> None:
     except GatewayError:
         return
 
-    assert all(event and b"\r" not in event for event in events)
+    assert all(event.strip() for event in events)

@@ -1,0 +1,134 @@
+"""The data of an event, or a line → the payloads that a `ResponseDecoder` is fed: the one place that knows silence.
+
+What carries nothing never reaches a decoder: empty data, and data that begins with a colon (a comment that was wrapped
+into an event). `[DONE]` becomes `DONE_MARK`. An array of chunks becomes its elements.
+"""
+
+from __future__ import annotations
+
+import re
+
+from pydantic_core import from_json, to_json
+
+from ...errors import protocol_violation
+from ..base import check_json_size
+
+DONE_MARK = b"[DONE]"
+"""What the parsers give for `[DONE]`, always this very object, so that it can be told apart with ``is``."""
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?')  # possessive: linear in the line, also where a string never ends
+
+
+def payloads_of(data: bytes) -> list[bytes]:
+    """The payloads in one event's data, or in one line.
+
+    Raises:
+        GatewayError: `protocol_violation`, for an array with more values than any answer has.
+    """
+    text = data.strip()
+    if not text or text.startswith(b":"):
+        return []
+    if text == DONE_MARK:
+        return [DONE_MARK]
+    if text.startswith(b"["):
+        return _elements(text)
+    return [data]
+
+
+def _elements(data: bytes) -> list[bytes]:
+    """The elements of an array, as JSON each; `data` itself where it is not JSON, for the decoder to refuse."""
+    check_json_size(data)
+    try:
+        elements = from_json(data, allow_inf_nan=False)
+    except ValueError:
+        return [data]
+    return [to_json(element) for element in elements]
+
+
+def parses(payload: bytes) -> bool:
+    """Whether `payload` is JSON, and so was not cut off."""
+    try:
+        from_json(payload)
+    except ValueError:
+        return False
+    return True
+
+
+def error_payload(value: bytes) -> bytes:
+    """The payload for an error that is not inside the event's JSON: an SSE field ``error:``, or ``event: error``."""
+    value = value.strip()
+    try:
+        from_json(value)
+    except ValueError:
+        value = to_json(value.decode("utf-8", "replace"))
+    return b'{"error":%b}' % value
+
+
+class BareJson:
+    """Collects JSON that stands in a stream of lines without any framing of its own, over as many lines as it takes.
+
+    The elements of an array come out as soon as they are whole, so that an answer that is one array of chunks streams.
+
+    Args:
+        limit: The most bytes that one value, or one element, may have; more is a `protocol_violation`.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lines: list[bytes] = []
+        self._size = 0
+        self._depth = 0
+        self._in_array = False
+        self._passed_on = False  # a part of the value has been given out
+        self.open = False
+        """Whether a value has begun and not ended."""
+
+    def begins(self, line: bytes) -> bool:
+        """Whether `line` is the beginning of an object or array."""
+        return line.lstrip()[:1] in (b"{", b"[") and line.strip() != DONE_MARK
+
+    def feed(self, line: bytes) -> list[bytes]:
+        """The payloads that `line` completes.
+
+        Raises:
+            GatewayError: `protocol_violation`, where a value is too large.
+        """
+        if not self.open:
+            self.open = True
+            self._in_array = line.lstrip().startswith(b"[")
+            self._passed_on = False
+            self._depth = 0
+        self._lines.append(line)
+        self._size += len(line) + 1
+        if self._size > self._limit:
+            raise protocol_violation(
+                f"the backend sent one event of more than {self._limit} bytes (reliability.max_event_bytes)"
+            )
+        structure = _STRINGS.sub(b"", line)
+        opened = structure.count(b"{") + structure.count(b"[")
+        self._depth += opened - structure.count(b"}") - structure.count(b"]")
+        if self._depth <= 0:
+            self.open = False
+            return self._take(last=True)
+        return self._take(last=False) if self._in_array and self._depth == 1 else []
+
+    def close(self) -> list[bytes]:
+        """What was collected of a value that has not ended."""
+        if not self.open:
+            return []
+        self.open = False
+        return self._take(last=True)
+
+    def _take(self, *, last: bool) -> list[bytes]:
+        text = b"\n".join(self._lines).strip()
+        self._lines.clear()
+        self._size = 0
+        if not self._passed_on and last:
+            return payloads_of(text)
+        # Some elements of an array: without its brackets and the commas around them.
+        text = text if self._passed_on else text.removeprefix(b"[")
+        text = text.removesuffix(b"]") if last else text
+        self._passed_on = True
+        return payloads_of(b"[%b]" % text.strip(b", \t\r\n"))
