@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,9 +12,12 @@ from ..config.settings import BackendProfile, EnvCredential, FileCredential, Inl
 from ..errors import GatewayError
 from ..telemetry.redaction import Redactor
 
+MAX_FILE_BYTES = 64 * 1024
+"""The largest credential file."""
+
 
 class CredentialResolver:
-    """Resolves per request, so that a rotated secret is taken; what it has seen, the redactor knows."""
+    """Resolves a credential for each request, so that a rotated secret is used; teaches each one to the redactor."""
 
     def __init__(self, redactor: Redactor, environment: Mapping[str, str] = os.environ) -> None:
         self._redactor = redactor
@@ -51,7 +55,12 @@ class CredentialResolver:
             folders.insert(0, Path(credentials_directory))
         for folder in folders:
             try:
-                return (folder / path).read_text("utf-8")  # an absolute path stays itself
+                data = _read_regular_file(folder / path)  # an absolute path stays itself
+                if data is None:
+                    raise _no_credential(profile, f"the credential file {path} is not a regular file")
+                if len(data) > MAX_FILE_BYTES:
+                    raise _no_credential(profile, f"the credential file {path} is larger than {MAX_FILE_BYTES} bytes")
+                return data.decode()
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -59,6 +68,16 @@ class CredentialResolver:
             except UnicodeDecodeError:
                 raise _no_credential(profile, f"the credential file {path} is not UTF-8") from None
         return None
+
+
+def _read_regular_file(path: Path) -> bytes | None:
+    """The first `MAX_FILE_BYTES` + 1 bytes, or None where `path` is something else, which reading could block on."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        return None
+    # Not blocking, should a FIFO have taken its place since.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(MAX_FILE_BYTES + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
 
 
 _NOTHING = ResolvedCredential(None)

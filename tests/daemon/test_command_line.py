@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from tests.fakes.answers import CUT, answers, delta, fails, plays, silent, text
 from tests.fakes.client import connected
-from tests.fakes.daemon import clean_environment, make_config, write_config
+from tests.fakes.daemon import clean_environment, daemon_process, make_config, write_config
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -202,6 +202,63 @@ async def test_status(stage, config):
     assert table.status == 0
     assert "first-model" in table.out
     assert (frame["type"], frame["pid"]) == ("status", stage.daemon.pid)
+
+
+# --- what a terminal gets ---
+
+ESC = "\x1b]0;owned\x07\x9b2J"
+
+
+async def test_ask_shows_control_characters_as_escapes(stage, config):
+    """A model cannot steer the terminal; its lines and tabs stay. `--json` prints the same JSON without them."""
+    stage.backend.on("b", text(f"a{ESC}\n\tb\r\u202e"))
+
+    plain = await run("ask", "--config", config, "hi")
+    frames = await run("ask", "--config", config, "--json", "hi")
+
+    assert plain.out == r"a\x1b]0;owned\x07\x9b2J" + "\n\tb" + r"\r\u202e" + "\n"
+    assert not set(frames.out) & set("\x1b\x07\x9b\u202e")
+    assert json.loads(frames.out.splitlines()[1])["delta"] == f"a{ESC}\n\tb\r\u202e"
+
+
+async def test_errors_show_control_characters_as_escapes(stage, config):
+    """A provider's error text, and what a person typed."""
+    stage.backend.on("b", fails(401, "bad", f"no{ESC}\r"))
+
+    refused = await run("ask", "--config", config, "hi")
+    unknown = await run("check", "--config", config, "--backend", ESC)
+
+    for outcome in (refused, unknown):
+        assert r"\x1b]0;owned\x07" in outcome.err
+        assert not set(outcome.err) & set("\x1b\x07\x9b\r")
+
+
+async def test_tables_show_control_characters_as_escapes(stage, tmp_path):
+    """Names from the configuration and answers of backends, in `status` and `check`."""
+    config = make_config({"b": {"default_model": f"m{ESC}\n"}}, stage.backend)
+    stage.backend.on("b", fails(500, None, f"no{ESC}"))
+    async with daemon_process(tmp_path, config):
+        status = await run("status", "--config", tmp_path / "beluna.jsonc")
+    check = await run("check", "--config", tmp_path / "beluna.jsonc")
+
+    assert r"m\x1b]0;owned\x07\x9b2J\n" in status.out
+    assert r"no\x1b]0;owned" in check.out
+    for outcome in (status, check):
+        assert not set(outcome.out) & set("\x1b\x07\x9b")
+
+
+@pytest.mark.parametrize("arguments", [["ask", "--socket", "nobody.sock", "hi"], ["check"], ["serve"]])
+async def test_a_standard_error_that_takes_nothing_changes_no_status(tmp_path, arguments):
+    """The exit status still tells what went wrong."""
+    statuses = []
+    for target in ("/dev/null", "/dev/full"):
+        with Path(target).open("wb") as error:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "beluna_gateway", *arguments, stderr=error, env=clean_environment(), cwd=tmp_path
+            )
+            statuses.append(await process.wait())
+
+    assert statuses[0] == statuses[1] in (66, 69)
 
 
 # --- check ---

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +106,57 @@ def test_a_secret_that_would_break_a_header_is_refused(tmp_path: Path, secret: s
 
 
 def test_a_file_that_cannot_be_read_is_told_from_a_missing_one(tmp_path: Path):
-    """A folder, or bytes that are no text: the message says so."""
-    (tmp_path / "folder").mkdir()
+    """A loop of links, or bytes that are no text: the message says so."""
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
 
-    assert "is unreadable: Is a directory" in refusal(tmp_path, {"type": "file", "path": "folder"})
+    assert "is unreadable: Too many levels" in refusal(tmp_path, {"type": "file", "path": "loop"})
     assert "is not UTF-8" in refusal(tmp_path, {"type": "file", "path": "binary"})
+
+
+@pytest.mark.parametrize("kind", ["folder", "FIFO", "device", "socket", "link to a device"])
+def test_only_regular_files_are_read(tmp_path: Path, kind: str):
+    """Reading anything else could block for ever or never end."""
+    path = tmp_path / "key"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+    else:
+        path = Path("/dev/zero") if kind == "device" else path
+        if kind != "device":
+            path.symlink_to("/dev/zero")
+
+    assert "is not a regular file" in refusal(tmp_path, {"type": "file", "path": str(path)})
+
+
+def test_a_file_that_becomes_a_fifo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One that takes the file's place after the first look is opened without blocking, and not read."""
+    (tmp_path / "file").write_text("sk-1")
+    os.mkfifo(tmp_path / "fifo")
+    looked = (tmp_path / "file").stat()
+    monkeypatch.setattr(Path, "stat", lambda _: looked)
+
+    assert "is not a regular file" in refusal(tmp_path, {"type": "file", "path": "fifo"})
+
+
+def test_a_file_of_a_gibibyte_is_refused(tmp_path: Path):
+    """Files may have 64 KiB; not more than that is read of a larger one."""
+    (tmp_path / "key").write_text("k" * 64 * 1024)
+    with (tmp_path / "large").open("wb") as large:
+        large.truncate(1024**3)
+    tracemalloc.start()
+    try:
+        assert resolve(tmp_path, {"type": "file", "path": "key"}) == "k" * 64 * 1024
+        assert "is larger than 65536 bytes" in refusal(tmp_path, {"type": "file", "path": "large"})
+        assert tracemalloc.get_traced_memory()[1] < 16 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
+    (tmp_path / "key").write_text("k" * (64 * 1024 + 1))
+    assert "is larger" in refusal(tmp_path, {"type": "file", "path": "key"})
 
 
 @pytest.mark.parametrize(
