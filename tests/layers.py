@@ -32,7 +32,7 @@ adapters.encoding:  errors canonical
 adapters.base:      errors canonical config adapters.decoding
 adapters.dialects:  errors canonical config adapters.base adapters.decoding adapters.encoding
 adapters.http:      version errors canonical config wire processes adapters.base adapters.decoding
-adapters.copilot:   version errors canonical config telemetry processes adapters.base adapters.decoding
+adapters.copilot:   version errors canonical config processes adapters.base adapters.decoding
 adapters:           config adapters.base adapters.dialects adapters.http adapters.copilot
 gateway:            errors canonical wire config telemetry pipeline event_stream adapters.base adapters
 client:

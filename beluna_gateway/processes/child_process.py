@@ -90,6 +90,18 @@ def find_program(command: str) -> str:
     return found
 
 
+def configured_program(command: str, folder: Path, setting: str) -> str:
+    """The path of a `command` of the configuration: a relative path is looked up in the config file's folder.
+
+    Raises:
+        GatewayError: As `find_program`, naming the setting.
+    """
+    try:
+        return find_program(str(folder.absolute() / command) if "/" in command else command)
+    except GatewayError as error:
+        raise error.replace(message=f"{setting}: {error.message}") from error
+
+
 # --- running -------------------------------------------------------------------------------------------------
 
 

@@ -14,10 +14,10 @@ from pydantic import JsonValue
 
 from beluna_gateway.adapters.copilot.adapter import GitHubCopilotAdapter
 from beluna_gateway.adapters.copilot.lsp_session import LanguageServer
-from beluna_gateway.adapters.copilot.program import Run
 from beluna_gateway.canonical import CanonicalRequest, Completed, OutputTextDelta, ResolvedCredential
 from beluna_gateway.errors import GatewayError
 from beluna_gateway.pipeline.timers import AttemptTimer
+from beluna_gateway.processes.supervisor import Run
 
 from ..adapters.copilot.helpers import Client, gone, profile, request
 

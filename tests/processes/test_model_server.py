@@ -14,6 +14,7 @@ from beluna_gateway.config.settings import Launch
 from beluna_gateway.errors import GatewayError
 from beluna_gateway.processes import model_server
 from beluna_gateway.processes.model_server import ModelServer
+from beluna_gateway.processes.supervisor import RestartPolicy
 
 SERVER = """
 import os, socket, sys, time
@@ -43,8 +44,8 @@ class Stage:
     ) -> ModelServer:
         settings = {key: options.pop(key) for key in list(options) if key in Launch.model_fields}
         launch = Launch(command=python, args=["-I", "-S", "-c", script, str(self.folder), str(delay)], **settings)
-        options.setdefault("backoff_base", 0.01)
-        server = ModelServer(launch, "unix:socket", self.probe, backend_id="local", folder=self.folder, **options)
+        policy = RestartPolicy(**{"first_seconds": 0.01, **options})
+        server = ModelServer(launch, "unix:socket", self.probe, folder=self.folder, policy=policy)
         self.servers.append(server)
         return server
 
@@ -76,7 +77,13 @@ async def stage(tmp_path):
     for server in stage.servers:
         await server.close()
     assert not stage.answers
-    assert [task for task in asyncio.all_tasks() if "model server" in task.get_name()] == []
+    assert [task for task in asyncio.all_tasks() if "the model server" in task.get_name()] == []
+
+
+async def ready(server: ModelServer) -> None:
+    """A request that ends as soon as the server answers."""
+    async with server.use():
+        pass
 
 
 async def until(condition, seconds: float = 20.0) -> None:
@@ -88,9 +95,9 @@ async def until(condition, seconds: float = 20.0) -> None:
 async def test_ready(stage):
     """`ready` starts the server and returns once it answers; later calls find it running."""
     server = stage.server(delay=0.1)
-    await server.ready()
+    await ready(server)
     assert await stage.probe()
-    await server.ready()
+    await ready(server)
 
     assert len(stage.starts) == 1
 
@@ -98,7 +105,7 @@ async def test_ready(stage):
 async def test_one_start_for_all(stage):
     """Callers at the same time share one start, and one of them going away does not end it for the others."""
     server = stage.server(delay=0.2)
-    callers = [asyncio.create_task(server.ready()) for _ in range(20)]
+    callers = [asyncio.create_task(ready(server)) for _ in range(20)]
     await until(lambda: stage.starts)
     for impatient in callers[:10]:
         impatient.cancel()
@@ -111,11 +118,11 @@ async def test_one_start_for_all(stage):
 async def test_start_goes_on_without_callers(stage):
     """A start whose only caller went away goes on: the next one finds it further."""
     server = stage.server(delay=0.2)
-    caller = asyncio.create_task(server.ready())
+    caller = asyncio.create_task(ready(server))
     await until(lambda: stage.starts)
     caller.cancel()
     await asyncio.wait([caller])
-    await server.ready()
+    await ready(server)
 
     assert len(stage.starts) == 1
 
@@ -133,7 +140,7 @@ async def test_not_started_with_the_daemon(stage):
     await server.start()
     await asyncio.sleep(0.1)
     assert stage.starts == []
-    await server.ready()
+    await ready(server)
 
     assert len(stage.starts) == 1
 
@@ -145,13 +152,13 @@ async def test_somebody_elses_server(stage, monkeypatch):
     server = stage.server()
     for pause in (0.0, 0.0, 0.1):  # taken for granted at first, then asked again
         await asyncio.sleep(pause)
-        await server.ready()
+        await ready(server)
     assert stage.starts == []
 
     other.close()
     await other.wait_closed()
     await asyncio.sleep(0.1)
-    await server.ready()
+    await ready(server)
 
     assert len(stage.starts) == 1
 
@@ -163,19 +170,18 @@ async def test_ends_early(stage):
     """A program that ends before it answers is a transient failure, with its status and its last words."""
     server = stage.server("import sys; sys.exit('no weights found')")
     with pytest.raises(
-        GatewayError, match=r"before it was ready \(exit status 1\); it said: no weights found"
+        GatewayError, match=r"exited before it was ready \(exit status 1\); it said: no weights found"
     ) as caught:
-        await server.ready()
+        await ready(server)
 
     assert (caught.value.kind, caught.value.retryable) == ("backend_transient", True)
-    assert caught.value.backend_id == "local"
 
 
 async def test_never_ready(stage):
     """A program that does not answer within `ready_timeout_ms` is a transient failure and is stopped."""
     server = stage.server(delay=600, ready_timeout_ms=300)
     with pytest.raises(GatewayError, match=r"within 300 ms \(launch.ready_timeout_ms\)") as caught:
-        await server.ready()
+        await ready(server)
 
     assert (caught.value.kind, caught.value.retryable) == ("backend_transient", True)
     assert not stage.answers
@@ -194,7 +200,7 @@ async def test_hung_probe(stage, monkeypatch):
     server._probe = silence
     with pytest.raises(GatewayError, match="did not answer"):
         async with asyncio.timeout(20):
-            await server.ready()
+            await ready(server)
 
 
 async def test_missing_program(stage):
@@ -204,7 +210,7 @@ async def test_missing_program(stage):
         with pytest.raises(
             GatewayError, match=r"launch.command: the program 'no-such-server' is not installed"
         ) as caught:
-            await server.ready()
+            await ready(server)
         assert (caught.value.kind, caught.value.retryable) == ("backend_permanent", False)
 
 
@@ -214,7 +220,7 @@ async def test_relative_command(stage):
     script = stage.folder / "bin" / "serve"
     script.write_text(f'#!/bin/sh\necho "$PWD" > where\nexec {sys.executable} "$@"\n')
     script.chmod(0o755)
-    await stage.server(python="bin/serve").ready()
+    await ready(stage.server(python="bin/serve"))
 
     assert (stage.folder / "where").read_text().strip() == str(stage.folder)
 
@@ -225,16 +231,16 @@ async def test_environment(stage, monkeypatch):
     script = "import os, sys; sys.exit(f\"key {os.environ['KEY']}, other {os.environ.get('OPENAI_API_KEY')}\")"
     server = stage.server(script, env={"KEY": "canary-of-launch"})
     with pytest.raises(GatewayError, match="it said: key <redacted>, other None"):
-        await server.ready()
+        await ready(server)
 
 
 async def test_crash(stage):
     """A crash is noticed at once: nobody is let through to the dead server, and a kept one is started again."""
     server = stage.server()
-    await server.ready()
+    await ready(server)
     os.kill(stage.starts[0], signal.SIGKILL)
     await until(lambda: len(stage.starts) == 2)
-    await server.ready()
+    await ready(server)
 
     assert await stage.probe()
 
@@ -257,58 +263,66 @@ with open(sys.argv[1] + "/starts", "a+") as file:
 
 async def test_system_refuses(stage, monkeypatch):
     """A start that the system itself refuses counts as a failure like any other: the next one waits."""
-    server = stage.server(backoff_base=60.0)
+    server = stage.server(first_seconds=60.0, idle_stop_ms=600_000)
     monkeypatch.setattr(server, "_folder", stage.folder / "none")
-    with pytest.raises(GatewayError, match="cannot start"):
-        await server.ready()
-    with pytest.raises(GatewayError, match="after failure 1 in a row: cannot start"):
-        await server.ready()
+    for _ in range(2):
+        with pytest.raises(GatewayError, match="cannot start"):
+            await ready(server)
+    with pytest.raises(GatewayError, match="after failure 2 in a row: cannot start"):
+        await ready(server)
 
 
 async def test_crash_of_an_idle_server(stage):
     """A server that stops when idle is started again after a crash by the next request only."""
     server = stage.server(idle_stop_ms=600_000)
-    await server.ready()
+    await ready(server)
     os.kill(stage.starts[0], signal.SIGKILL)
     await until(lambda: not stage.answers)
     await asyncio.sleep(0.2)
     assert len(stage.starts) == 1
-    await server.ready()
+    await ready(server)
 
     assert len(stage.starts) == 2
 
 
 async def test_backoff(stage):
-    """After each failure in a row the next start waits longer; a long wait is told to the client, not waited for."""
-    server = stage.server("import sys; sys.exit('broken')", backoff_base=1.5)
-    with pytest.raises(GatewayError) as first:
-        await server.ready()
-    with pytest.raises(GatewayError) as second:
-        await server.ready()  # waits itself
-    with pytest.raises(GatewayError, match=r"after failure 2 in a row: .*it said: broken") as third:
-        await server.ready()
+    """The first failure is not waited for, then each start waits longer; a long wait is told, not waited for."""
+    server = stage.server("import sys; sys.exit('broken')", first_seconds=1.5, idle_stop_ms=600_000)
+    for _ in range(3):  # at once, at once, and after 1.5 s
+        with pytest.raises(GatewayError, match="exited before it was ready") as failed:
+            await ready(server)
+        assert failed.value.retry_after_ms is None
+    with pytest.raises(GatewayError, match=r"after failure 3 in a row: .*it said: broken") as refused:
+        await ready(server)
 
-    assert [e.value.retry_after_ms is None for e in (first, second, third)] == [True, True, False]
-    assert third.value.retry_after_ms is not None
-    assert 2000 < third.value.retry_after_ms <= 3001
-    assert third.value.retryable
+    assert refused.value.retry_after_ms is not None
+    assert 2000 < refused.value.retry_after_ms <= 3001
+    assert refused.value.retryable
+
+
+async def test_a_kept_server_that_fails_is_told_too(stage):
+    """A request that comes while a kept server waits for its next start is refused with the time of that."""
+    server = stage.server("import sys; sys.exit('broken')", first_seconds=60.0)
+    await server.start()
+    await until(lambda: server._supervisor._failures == 2)
+    with pytest.raises(GatewayError, match="after failure 2 in a row") as refused:
+        await ready(server)
+
+    assert refused.value.retry_after_ms is not None
+    assert refused.value.retry_after_ms > 2000
 
 
 async def test_backoff_is_capped(stage):
-    """However often it fails, the wait is at most `backoff_max`; a server that was well for a while starts anew."""
-    server = stage.server("", backoff_base=0.001, backoff_max=0.002)
-    for _ in range(4):
-        with pytest.raises(GatewayError):
-            await server.ready()
-    assert server._failures == 4
-    assert server._not_before - asyncio.get_running_loop().time() <= 0.002
+    """However often it fails, the wait has an end; a server that was healthy for a while starts anew."""
+    policy = RestartPolicy(first_seconds=0.5, max_seconds=30.0)
+    assert [policy.wait_seconds(failures) for failures in (0, 1, 2, 3, 8, 9, 10_000)] == [0, 0, 0.5, 1, 30, 30, 30]
 
-    well = stage.server(healthy_after=0.0)
-    well._failures = 20
-    await well.ready()
+    healthy = stage.server(healthy_seconds=0.0)
+    healthy._supervisor._failures = 20
+    await ready(healthy)
     os.kill(stage.starts[0], signal.SIGKILL)
     await until(lambda: len(stage.starts) == 2)
-    assert well._failures == 1
+    assert healthy._supervisor._failures == 1
 
 
 # --- idleness and the end ---
@@ -317,16 +331,16 @@ async def test_backoff_is_capped(stage):
 async def test_idle_stop(stage):
     """Unused for `idle_stop_ms` it is stopped, never while a request is under way; the next request starts it again."""
     server = stage.server(idle_stop_ms=50)
-    async with server.in_use():
-        await server.ready()
-        async with server.in_use():
+    async with server.use():
+        await ready(server)
+        async with server.use():
             pass
         await asyncio.sleep(0.2)
         assert stage.answers
     await until(lambda: not stage.answers)
     for _ in range(3):  # the second and third keep it from being stopped
-        async with server.in_use():
-            await server.ready()
+        async with server.use():
+            await ready(server)
             assert await stage.probe()
 
     assert len(stage.starts) == 2
@@ -338,12 +352,12 @@ async def test_used_again_while_it_stops(stage):
         "folder =", "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.3), os._exit(0)))\nfolder ="
     )
     server = stage.server(slow, idle_stop_ms=20)
-    async with server.in_use():
-        await server.ready()
+    async with server.use():
+        await ready(server)
     await asyncio.sleep(0.1)
     assert stage.alive(stage.starts[0])
-    async with server.in_use():
-        await server.ready()
+    async with server.use():
+        await ready(server)
         assert await stage.probe()
 
     assert len(stage.starts) == 2
@@ -353,13 +367,13 @@ async def test_used_again_while_it_stops(stage):
 async def test_close_while_starting(stage):
     """Closing ends a start that is under way; whoever waits for it gets an error, not a cancellation."""
     server = stage.server(delay=600)
-    caller = asyncio.create_task(server.ready())
+    caller = asyncio.create_task(ready(server))
     await until(lambda: stage.starts)
     await server.close()
-    with pytest.raises(GatewayError, match="was stopped while it started"):
+    with pytest.raises(GatewayError, match="the daemon is stopping"):
         await caller
     with pytest.raises(GatewayError, match="the daemon is stopping"):
-        await server.ready()
+        await ready(server)
 
 
 async def test_close_right_after_start(stage):
@@ -374,8 +388,8 @@ async def test_close_right_after_start(stage):
 async def test_close_while_idle_stop_is_near(stage):
     """Closing leaves no timer behind."""
     server = stage.server(idle_stop_ms=60_000)
-    async with server.in_use():
-        await server.ready()
+    async with server.use():
+        await ready(server)
     await server.close()
     await server.close()
 

@@ -1,7 +1,7 @@
 """Dialect `github_copilot_sdk`: the programs that GitHub ships, one running per backend.
 
 `copilot.protocol` chooses between two of them (docs/copilot.md). Both are a `CopilotProtocol`: what differs is how a
-request is asked; how the program lives and dies is `program`'s.
+request is asked; the program is run by a `Supervisor`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Protocol
 
 from ...canonical import CanonicalRequest, ResolvedCredential
 from ...config.settings import BackendProfile, Capabilities, Copilot
+from ...processes.supervisor import Supervisor
 from ..base import BackendAdapter, Call, overridden
 from .language_server import LanguageServerProtocol
-from .program import CopilotProgram
 from .sdk import SdkProtocol
 
 # What a configuration without `copilot` means: the language server, as npm installs it.
@@ -25,7 +25,7 @@ class CopilotProtocol(Protocol):
     capabilities: ClassVar[Capabilities]
 
     @property
-    def program(self) -> CopilotProgram[Any]:
+    def program(self) -> Supervisor[Any]:
         """The life of its program."""
 
     def prepare(self, request: CanonicalRequest, model: str, secret: str | None) -> Call:

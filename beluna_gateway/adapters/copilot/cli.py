@@ -25,7 +25,7 @@ from uuid import uuid4
 from ...canonical import BackendRawEvent, CanonicalRequest
 from ...errors import GatewayError
 from ...processes.child_process import ChildProcess
-from .json_rpc import RpcError, again, rpc_failure
+from .json_rpc import RpcError, rpc_failure
 from .turns import TurnDecoder, history, system_text
 
 SESSION_FOLDER = "/session"  # in the memory of `MemoryFiles`
@@ -174,7 +174,7 @@ class Turn:
         self._news.clear()
         events, self._events, self._size = self._events, [], 0
         if not events and self._failure is not None:
-            raise again(self._failure)
+            raise self._failure.replace()
         if self._failure is not None:
             self._news.set()
         return events

@@ -13,7 +13,7 @@ from ...canonical import AssistantMessage, CanonicalRequest, ImagePart, Message,
 from ...errors import GatewayError, protocol_violation, unsupported
 
 
-def refuse_what_has_no_place(request: CanonicalRequest, default_model: str) -> None:
+def reject_unsupported(request: CanonicalRequest, default_model: str) -> None:
     """Passes, or names the field that a completion at a cursor has no place for.
 
     Raises:

@@ -221,13 +221,13 @@ class RpcConnection:
         waiting, self._waiting = self._waiting, {}
         for future in waiting.values():
             if not future.done():
-                future.set_exception(again(self._failure))
+                future.set_exception(self._failure.replace())
                 future.exception()  # seen: whoever waited may have left
 
     def request(self, method: str, params: JsonValue) -> RpcRequest:
         """Sends a request. Raises `GatewayError` where the connection has ended."""
         if self._failure is not None:
-            raise again(self._failure)
+            raise self._failure.replace()
         self._last_id += 1
         future: asyncio.Future[JsonValue] = asyncio.get_running_loop().create_future()
         self._waiting[self._last_id] = future
@@ -302,15 +302,3 @@ def _rpc_error(error: JsonValue) -> Exception:
         if isinstance(code, int) and not isinstance(code, bool):
             return RpcError(code, message if isinstance(message, str) else "no reason given")
     return protocol_violation("the program sent an error without a code")
-
-
-def again(error: GatewayError) -> GatewayError:
-    """A copy: one failure ends many requests, and each of them dresses its own."""
-    return GatewayError(
-        error.kind,
-        error.message,
-        retryable=error.retryable,
-        provider_code=error.provider_code,
-        provider_http_status=error.provider_http_status,
-        retry_after_ms=error.retry_after_ms,
-    )

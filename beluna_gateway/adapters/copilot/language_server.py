@@ -19,12 +19,12 @@ from pydantic import JsonValue
 from ...canonical import CanonicalRequest, Completed, OutputTextDelta
 from ...config.settings import BackendProfile, Capabilities, Copilot
 from ...errors import GatewayError
-from ...processes.child_process import ChildProcess, clean_environment
+from ...processes.child_process import ChildProcess, clean_environment, configured_program
+from ...processes.supervisor import CANCEL_GRACE_SECONDS, Run, Supervisor
 from ..base import Call, Emit, SilenceTimer
-from .documents import SyntheticDocument, document_text, item_list, refuse_what_has_no_place
+from .documents import SyntheticDocument, document_text, item_list, reject_unsupported
 from .json_rpc import METHOD_NOT_FOUND, RpcError, RpcRequest, rpc_failure
 from .lsp_session import LanguageServer
-from .program import CANCEL_GRACE_SECONDS, CopilotProgram, Run, program_path
 
 _PANEL, _INLINE = "textDocument/copilotPanelCompletion", "textDocument/inlineCompletion"
 
@@ -44,12 +44,12 @@ class LanguageServerProtocol:
     def __init__(self, profile: BackendProfile, settings: Copilot) -> None:
         self._profile = profile
         self._settings = settings
-        self.program = CopilotProgram(
+        self.program = Supervisor(
             self._launch, name=f"the language server {settings.command!r}", idle_stop_ms=settings.idle_stop_ms
         )
 
     def prepare(self, request: CanonicalRequest, model: str, secret: str | None) -> Call:
-        refuse_what_has_no_place(request, self._profile.backend.default_model)
+        reject_unsupported(request, self._profile.backend.default_model)
         self.program.take_secret(secret)
         return _Completion(self.program, document_text(request), stream=request.stream)
 
@@ -66,7 +66,7 @@ class LanguageServerProtocol:
     async def _launch(self, secret: str | None) -> AsyncIterator[LanguageServer]:
         token = {} if secret is None else {"GH_COPILOT_TOKEN": secret, "GITHUB_COPILOT_TOKEN": secret}
         child = ChildProcess(
-            program_path(self._settings.command, self._profile.folder),
+            configured_program(self._settings.command, self._profile.folder, "copilot.command"),
             self._settings.args,
             env=clean_environment(token),
             cwd=self._profile.folder.absolute(),
@@ -74,7 +74,7 @@ class LanguageServerProtocol:
             stdout=True,
         )
         async with child:
-            server = LanguageServer(child, self._profile.reliability.max_event_bytes, self.program.last_words)
+            server = LanguageServer(child, self._profile.reliability.max_event_bytes, self.program.output_ended)
             try:
                 await server.initialize()
                 yield server
@@ -86,7 +86,7 @@ class LanguageServerProtocol:
 class _Completion:
     """One request."""
 
-    def __init__(self, program: CopilotProgram[LanguageServer], text: str, *, stream: bool) -> None:
+    def __init__(self, program: Supervisor[LanguageServer], text: str, *, stream: bool) -> None:
         self._program = program
         self._text = text
         self._stream = stream

@@ -18,11 +18,11 @@ from typing import Any, ClassVar
 from ...canonical import BackendRawEvent, CanonicalRequest, Completed, OutputTextDelta, ReasoningDelta
 from ...config.settings import BackendProfile, Capabilities, Copilot
 from ...errors import GatewayError, unsupported
-from ...processes.child_process import ChildProcess, clean_environment
+from ...processes.child_process import ChildProcess, clean_environment, configured_program
+from ...processes.supervisor import Run, Supervisor
 from ..base import Call, Emit, SilenceTimer
 from .cli import SESSION_FOLDER, CopilotCli, Turn, import_sdk, renamed
-from .program import CopilotProgram, Run, program_path
-from .turns import refuse_what_has_no_place
+from .turns import reject_unsupported
 
 _PORT = re.compile(rb"listening on port (\d+)")
 
@@ -40,13 +40,13 @@ class SdkProtocol:
     def __init__(self, profile: BackendProfile, settings: Copilot) -> None:
         self.profile = profile
         self.settings = settings
-        self.program: CopilotProgram[CopilotCli] = CopilotProgram(
+        self.program: Supervisor[CopilotCli] = Supervisor(
             self._launch, name=f"the Copilot CLI {settings.command!r}", idle_stop_ms=settings.idle_stop_ms
         )
 
     def prepare(self, request: CanonicalRequest, model: str, secret: str | None) -> Call:
         provider = self.settings.provider
-        refuse_what_has_no_place(request, brings_a_provider=provider is not None)
+        reject_unsupported(request, brings_a_provider=provider is not None)
         fixed = None if provider is None else provider.model_id
         if fixed is not None and request.model not in (None, fixed, self.profile.backend.default_model):
             raise unsupported(f"model: this backend's copilot.provider.model_id fixes it to {fixed!r}")
@@ -82,7 +82,7 @@ class SdkProtocol:
 
     @asynccontextmanager
     async def _launch(self, secret: str | None) -> AsyncIterator[CopilotCli]:
-        command = program_path(self.settings.command, self.profile.folder)
+        command = configured_program(self.settings.command, self.profile.folder, "copilot.command")
         sdk = await asyncio.to_thread(import_sdk)
         token = secrets.token_urlsafe(32)
         environment = {"COPILOT_AUTO_UPDATE": "false", "COPILOT_CONNECTION_TOKEN": token}
@@ -116,7 +116,7 @@ class SdkProtocol:
             stack.push_async_callback(_disconnect, client)
             with renamed("connecting to it"):
                 await client.start()
-            yield CopilotCli(child, client, sdk, self.program.last_words)
+            yield CopilotCli(child, client, sdk, self.program.output_ended)
 
     async def _port(self, child: ChildProcess) -> int:
         """Where the program listens; it says so in its first lines."""
@@ -125,7 +125,7 @@ class SdkProtocol:
             chunk = await child.stdout.read(4096)
             said = (said + chunk)[-4096:]
             if not chunk:
-                raise await self.program.last_words(child)
+                raise await self.program.output_ended(child)
         return int(match[1])
 
 

@@ -46,7 +46,7 @@ from ..decoding.usage import count, usage_stats
 # --- request -------------------------------------------------------------------------------------------------
 
 
-def refuse_what_has_no_place(request: CanonicalRequest, *, brings_a_provider: bool) -> None:
+def reject_unsupported(request: CanonicalRequest, *, brings_a_provider: bool) -> None:
     """Passes, or names the field that a session has no place for.
 
     Raises:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from multidict import CIMultiDict
@@ -89,7 +88,7 @@ class HttpAdapter(BackendAdapter):
 
     def serving(self) -> AbstractAsyncContextManager[None]:
         """Around every use of a server that we launch: waits until it is ready, and keeps it from an idle stop."""
-        return _NOTHING if self._server is None else _serving(self._server)
+        return _NOTHING if self._server is None else self._server.use()
 
     def exchange(self, method: str, url: URL, headers: CIMultiDict[str], body: bytes = b"") -> Exchange:
         """One request and its response: ``async with adapter.exchange(…) as exchange:``."""
@@ -127,7 +126,7 @@ class HttpAdapter(BackendAdapter):
                 return exchange.status == 200
 
         endpoint = self._profile.backend.endpoint or ""
-        return ModelServer(launch, endpoint, answers, backend_id=self._profile.id, folder=self._profile.folder)
+        return ModelServer(launch, endpoint, answers, folder=self._profile.folder)
 
     def _url(self, path: str) -> URL:
         """`path`, which may have a query of its own, below the endpoint, which may have one too (Azure's version)."""
@@ -204,13 +203,6 @@ def _head(method: str, url: URL, headers: CIMultiDict[str], length: int) -> byte
         headers["Content-Length"] = str(length)
     lines = "\r\n".join([f"{name}: {value}" for name, value in headers.items()])
     return f"{method} {url.raw_path_qs} HTTP/1.1\r\n{lines}\r\n\r\n".encode()
-
-
-@asynccontextmanager
-async def _serving(server: ModelServer) -> AsyncIterator[None]:
-    async with server.in_use():
-        await server.ready()
-        yield
 
 
 def base_url(endpoint: str) -> tuple[URL, str | None]:
