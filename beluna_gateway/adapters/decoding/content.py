@@ -49,6 +49,8 @@ def _read(value: JsonValue, kind: Kind, texts: list[tuple[Kind, str]], not_carri
 def _part(
     part: dict[str, JsonValue], kind: Kind, texts: list[tuple[Kind, str]], not_carried: NotCarried, depth: int
 ) -> None:
+    if "type" not in part and "text" not in part:
+        raise protocol_violation("the backend sent a part of `content` with neither `type` nor `text`")
     said = part.get("type", "text")
     if said in ("text", "output_text"):
         _read(part.get("text"), kind, texts, not_carried, depth)

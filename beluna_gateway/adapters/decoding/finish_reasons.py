@@ -25,7 +25,7 @@ def said_reason(value: JsonValue) -> str | None:
     Raises:
         GatewayError: `protocol_violation`, where it is not a string.
     """
-    if value is None or isinstance(value, str):
+    if not value or isinstance(value, str):
         return word(value)
     raise protocol_violation("the backend sent a finish reason that is not a string")
 

@@ -100,7 +100,8 @@ class OpenAICompatibleDialect(HttpDialect):
         )
 
     def decoder(self, request: CanonicalRequest, model: str) -> ResponseDecoder:
-        return ChatCompletionsDecoder(TurnNotes(self.name, self.profile.id, model))
+        notes = TurnNotes(self.name, self.profile.id, model)
+        return ChatCompletionsDecoder(notes, self.profile.reliability.max_event_bytes)
 
 
 def _message(message: Message, index: int) -> JsonValue:

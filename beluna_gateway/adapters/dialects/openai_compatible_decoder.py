@@ -2,55 +2,83 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from pydantic import JsonValue
+from pydantic_core import to_json
 
 from ...canonical import (
     BackendRawEvent,
     Completed,
     JsonObject,
     OutputTextDelta,
+    Progress,
     ReasoningDelta,
     Usage,
-    UsageStats,
 )
 from ...errors import cut_off, protocol_violation
 from ..base import ResponseDecoder, expect_object, expect_text, parse_object
+from ..decoding.content import Kind, read_content
 from ..decoding.delta_template import DeltaTemplate
-from ..decoding.finish_reasons import finish_reason, is_cut
-from ..decoding.provider_errors import error_in_stream, read_error
-from ..decoding.tool_calls import ToolCalls
-from ..decoding.usage import openai_usage
+from ..decoding.finish_reasons import finish_reason, is_cut, said_reason
+from ..decoding.not_carried import NotCarried, client_action
+from ..decoding.provider_errors import error_in
+from ..decoding.said_text import SaidText
+from ..decoding.scalars import whole_number, word
+from ..decoding.tool_calls import DEFAULT_MAX_BYTES, MAX_CALLS, ToolCalls, arguments_text
+from ..decoding.usage import merged, openai_usage
 from ..encoding.provider_state import TurnNotes
+
+
+class _Form(Enum):
+    """What a message in a choice is."""
+
+    PIECE = "piece"
+    """The next piece of the answer: a `delta`, or the only message of an unstreamed answer."""
+    WHOLE = "whole"
+    """The answer so far, once more: a `message` beside a `delta`."""
+    EITHER = "either"
+    """A `message` in place of a `delta`: the answer so far where it begins with that, else the next piece."""
 
 
 class ChatCompletionsDecoder(ResponseDecoder):
     """`chat.completion.chunk`s, or one `chat.completion`.
 
     The end mark is a `finish_reason`, or `[DONE]` after output. Usage comes in a chunk of its own after it.
+
+    Args:
+        notes: Takes what the server must see again of this turn.
+        max_bytes: The most bytes that are kept of calls, and of reasoning for `notes`.
     """
 
-    def __init__(self, notes: TurnNotes) -> None:
-        self._notes = notes
-        self._calls = ToolCalls()
+    def __init__(self, notes: TurnNotes, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self._calls = ToolCalls(max_bytes)
+        self._state = _TurnState(notes, max_bytes)
+        self._not_carried = NotCarried()
+        self._said: dict[Kind, SaidText] = {"text": SaidText(), "reasoning": SaidText(), "refusal": SaidText()}
+        self._text = self._said["text"]
+        self._reasoning_item: JsonValue = None
+        self._reasoning_is_text = False
         self._finish: str | None = None
-        self._refused = False
         self._output = False
-        self._usage: UsageStats | None = None
+        self._usage: JsonObject | None = None
+        self._service_tier: JsonValue = None
         self._metadata: JsonObject = {}
         self._template = DeltaTemplate(_delta, "content")
 
     def feed(self, payload: bytes, events: list[BackendRawEvent]) -> None:
         if (text := self._template.match(payload)) is not None:
+            self._text.add(text)
             events.append(OutputTextDelta(text))
             return
         before = len(events)
         chunk = parse_object(payload)
-        self._chunk(chunk, "delta", events)
+        self._chunk(chunk, events, streamed=True)
         if len(events) == before + 1 and not self.ended and chunk.get("usage") is None:
             event = events[before]
-            if type(event) is OutputTextDelta and not self._refused:
+            if type(event) is OutputTextDelta and not self._said["refusal"]:
                 self._template.learn(payload, event.delta)
 
     def done_mark(self) -> None:
@@ -58,82 +86,292 @@ class ChatCompletionsDecoder(ResponseDecoder):
         self.ended = self.ended or self._output
 
     def feed_whole(self, body: JsonObject, events: list[BackendRawEvent]) -> None:
-        self._chunk(body, "message", events)
-        if not self.ended:
-            raise protocol_violation("the backend sent an unstreamed answer without a finish_reason")
-        self.done = True
+        self._chunk(body, events, streamed=False)
+        if not (self.ended or self._output):
+            raise protocol_violation("the backend sent an unstreamed answer with neither content nor a finish_reason")
+        self.ended = self.done = True
 
     def finish(self, events: list[BackendRawEvent]) -> None:
         if not self.ended:
             raise cut_off("the backend's answer stopped without a finish_reason: it was cut off")
-        word = self._finish or "stop"
-        if is_cut(word):
+        reason = self._finish or "stop"
+        if is_cut(reason):
             self._calls.end_before_cut(events)
         else:
             self._calls.end_all(events)
         if self._usage is not None:
-            events.append(Usage(self._usage))
-        reason = finish_reason(word, calls_ready=self._calls.any_ready, refused=self._refused)
-        events.append(Completed(reason, self._metadata))
+            usage = openai_usage(self._usage, "prompt_tokens", "completion_tokens", service_tier=self._service_tier)
+            events.append(Usage(usage))
+        if state := self._state.finished(with_calls=self._calls.any_ready):
+            self._metadata["provider_state"] = state
+        if self._state.incomplete:
+            self._not_carried.at_least("provider_state")
+        self._metadata |= self._not_carried.metadata()
+        refused = bool(self._said["refusal"])
+        events.append(
+            Completed(finish_reason(reason, calls_ready=self._calls.any_ready, refused=refused), self._metadata)
+        )
 
-    def _chunk(self, chunk: JsonObject, message_key: str, events: list[BackendRawEvent]) -> None:
-        if chunk.get("error") is not None or chunk.get("object") == "error":
-            raise error_in_stream(read_error(chunk))
+    def _chunk(self, chunk: JsonObject, events: list[BackendRawEvent], *, streamed: bool) -> None:
+        if (error := error_in(chunk)) is not None:
+            raise error
         before = len(events)
         choices = chunk.get("choices")
         if choices:
             if not isinstance(choices, list):
                 raise protocol_violation("the backend sent `choices` that is not an array")
-            for choice in choices:
-                self._choice(expect_object(choice, "a choice"), message_key, events)
+            for position, value in enumerate(choices):
+                choice = expect_object(value, "a choice")
+                index = whole_number(choice.get("index"))
+                if number := position if index is None else index:
+                    self._not_carried.at_least(
+                        "choice", min(number, MAX_CALLS)
+                    )  # only the first choice is an answer of ours
+                else:
+                    self._choice(choice, events, streamed=streamed)
         if len(events) > before:
             self._output = True
-        usage = chunk.get("usage")
-        if isinstance(usage, dict):
-            self._usage = openai_usage(usage, "prompt_tokens", "completion_tokens")
+        self._note_usage(chunk.get("usage"))
         if not self._metadata:
             self._note_metadata(chunk)
+        if (tier := chunk.get("service_tier")) is not None:
+            self._service_tier = tier
+        for key in ("citations", "search_results"):  # Perplexity's
+            if isinstance(found := chunk.get(key), list):
+                self._not_carried.at_least(key, len(found))
 
-    def _choice(self, choice: JsonObject, message_key: str, events: list[BackendRawEvent]) -> None:
-        if choice.get("index") not in (0, None):
-            raise protocol_violation("the backend sent a second choice (`n` above 1), which has no place in one answer")
-        message = choice.get(message_key)
+    def _choice(self, choice: JsonObject, events: list[BackendRawEvent], *, streamed: bool) -> None:
+        delta, message, text = choice.get("delta"), choice.get("message"), choice.get("text")
+        if delta is not None:
+            self._message(expect_object(delta, "a delta"), _Form.PIECE, events, streamed=streamed)
         if message is not None:
-            message = expect_object(message, f"a {message_key}")
-            # llama.cpp and DeepSeek say reasoning_content, OpenRouter and vLLM reasoning.
-            if reasoning := message.get("reasoning_content") or message.get("reasoning"):
-                events.append(ReasoningDelta(expect_text(reasoning, "reasoning")))
-            if content := message.get("content"):
-                events.append(OutputTextDelta(expect_text(content, "content")))
-            if refusal := message.get("refusal"):
-                self._refused = True
-                events.append(OutputTextDelta(expect_text(refusal, "a refusal")))
-            if calls := message.get("tool_calls"):
-                self._tool_calls(calls, message_key == "message", events)
-        finish = choice.get("finish_reason")
-        if finish:
-            self._finish = expect_text(finish, "a finish_reason")
+            form = (_Form.WHOLE if delta else _Form.EITHER) if streamed else _Form.PIECE
+            self._message(expect_object(message, "a message"), form, events, streamed=streamed)
+        if text is not None and not (delta or message):  # legacy completions
+            self._say([("text", expect_text(text, "a text"))], _Form.PIECE, events)
+        if choice.get("logprobs"):
+            self._not_carried.at_least("logprobs")
+        self._note_usage(choice.get("usage"))
+        if (reason := said_reason(choice.get("finish_reason"))) is not None:
+            self._finish = reason
             self.ended = True
 
-    def _tool_calls(self, calls: JsonValue, whole: bool, events: list[BackendRawEvent]) -> None:
-        if not isinstance(calls, list):
-            raise protocol_violation("the backend sent `tool_calls` that is not an array")
-        for position, value in enumerate(calls):
-            call = expect_object(value, "a tool call")
-            function = expect_object(call.get("function") or {}, "a tool call's function")
-            index = position if whole else call.get("index")  # in a whole message each entry is a call of its own
-            self._calls.fragment(
-                index if isinstance(index, int) else None,
-                events,
-                call_id=expect_text(call.get("id"), "a tool call's id"),
-                name=expect_text(function.get("name"), "a tool call's name"),
-                arguments=expect_text(function.get("arguments"), "a tool call's arguments"),
-            )
+    def _message(self, message: JsonObject, form: _Form, events: list[BackendRawEvent], *, streamed: bool) -> None:
+        self._reasoning(message, form, events, streamed=streamed)
+        if content := message.get("content"):
+            if type(content) is str:
+                self._say([("text", content)], form, events)
+            else:
+                self._say(read_content(content, self._not_carried), form, events)
+        if refusal := message.get("refusal"):
+            self._say([("refusal", expect_text(refusal, "a refusal"))], form, events)
+        if calls := message.get("tool_calls"):
+            if not isinstance(calls, list):
+                raise protocol_violation("the backend sent `tool_calls` that is not an array")
+            for position, call in enumerate(calls):
+                self._tool_call(
+                    expect_object(call, "a tool call"),
+                    None if streamed and form is _Form.PIECE else position,
+                    form,
+                    events,
+                )
+        elif call := message.get("function_call"):  # the form of 2023
+            self._function("function_call", expect_object(call, "a function_call"), "", form, events)
+        if not message.keys() <= _READ_KEYS:
+            self._count_rest(message, form, events)
+
+    def _say(self, texts: list[tuple[Kind, str]], form: _Form, events: list[BackendRawEvent]) -> None:
+        if form is not _Form.PIECE and any(self._said.values()):
+            kinds = dict.fromkeys(kind for kind, _ in texts)
+            texts = [(kind, "".join(text for other, text in texts if other == kind)) for kind in kinds]
+        for kind, text in texts:
+            said = self._said[kind]
+            if form is not _Form.PIECE:
+                rest = said.rest(text)
+                # What does not continue the deltas of an answer adds nothing to it.
+                text = rest if rest is not None else "" if form is _Form.WHOLE else text  # noqa: PLW2901
+            if text:
+                said.add(text)
+                events.append(ReasoningDelta(text) if kind == "reasoning" else OutputTextDelta(text))
+
+    def _reasoning(self, message: JsonObject, form: _Form, events: list[BackendRawEvent], *, streamed: bool) -> None:
+        found = None
+        # llama.cpp, DeepSeek and Kimi say reasoning_content, OpenRouter and vLLM reasoning; some say both.
+        for key in ("reasoning_content", "reasoning"):
+            value = message.get(key)
+            if not value:
+                continue
+            if not isinstance(value, str):
+                self._not_carried.add(key)
+            elif found is None:
+                found = value
+                before = len(events)
+                self._say([("reasoning", value)], form, events)
+                if key == "reasoning_content":
+                    self._state.reasoning("".join(e.delta for e in events[before:] if isinstance(e, ReasoningDelta)))
+        self._reasoning_is_text = self._reasoning_is_text or found is not None
+        details = message.get("reasoning_details")
+        if isinstance(details, list) and not (form is _Form.WHOLE and self._state.has_details):
+            for position, value in enumerate(details):
+                if isinstance(value, dict):
+                    self._detail(value, None if streamed else position, events)
+
+    def _detail(self, detail: JsonObject, position: int | None, events: list[BackendRawEvent]) -> None:
+        """One entry of OpenRouter's `reasoning_details`: a piece of reasoning, a summary, or something encrypted."""
+        self._state.detail(detail, may_continue=position is None)
+        text = next((value for key in ("text", "summary") if isinstance(value := detail.get(key), str) and value), "")
+        if self._reasoning_is_text or not text:
+            if detail.get("data"):
+                events.append(Progress())
+            return
+        item = next((detail[key] for key in ("index", "id") if detail.get(key) is not None), position)
+        if self._said["reasoning"] and item != self._reasoning_item:
+            text = f"\n\n{text}"
+        self._reasoning_item = item
+        self._say([("reasoning", text)], _Form.PIECE, events)
+
+    def _tool_call(self, call: JsonObject, position: int | None, form: _Form, events: list[BackendRawEvent]) -> None:
+        if call.get("type") == "custom":
+            custom = call.get("custom")
+            raise client_action("custom", word(custom.get("name")) if isinstance(custom, dict) else None)
+        index = whole_number(call.get("index"))
+        function = expect_object(call.get("function") or {}, "a tool call's function")
+        call_id = expect_text(call.get("id"), "a tool call's id")
+        own_id = self._function(position if index is None else index, function, call_id, form, events)
+        if isinstance(extra := call.get("extra_content"), dict):
+            self._state.call(own_id, extra)
+
+    def _function(
+        self, key: int | str | None, function: JsonObject, call_id: str, form: _Form, events: list[BackendRawEvent]
+    ) -> str:
+        name = expect_text(function.get("name"), "a tool call's name")
+        arguments = arguments_text(function.get("arguments"))
+        if form is _Form.PIECE:
+            return self._calls.fragment(key, events, call_id=call_id, name=name, arguments=arguments)
+        return self._calls.whole(
+            key,
+            events,
+            call_id=call_id,
+            name=name,
+            arguments=arguments,
+            piece_otherwise=form is _Form.EITHER,
+        )
+
+    def _count_rest(self, message: JsonObject, form: _Form, events: list[BackendRawEvent]) -> None:
+        """Counts what a message has and no frame carries."""
+        for key, value in message.items():
+            if key in _READ_KEYS or not isinstance(value, list | dict) or not value:
+                continue
+            kind = _KINDS.get(key, key)
+            if isinstance(value, list) and form is _Form.PIECE:
+                self._not_carried.add(kind, len(value))
+            else:
+                self._not_carried.at_least(kind, len(value) if isinstance(value, list) else 1)
+            if key in ("images", "audio"):
+                events.append(Progress())
+
+    def _note_usage(self, usage: JsonValue) -> None:
+        if isinstance(usage, dict):
+            self._usage = merged(self._usage, usage)
 
     def _note_metadata(self, chunk: JsonObject) -> None:
         for ours, theirs in (("response_id", "id"), ("model", "model"), ("system_fingerprint", "system_fingerprint")):
             if isinstance(value := chunk.get(theirs), str) and value:
                 self._metadata[ours] = value
+
+
+_READ_KEYS = {
+    *("role", "content", "refusal", "reasoning_content", "reasoning", "reasoning_details"),
+    *("tool_calls", "function_call", "extra_content"),
+}
+_KINDS = {"annotations": "citations", "images": "image"}
+
+
+@dataclass(slots=True)
+class _Detail:
+    """One entry of `reasoning_details`; `pieces` are those of its text, which stands under `key`."""
+
+    fields: JsonObject
+    key: str
+    pieces: list[str]
+
+    def whole(self) -> JsonObject:
+        return {**self.fields, self.key: "".join(self.pieces)} if self.pieces else self.fields
+
+
+class _TurnState:
+    """What servers must see again of a turn: `reasoning_content`, `reasoning_details`, `extra_content` of calls.
+
+    Kept up to a number of bytes; sources: see `openai_compatible.py`.
+    """
+
+    def __init__(self, notes: TurnNotes, max_bytes: int) -> None:
+        self._notes = notes
+        self._left = max_bytes
+        self._reasoning: list[str] = []
+        self._extras: dict[str, JsonObject] = {}
+        self._details: list[_Detail] = []
+
+    @property
+    def incomplete(self) -> bool:
+        """There was more than may be kept: nothing goes back."""
+        return self._left < 0
+
+    @property
+    def has_details(self) -> bool:
+        return bool(self._details)
+
+    def reasoning(self, text: str) -> None:
+        """The next piece of `reasoning_content`."""
+        if self._fits(len(text)):
+            self._reasoning.append(text)
+
+    def detail(self, detail: JsonObject, *, may_continue: bool) -> None:
+        """An entry of `reasoning_details`, which in a stream may be the next piece of the entry before."""
+        key = _TEXT_OF_DETAIL.get(str(detail.get("type")), "")
+        text = detail.get(key)
+        if not self._fits(len(to_json(detail))):
+            return
+        pieces = [text] if isinstance(text, str) else []
+        last = self._details[-1] if self._details else None
+        if (
+            may_continue
+            and key
+            and last is not None
+            and all(detail.get(name) == last.fields.get(name) for name in ("type", "index"))
+        ):
+            last.pieces += pieces
+            last.fields |= {name: value for name, value in detail.items() if value is not None and name != key}
+        else:
+            self._details.append(_Detail(dict(detail), key, pieces))
+
+    def call(self, call_id: str, extra: JsonObject) -> None:
+        """The `extra_content` of a call."""
+        if self._fits(len(to_json(extra))):
+            self._extras[call_id] = extra
+
+    def finished(self, *, with_calls: bool) -> JsonObject:
+        """The `provider_state` of the turn; empty where nothing needs to go back."""
+        if self.incomplete:
+            return {}
+        turn: JsonObject = {}
+        if with_calls and self._reasoning:
+            turn["reasoning_content"] = "".join(self._reasoning)
+        if self._details:
+            turn["reasoning_details"] = [detail.whole() for detail in self._details]
+        if turn:
+            self._notes.opaque(turn)
+        for call_id, extra in self._extras.items():
+            self._notes.call(call_id, {"extra_content": extra})
+            self._notes.mark_required()
+        return self._notes.state()
+
+    def _fits(self, size: int) -> bool:
+        self._left -= size
+        return self._left >= 0
+
+
+_TEXT_OF_DETAIL = {"reasoning.text": "text", "reasoning.summary": "summary"}
 
 
 def _delta(chunk: Any) -> JsonObject:

@@ -113,7 +113,7 @@ def test_a_call_that_is_missing_its_arguments_has_none() -> None:
         {"message": {"content": 5}},
         {"message": "text"},
         {"message": {"tool_calls": {"a": 1}}},
-        {"message": {"tool_calls": [{"function": {"name": "f", "arguments": '{"a":1}'}}]}},
+        {"message": {"tool_calls": [{"function": {"name": "f", "arguments": '{"a":1'}}]}},
         {"message": {"tool_calls": [{"function": {"arguments": {}}}]}},
         {"message": {"tool_calls": [{}]}},
         {"done": "yes"},

@@ -1,0 +1,38 @@
+"""`SaidText`: what a whole text adds to its pieces, without keeping the text."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beluna_gateway.adapters.decoding.said_text import SaidText
+
+
+@given(st.lists(st.text(min_size=1, max_size=4), max_size=200), st.text(max_size=5))
+def test_the_rest_of_a_whole_is_what_the_pieces_left_out(pieces: list[str], rest: str) -> None:
+    """However the text was cut."""
+    said = SaidText()
+    for piece in pieces:
+        said.add(piece)
+
+    assert said.rest("".join(pieces) + rest) == rest
+    assert bool(said) == bool(pieces)
+
+
+@pytest.mark.parametrize("whole", ["Hello", "Hello world", "hello.", "", "Hellö. "])
+def test_a_whole_that_does_not_continue_the_pieces_has_no_rest(whole: str) -> None:
+    """Shorter, or different anywhere."""
+    said = SaidText()
+    said.add("Hello.")
+
+    assert said.rest(whole) is None
+
+
+def test_a_rest_is_asked_for_any_number_of_times() -> None:
+    """Each rest is taken as the next piece, and the whole may grow."""
+    said = SaidText()
+    for whole, rest in (("a", "a"), ("ab", "b"), ("ab", ""), ("abc", "c")):
+        assert said.rest(whole) == rest
+        if rest:
+            said.add(rest)
