@@ -131,12 +131,15 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class CanonicalRequest:
-    """One inference, checked and complete. `model` and `backend_hint` are None where the client left the choice."""
+    """One inference, checked and complete. `model`, `backend_hint` and `route` are None where the client left the
+    choice; `route` is an alias, and never beside the other two.
+    """
 
     request_id: str
     messages: tuple[Message, ...]
     backend_hint: str | None = None
     model: str | None = None
+    route: str | None = None
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = "auto"
     output_mode: OutputMode = "text"

@@ -16,7 +16,7 @@ import structlog
 
 from .adapters.base import BackendAdapter, Call
 from .canonical import Failed
-from .config.settings import BackendProfile, Config, profiles
+from .config.settings import BackendProfile, Config, aliases, profiles
 from .errors import GatewayError, forget_frames, invalid_request
 from .event_stream import EventStream, InferenceResult, collect
 from .pipeline.budget import BudgetEnforcer
@@ -104,8 +104,7 @@ class AIGateway:
         self._redactor = redactor or Redactor()
         self._request_normalizer = RequestNormalizer()
         configured = profiles(config, folder or Path.cwd())
-        self._default_backend = config.ai_gateway.default_backend
-        self._router = BackendRouter(configured, self._default_backend)
+        self._router = BackendRouter(configured, config.ai_gateway.default_backend, aliases(config))
         self._credentials = CredentialResolver(self._redactor)
         self._capabilities = CapabilityGuard()
         self.telemetry = list(telemetry)
@@ -114,6 +113,8 @@ class AIGateway:
             profile.id: LiveBackend(profile, adapters[profile.backend.dialect], self._clock)
             for profile in configured.values()
         }
+        if config.without_effect:
+            self._log.info("without effect: for Beluna core", settings=", ".join(config.without_effect))
         for profile in configured.values():
             if profile.reliability.retry_policy == "adapter_resumable" or _wants_resumable(profile):
                 self._log.warning(
@@ -138,7 +139,7 @@ class AIGateway:
         backend needs. Need not be called.
         """
         for backend in self.backends.values():
-            if backend.id == self._default_backend or backend.profile.backend.launch is not None:
+            if backend.id == self._router.default_backend or backend.profile.backend.launch is not None:
                 await backend.adapter.start()
 
     # --- the way of a request --------------------------------------------------------------------------------
@@ -158,7 +159,7 @@ class AIGateway:
             selected = self._router.select(request)
             backend = self._backend_of(selected, record)
             credential = self._credentials.resolve(selected.profile)
-            self._capabilities.assert_supported(request, backend.adapter.capabilities, backend.id)
+            request = self._capabilities.admit(request, backend.adapter.capabilities, backend.id)
             backend.budget.check(request)
             call = backend.adapter.prepare(request, selected.model, credential)
             response.price = selected.profile.backend.pricing.get(selected.model)
@@ -296,7 +297,7 @@ class AIGateway:
             {
                 "id": backend.id,
                 "dialect": backend.profile.backend.dialect,
-                "default_model": backend.profile.backend.default_model,
+                "default_model": backend.profile.default_model,
                 "in_flight": backend.budget.in_flight,
                 "queued": backend.budget.queued,
                 "breaker": backend.breaker.state,

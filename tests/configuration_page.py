@@ -52,6 +52,8 @@ def _value(field: dict[str, Any]) -> str:
         return f"array of {_value(field['items'])}"
     if field["type"] == "object":
         values = field.get("additionalProperties") or {}
+        if values is True:
+            return "object"
         return f"object of {_value(values)}" if "$ref" in values else "object of strings"
     bounds = {"minimum": "at least", "pattern": "as"}
     return str(field["type"]) + "".join(f", {text} `{field[name]}`" for name, text in bounds.items() if name in field)

@@ -210,6 +210,57 @@ def test_what_is_without_effect_is_said(keys: dict[str, Any], warned: bool):
     run()
 
 
+@pytest.mark.parametrize(
+    ("sections", "chat", "said"),
+    [
+        ({"cortex": {}, "logging": {}}, {"chat": {}}, "logging, cortex, ai_gateway.chat"),
+        ({"spine": {"adapters": []}}, {}, "spine"),
+        ({}, {}, None),
+    ],
+)
+def test_cores_sections_are_named_in_one_line(sections: dict[str, Any], chat: dict[str, Any], said: str | None):
+    """What stands in the file for Beluna core's sake is said once to be without effect."""
+
+    @virtual_time
+    async def run() -> None:
+        parsed = Config.model_validate(config(gateway=chat, **sections))
+        with structlog.testing.capture_logs() as logged:
+            async with AIGateway(parsed, adapters={"ollama": lambda _profile: ScriptedAdapter([])}):
+                pass
+
+        assert [line["settings"] for line in logged if "for Beluna core" in line["event"]] == [said] * (
+            said is not None
+        )
+
+    run()
+
+
+@virtual_time
+async def test_a_request_by_an_alias():
+    """`route` gives backend and model, in both of core's forms; beside `backend_id` or `model` it is refused."""
+    alias = {"kind": "alias", "capability": "chat", "alias": " low-cost "}
+    key = {"kind": "key", "capability": "chat", "binding_id": "low-cost"}
+    async with stage(text("ok"), models=[{"id": "small", "aliases": ["low-cost"]}]) as played:
+        for route in (alias, key):
+            assert (await played.ask(route=route))[0] == Started("b", "small")
+        for beside in ({"backend_id": "b"}, {"model": "small"}, {"backend_id": "b", "model": "small"}):
+            before, error = await played.failure(route=alias, **beside)
+
+            assert (before, error.kind) == ([], "invalid_request")
+            assert error.message == "route: not together with backend_id or model"
+
+
+@virtual_time
+async def test_thinking_switched_off_where_there_is_none():
+    """The adapter of a backend that cannot reason is not asked to switch it off."""
+    async with stage(capabilities={"reasoning": False}) as played:
+        played.adapter.capabilities = played.adapter.capabilities.model_copy(update={"reasoning": False})
+        await played.ask(enable_thinking=False)
+    ((request, _, _),) = played.adapter.prepared
+
+    assert request.enable_thinking is None
+
+
 @virtual_time
 async def test_status_and_close():
     """What a backend looks like from outside; and that leaving the gateway closes what was made."""

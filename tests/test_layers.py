@@ -37,7 +37,7 @@ DOORS: dict[str, set[str]] = {
 PURE_ROOMS = _words("errors version canonical schemas wire adapters.base adapters.decoding adapters.encoding")
 PURE_ROOMS |= _words("adapters.dialects")
 PURE_MODULES = (
-    _words("config.mistakes config.settings telemetry.records telemetry.redaction telemetry.terminal")
+    _words("config.mistakes config.rules config.settings telemetry.records telemetry.redaction telemetry.terminal")
     | _words("adapters.http.sse adapters.http.payloads adapters.http.answer adapters.http.ndjson")
     | _words("pipeline.pricing pipeline.request_normalizer pipeline.router pipeline.capabilities")
     | _words("pipeline.reliability pipeline.response_normalizer")

@@ -12,8 +12,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from .mistakes import mistakes_between_keys, shape_mistake
-from .settings import HTTP_DIALECTS, Config
+from .mistakes import shape_mistake
+from .rules import broken_rules
+from .settings import Config
 
 
 class ConfigUnreadable(Exception):
@@ -47,7 +48,7 @@ def load_config(path: Path) -> Config:
         config = Config.model_validate(raw)
     except ValidationError as error:
         mistakes += [shape_mistake(details, raw) for details in error.errors(include_url=False, include_input=False)]
-    mistakes += mistakes_between_keys(raw, HTTP_DIALECTS)
+    mistakes += broken_rules(raw)
     if mistakes:
         raise ConfigError(path, mistakes)
     return config

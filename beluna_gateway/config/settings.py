@@ -1,6 +1,7 @@
 """The models of `beluna.jsonc`, the one source of its keys: `beluna.schema.json` is generated from them.
 
-Base keys are Beluna core's, with core's defaults; everything is strict at every depth.
+Base keys are Beluna core's, with core's defaults; everything is strict at every depth. What no schema can say is in
+`config/rules.py`.
 """
 
 from __future__ import annotations
@@ -17,15 +18,20 @@ Dialect = Literal["openai_compatible", "openai_responses", "anthropic", "gemini"
 DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
 HTTP_DIALECTS = frozenset(DIALECTS) - {"github_copilot_sdk"}
 
-_MOST = 2**64 - 1  # core's u64; what it can hold is taken, what no clock could count is not
-Milliseconds = Annotated[int, Field(ge=1, le=_MOST)]
-Count = Annotated[int, Field(ge=1, le=_MOST)]
+MAX_INTEGER = 2**64 - 1  # core's u64; larger values are refused
+Milliseconds = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
+Count = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
 NonEmpty = Annotated[str, Field(min_length=1)]
 PathText = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
 HeaderName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 HeaderValue = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+CoreSection = dict[str, Any]
 
+DEFAULT_ALIAS = "default"
+"""The alias of the model for requests that name none, where there is no `default_backend`."""
+CORE_SECTIONS = ("logging", "observability", "cortex", "continuity", "loop", "body", "spine")
+"""The top-level keys of Beluna core's own configuration (its `core/src/config.rs`) that mean nothing to a gateway."""
 
 _S = TypeVar("_S", bound="_Section")
 
@@ -83,7 +89,7 @@ class Reliability(_Section):
     """Largest event or unstreamed body that is taken from a backend."""
     connect_timeout_ms: Milliseconds = 5_000
     """TCP and TLS, or process start and handshake."""
-    max_retries: Annotated[int, Field(ge=0, le=_MOST)] = 2
+    max_retries: Annotated[int, Field(ge=0, le=MAX_INTEGER)] = 2
     """Attempts after the first."""
     backoff_base_ms: Milliseconds = 200
     """The wait before the first retry; doubled for each further one, ±20 %. A longer Retry-After wins."""
@@ -168,13 +174,25 @@ class Launch(_Section):
     idle_stop_ms: Milliseconds | None = None
 
 
+class Model(_Section):
+    """A model of a backend, and what requests may call it by."""
+
+    id: NonEmpty
+    """The provider's name for it."""
+    aliases: list[NonEmpty] = []
+    """Names for `route` of a request; white space around them does not count, and each is unique over all backends."""
+
+
 class BackendSettings(_Section):
     id: str
     dialect: Dialect
     endpoint: str | None = None
     """Base URL, required by the HTTP dialects; `unix:/path` reaches a server on a Unix socket."""
     credential: CredentialRef
-    default_model: NonEmpty
+    default_model: NonEmpty | None = None
+    """The model of requests that name none; null: the first of `models`. One of the two is required."""
+    models: Annotated[list[Model], Field(min_length=1)] | None = None
+    """Models with aliases. A request may name others, too: the provider decides."""
     capabilities: Capabilities | None = None
     copilot: Copilot | None = None
     openai_compatible: OpenAICompatible = OpenAICompatible()
@@ -190,12 +208,21 @@ class BackendSettings(_Section):
     launch: Launch | None = None
 
 
+class Resilience(Reliability, Budget):
+    """Beluna core's one section for the keys of `reliability` and `budget`."""
+
+
 class AIGateway(_Section):
-    default_backend: str
-    """The `id` that serves requests which name no backend. There is no fallback to another one, ever."""
+    default_backend: str | None = None
+    """The `id` that serves requests which name no backend; null: the backend of the model with the alias `default`.
+    There is no fallback to another one, ever."""
     backends: Annotated[list[BackendSettings], Field(min_length=1)]
     reliability: Reliability = Reliability()
     budget: Budget = Budget()
+    resilience: Resilience = Resilience()
+    """Another place for the keys of `reliability` and `budget`, which is core's; a key stands in one of them."""
+    chat: CoreSection = {}
+    """Core's own, without effect here."""
 
 
 class Server(_Section):
@@ -206,14 +233,14 @@ class Server(_Section):
     socket_mode: Annotated[str, Field(pattern=r"^0[0-7]{3}$")] = "0600"
     allowed_uids: list[Annotated[int, Field(ge=0)]] | None = None
     """Which peers may connect, by SO_PEERCRED; null: whoever the file's mode lets in."""
-    shutdown_grace_ms: Annotated[int, Field(ge=0, le=_MOST)] = 5_000
+    shutdown_grace_ms: Annotated[int, Field(ge=0, le=MAX_INTEGER)] = 5_000
     allow_exit: bool = True
     """Whether a client's `exit` frame stops the daemon."""
 
 
 class Metrics(_Section):
     listen: NonEmpty
-    """`127.0.0.1:9464`, or the path of a Unix socket."""
+    """`HOST:PORT`, as `127.0.0.1:9464`, or the path of a Unix socket, with a slash."""
 
 
 class Otlp(_Section):
@@ -225,7 +252,7 @@ class Telemetry(_Section):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
     metrics: Metrics | NonEmpty | None = None
-    """A Prometheus endpoint; a plain string is the path of a Unix socket."""
+    """A Prometheus endpoint; a plain string is its `listen`."""
     otlp: Otlp | None = None
 
 
@@ -237,6 +264,21 @@ class Config(_Section):
     ai_gateway: AIGateway
     server: Server = Server()
     telemetry: Telemetry = Telemetry()
+    logging: CoreSection = {}
+    """Core's own, without effect here, like the six below."""
+    observability: CoreSection = {}
+    cortex: CoreSection = {}
+    continuity: CoreSection = {}
+    loop: CoreSection = {}
+    body: CoreSection = {}
+    spine: CoreSection = {}
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """The keys that this file has for Beluna core's sake."""
+        sections = [name for name in CORE_SECTIONS if name in self.model_fields_set]
+        chat = "chat" in self.ai_gateway.model_fields_set
+        return (*sections, "ai_gateway.chat") if chat else tuple(sections)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,25 +293,56 @@ class BackendProfile:
 
     @property
     def id(self) -> str:
+        """The backend's name."""
         return self.backend.id
+
+    @property
+    def default_model(self) -> str:
+        """The model of requests that name none."""
+        own = self.backend
+        if own.default_model is not None:
+            return own.default_model
+        assert own.models  # noqa: S101 - config/rules.py requires one of the two
+        return own.models[0].id
 
 
 def profiles(config: Config, folder: Path) -> dict[str, BackendProfile]:
     """Each backend by id, its own `reliability` and `budget` keys laid over the shared ones."""
-    shared = config.ai_gateway
+    gateway = config.ai_gateway
+    reliability, budget = (
+        _laid_over(gateway.reliability, gateway.resilience),
+        _laid_over(gateway.budget, gateway.resilience),
+    )
     return {
         backend.id: BackendProfile(
-            backend,
-            _laid_over(shared.reliability, backend.reliability),
-            _laid_over(shared.budget, backend.budget),
-            folder,
+            backend, _laid_over(reliability, backend.reliability), _laid_over(budget, backend.budget), folder
         )
-        for backend in shared.backends
+        for backend in gateway.backends
     }
 
 
-def _laid_over(base: _S, own: _S) -> _S:
-    return base.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What an alias stands for."""
+
+    backend_id: str
+    model: str
+
+
+def aliases(config: Config) -> dict[str, Target]:
+    """Each alias of a model, without the white space around it."""
+    return {
+        alias.strip(): Target(backend.id, model.id)
+        for backend in config.ai_gateway.backends
+        for model in backend.models or ()
+        for alias in model.aliases
+    }
+
+
+def _laid_over(base: _S, own: _Section) -> _S:
+    """`base` with the keys that `own` names and `base` has."""
+    named = own.model_fields_set & type(base).model_fields.keys()
+    return base.model_copy(update={name: getattr(own, name) for name in named})
 
 
 def json_schema() -> dict[str, Any]:

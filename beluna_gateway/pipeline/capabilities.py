@@ -1,6 +1,8 @@
-"""What is asked for against what the backend can do. Refused here, never approximated in silence."""
+"""Checks what a request asks for against what the backend can do. Refused here, never approximated in silence."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from ..canonical import AssistantMessage, CanonicalRequest, ImagePart, JsonSchemaOutput, ToolMessage
 from ..config.settings import Capabilities
@@ -8,17 +10,20 @@ from ..errors import unsupported
 
 
 class CapabilityGuard:
-    """Has no state."""
+    """Lets requests pass or refuses them. Has no state."""
 
-    def assert_supported(self, request: CanonicalRequest, capabilities: Capabilities, backend_id: str) -> None:
-        """Passes, or names the field that asks for too much.
+    def admit(self, request: CanonicalRequest, capabilities: Capabilities, backend_id: str) -> CanonicalRequest:
+        """`request` without what is true of the backend anyway: a model that cannot think need not be told not to.
 
         Raises:
-            GatewayError: `unsupported_capability`.
+            GatewayError: `unsupported_capability`, naming the field that asks for what the backend cannot do.
         """
         if (asked := _first_unsupported(request, capabilities)) is not None:
             field, capability = asked
             raise unsupported(f"{field}: backend {backend_id!r} does not have the capability {capability}")
+        if request.enable_thinking is False and not capabilities.reasoning:
+            return replace(request, enable_thinking=None)
+        return request
 
 
 def _first_unsupported(request: CanonicalRequest, can: Capabilities) -> tuple[str, str] | None:

@@ -80,6 +80,7 @@ class RequestNormalizer:
             request_id=request_id,
             backend_hint=frame.backend_id,
             model=frame.model,
+            route=_route(frame),
             messages=_messages(frame.messages),
             tools=tools,
             tool_choice=_tool_choice(frame.tool_choice, tools),
@@ -100,6 +101,16 @@ class RequestNormalizer:
             include_reasoning=frame.include_reasoning,
             provider_options=frame.provider_options,
         )
+
+
+def _route(frame: frames.Infer) -> str | None:
+    """The alias that `route` names. Core looks both of its forms up among the aliases, and trims them."""
+    if frame.route is None:
+        return None
+    if frame.backend_id is not None or frame.model is not None:
+        raise invalid_request("route: not together with backend_id or model")
+    name = frame.route.alias if isinstance(frame.route, frames.AliasRoute) else frame.route.binding_id
+    return name.strip()
 
 
 # --- messages ------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Which backend serves a request: the one that it names, else the default one. There is no fallback, ever."""
+"""Which backend and model serve a request: those that it names, else the default ones. There is no fallback, ever."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..canonical import CanonicalRequest
-from ..config.settings import BackendProfile
+from ..config.settings import DEFAULT_ALIAS, BackendProfile, Target
 from ..errors import invalid_request
 
 
 @dataclass(frozen=True, slots=True)
 class SelectedBackend:
+    """A backend, and the model of it."""
+
     profile: BackendProfile
     model: str
 
@@ -21,22 +23,49 @@ class BackendRouter:
 
     Args:
         profiles: Every configured backend by its id.
-        default_backend: The id for requests that name none; one of `profiles`.
+        default_backend: The id for requests that name none, one of `profiles`; None: the alias `default` decides.
+        aliases: What each alias stands for.
     """
 
-    def __init__(self, profiles: Mapping[str, BackendProfile], default_backend: str) -> None:
+    def __init__(
+        self,
+        profiles: Mapping[str, BackendProfile],
+        default_backend: str | None,
+        aliases: Mapping[str, Target] | None = None,
+    ) -> None:
         self._profiles = profiles
-        self._default = default_backend
+        self._aliases = aliases or {}
+        if default_backend is not None:
+            self._default = Target(default_backend, profiles[default_backend].default_model)
+        else:
+            self._default = self._aliases[DEFAULT_ALIAS]
+
+    @property
+    def default_backend(self) -> str:
+        """The id of the backend for requests that name none."""
+        return self._default.backend_id
 
     def select(self, request: CanonicalRequest) -> SelectedBackend:
         """The backend and model for `request`.
 
         Raises:
-            GatewayError: `invalid_request`, where the backend it names is not configured.
+            GatewayError: `invalid_request`, where the backend or alias that it names is not configured.
         """
-        name = self._default if request.backend_hint is None else request.backend_hint
-        profile = self._profiles.get(name)
-        if profile is None:
-            known = ", ".join(map(repr, self._profiles))
-            raise invalid_request(f"backend_id: {name!r} is not configured; configured are {known}")
-        return SelectedBackend(profile, profile.backend.default_model if request.model is None else request.model)
+        if request.route is not None:
+            target = self._aliases.get(request.route)
+            if target is None:
+                raise invalid_request(f"route: {request.route!r} is no alias of a model; {_configured(self._aliases)}")
+            return SelectedBackend(self._profiles[target.backend_id], target.model)
+        if request.backend_hint is None:
+            profile, model = self._profiles[self._default.backend_id], self._default.model
+        else:
+            known = self._profiles.get(request.backend_hint)
+            if known is None:
+                configured = _configured(self._profiles)
+                raise invalid_request(f"backend_id: {request.backend_hint!r} is not configured; {configured}")
+            profile, model = known, known.default_model
+        return SelectedBackend(profile, model if request.model is None else request.model)
+
+
+def _configured(names: Mapping[str, object]) -> str:
+    return f"configured are {', '.join(map(repr, names))}" if names else "none is configured"

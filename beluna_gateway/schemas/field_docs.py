@@ -20,10 +20,13 @@ def describe(schema: dict[str, Any], models: Iterable[type[BaseModel]]) -> dict[
     definitions = {**schema.get("$defs", {}), schema.get("title", ""): schema}
     for model in models:
         properties = definitions.get(model.__name__, {}).get("properties", {})
-        for name, text in _docstrings(model).items():
-            alias = model.model_fields[name].alias or name
-            if alias in properties:
-                properties[alias].setdefault("description", text)
+        for base in model.__mro__:
+            if not issubclass(base, BaseModel) or base is BaseModel:
+                continue
+            for name, text in _docstrings(base).items():
+                alias = model.model_fields[name].alias or name
+                if alias in properties:
+                    properties[alias].setdefault("description", text)
     return schema
 
 

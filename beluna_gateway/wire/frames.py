@@ -40,6 +40,12 @@ def _only_key(value: Any) -> str | None:
     return None
 
 
+def _kind(value: Any) -> str | None:
+    """Which variant of an internally tagged enum this is."""
+    kind = value.get("kind") if isinstance(value, dict) else None
+    return kind if isinstance(kind, str) else None
+
+
 def _empty(kind: type[list[Any] | dict[str, Any]]) -> Any:
     """A default that is made anew for each frame. One that pydantic is given as a value it copies deeply, each time."""
     return Field(default_factory=kind, json_schema_extra={"default": kind()})
@@ -146,6 +152,33 @@ class JsonSchemaVariant(_Frame):
     json_schema: JsonSchema
 
 
+class AliasRoute(_Frame):
+    """Core's `ChatRouteRef`: a model by one of its aliases."""
+
+    kind: Literal["alias"]
+    capability: Literal["chat"]
+    alias: str
+
+
+class KeyRoute(_Frame):
+    """Core's `ChatRouteRef`: the same with core's other word."""
+
+    kind: Literal["key"]
+    capability: Literal["chat"]
+    binding_id: str
+    """An alias."""
+
+
+Route = Annotated[
+    Annotated[AliasRoute, Tag("alias")] | Annotated[KeyRoute, Tag("key")],
+    Discriminator(
+        _kind,
+        custom_error_type="route",
+        custom_error_message="expected an object whose kind is alias or key",
+    ),
+]
+
+
 class Limits(_Frame):
     max_output_tokens: Count | None = None
     max_request_time_ms: Count | None = None
@@ -168,9 +201,11 @@ class Infer(_Frame):
     request_id: RequestId | None = None
     """Names the request on this connection; a UUIDv7 is made where it is missing or null."""
     backend_id: str | None = None
-    """Which backend; `ai_gateway.default_backend` otherwise. Never another one than named."""
+    """Which backend; the configuration's default otherwise. Never another one than named."""
     model: str | None = None
-    """The backend's `default_model` otherwise."""
+    """The backend's default model otherwise."""
+    route: Route | None = None
+    """Backend and model by an alias of the configuration; not together with `backend_id` or `model`."""
     messages: list[Message]
     """At least one."""
     tools: list[ToolDefinition] = _empty(list)

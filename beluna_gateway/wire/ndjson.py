@@ -99,13 +99,15 @@ def _mistake(details: Mapping[str, Any], value: Any) -> str:
         return f"{path}: missing, but required"
     if details["type"] == "extra_forbidden":
         return f"{path}: unknown field"
-    if details["type"] == "part":
+    if details["type"] in ("part", "route"):
         return f"{path}: {details['msg']}"
     return f"{path}: expected {field_errors.expected(details)}"
 
 
 def _is_tag(before: int | str, step: str) -> bool:
-    """`parts` is the one list of a tagged union."""
+    """`parts` is the one list of a tagged union, and `route` the one field."""
+    if before == "route":
+        return step in ("alias", "key")
     return isinstance(before, int) and step in ("text", "image_url", "json")
 
 

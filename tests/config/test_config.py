@@ -10,13 +10,16 @@ import pytest
 from beluna_gateway.adapters import ADAPTERS
 from beluna_gateway.config.loading import load_config
 from beluna_gateway.config.settings import (
+    CORE_SECTIONS,
     DIALECTS,
     BackendSettings,
     Budget,
     Config,
     Reliability,
     Server,
+    Target,
     Telemetry,
+    aliases,
     profiles,
 )
 
@@ -37,6 +40,48 @@ def test_upstreams_own_configuration_loads_unchanged():
     assert loaded.ai_gateway.budget.max_usage_tokens_per_request == 16000
     assert loaded.ai_gateway.backends[2].copilot is not None
     assert loaded.ai_gateway.backends[2].copilot.args == ["--stdio"]
+
+
+def test_cores_configuration_of_today_loads_unchanged(tmp_path: Path):
+    """`models` with aliases, `resilience`, no `default_backend`, and every section that means nothing here."""
+    content = {
+        "ai_gateway": {
+            "chat": {"default_route": {"kind": "alias", "capability": "chat", "alias": "default"}},
+            "resilience": {"max_request_time_ms": 20_000, "max_retries": 1, "rate_smoothing_per_second": None},
+            "backends": [
+                backend(default_model=..., models=[{"id": "small", "aliases": [" low-cost "]}, {"id": "big"}]),
+                backend(id="c", default_model="other", models=[{"id": "large", "aliases": ["default", "low cost"]}]),
+            ],
+        },
+        "cortex": {"helper_routes": {"primary": None}},
+        "spine": {"adapters": []},
+        **{name: {} for name in ("logging", "observability", "continuity", "loop", "body")},
+    }
+    loaded = load(tmp_path, content)
+    found = profiles(loaded, tmp_path)
+
+    assert (found["b"].default_model, found["c"].default_model) == ("small", "other")
+    assert (found["b"].reliability.max_retries, found["b"].budget.max_request_time_ms) == (1, 20_000)
+    assert aliases(loaded) == {
+        "low-cost": Target("b", "small"),
+        "default": Target("c", "large"),
+        "low cost": Target("c", "large"),
+    }
+    assert loaded.without_effect == (*CORE_SECTIONS, "ai_gateway.chat")
+    assert Config.model_validate(config(cortex={})).without_effect == ("cortex",)
+    assert Config.model_validate(config()).without_effect == ()
+
+
+def test_resilience_beside_the_two_sections(tmp_path: Path):
+    """Each key counts wherever it stands, and a backend's own stands above all of them."""
+    shared = {"reliability": {"max_retries": 9}, "budget": {"max_request_time_ms": 8}}
+    shared["resilience"] = {"backoff_base_ms": 7, "max_concurrency_per_backend": 6, "idle_timeout_ms": 5}
+    one = backend(reliability={"backoff_base_ms": 4}, budget={"max_concurrency_per_backend": 3})
+    found = profiles(load(tmp_path, config(one, gateway=shared)), tmp_path)["b"]
+
+    assert (found.reliability.max_retries, found.budget.max_request_time_ms) == (9, 8)
+    assert (found.reliability.backoff_base_ms, found.budget.max_concurrency_per_backend) == (4, 3)
+    assert found.reliability.idle_timeout_ms == 5
 
 
 def test_json5_is_read(tmp_path: Path):

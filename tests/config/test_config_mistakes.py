@@ -15,6 +15,9 @@ from beluna_gateway.config.settings import DIALECTS, BackendSettings
 
 from ..fakes.config import backend, config, load
 
+COPILOT = {"dialect": "github_copilot_sdk", "endpoint": ...}
+MODELS = [{"id": "m", "aliases": ["x"]}]
+
 
 def mistakes(tmp_path: Path, content: Any) -> list[str]:
     with pytest.raises(ConfigError) as caught:
@@ -119,7 +122,43 @@ def test_the_whole_file_is_an_object(tmp_path: Path, whole: str):
         ({"endpoint": "ftp://h"}, "endpoint: expected http"),
         ({"endpoint": "http://user:sk-secret@h"}, "endpoint: holds a user name or password"),
         ({"dialect": []}, "dialect: found an array"),
-        ({"dialect": "github_copilot_sdk", "launch": {"command": "x"}}, "launch: only for HTTP dialects"),
+        ({"dialect": "github_copilot_sdk"}, "endpoint: without effect on a backend of the dialect github_copilot_sdk"),
+        ({**COPILOT, "launch": {"command": "x"}}, "launch: without effect"),
+        ({**COPILOT, "headers": {"X-A": "1"}}, "headers: without effect"),
+        ({**COPILOT, "anthropic": {"default_max_tokens": 5}}, "anthropic: without effect"),
+        ({**COPILOT, "copilot": {"command": "x", "provider": {"base_url": "u"}}}, "copilot.provider: without effect"),
+        (
+            {**COPILOT, "copilot": {"command": "x", "protocol": "language_server", "provider": {"base_url": "u"}}},
+            'copilot.provider: without effect where copilot.protocol is not "sdk"',
+        ),
+        ({"copilot": {"command": "x"}}, "copilot: without effect on a backend of the dialect ollama, only on github_"),
+        ({"anthropic": {"default_max_tokens": 5}}, "anthropic: without effect on a backend of the dialect ollama"),
+        ({"openai_compatible": {"stream_usage": True}}, "openai_compatible: without effect"),
+        (
+            {"dialect": "openai_responses", "openai_compatible": {"thinking": None}},
+            "openai_compatible: without effect on a backend of the dialect openai_responses, only on openai_compatible",
+        ),
+        ({"headers": {"Transfer-Encoding": "chunked"}}, "headers.Transfer-Encoding: frames the request"),
+        ({"default_model": ...}, "default_model: missing, but required where there are no models"),
+        ({"default_model": None, "models": None}, "default_model: missing, but required where there are no models"),
+        ({"models": []}, "models: found an array, expected at least 1 item"),
+        ({"models": [{"id": ""}]}, "models[0].id: found '', expected at least 1 character"),
+        ({"models": [{"id": " "}]}, "models[0].id: found ' ', expected a name"),
+        ({"models": [{"id": "a"}, {"id": "a"}]}, "models[1].id: found 'a' again"),
+        ({"models": [{"id": "a", "aliases": ["x", ""]}]}, "models[0].aliases[1]: found '', expected at least 1"),
+        ({"models": [{"id": "a", "aliases": ["\t "]}]}, "models[0].aliases[0]: found '\\t ', expected a name"),
+        ({"models": [{"id": "a", "aliases": "x"}]}, "models[0].aliases: found 'x', expected an array"),
+        ({"models": [{"id": "a", "alias": []}]}, "models[0].alias: unknown key"),
+        (
+            {"models": [{"id": "a", "aliases": ["x"]}, {"id": "b", "aliases": [" x\n"]}]},
+            "models[1].aliases[0]: found 'x' again, first at ai_gateway.backends[0].models[0].aliases[0]; aliases",
+        ),
+        ({"credential": {"type": "file", "path": "~/key"}}, "credential.path: begins with ~, which is not expanded"),
+        ({"credential": {"type": "file", "path": "/a/${HOME}/b"}}, "credential.path: holds ${HOME}, and variables are"),
+        ({"launch": {"command": "~/bin/server"}}, "launch.command: begins with ~"),
+        ({"launch": {"command": "$HOME/bin/server"}}, "launch.command: holds $HOME"),
+        ({**COPILOT, "copilot": {"command": "~user/c"}}, "copilot.command: begins with ~"),
+        ({"endpoint": "unix:/run/$USER/a.sock"}, "endpoint: holds $USER"),
         ({"headers": {"X-A:": "1"}}, "headers.X-A:: expected a string that matches"),
         ({"headers": {"X-A": "1\r\nX-B: 2"}}, "headers.X-A: expected a string that matches"),
         ({"headers": {"Content-length": "5"}}, "headers.Content-length: frames the request"),
@@ -139,6 +178,99 @@ def test_one_mistake_in_a_backend(tmp_path: Path, keys: dict[str, Any], named: s
     (mistake,) = mistakes(tmp_path, config(backend(**keys)))
 
     assert mistake.startswith(f"ai_gateway.backends[0].{named}")
+
+
+@pytest.mark.parametrize(
+    ("whole", "expected"),
+    [
+        (
+            config(socket_path="~/a.sock"),
+            "socket_path: begins with ~, which is not expanded here",
+        ),
+        (config(socket_path="run/$X/a.sock"), "socket_path: holds $X, and variables are not expanded here"),
+        (config(telemetry={"metrics": "~/m.sock"}), "telemetry.metrics: begins with ~"),
+        (config(telemetry={"metrics": {"listen": "unix:$RUN/m.sock"}}), "telemetry.metrics.listen: holds $RUN"),
+        (config(gateway={"default_backend": ...}), "ai_gateway.default_backend: missing, but required where no model"),
+        (config(gateway={"default_backend": None}), "ai_gateway.default_backend: missing, but required where no model"),
+        (config(gateway={"chat": 5}), "ai_gateway.chat: found 5, expected an object"),
+        (config(logging="x"), "logging: found 'x', expected an object"),
+        (config(organs={}), "organs: unknown key"),
+        (config(gateway={"resilience": {"max_retry": 1}}), "ai_gateway.resilience.max_retry: unknown key"),
+        (
+            config(gateway={"resilience": {"max_retries": 1}, "reliability": {"max_retries": 1}}),
+            "ai_gateway.resilience.max_retries: given twice, also as ai_gateway.reliability.max_retries",
+        ),
+        (
+            config(gateway={"resilience": {"max_request_time_ms": 1}, "budget": {"max_request_time_ms": 2}}),
+            "ai_gateway.resilience.max_request_time_ms: given twice, also as ai_gateway.budget.max_request_time_ms",
+        ),
+        (
+            config(
+                backend(models=MODELS),
+                backend(id="c", models=[{"id": "m", "aliases": ["x "]}]),
+            ),
+            "ai_gateway.backends[1].models[0].aliases[0]: found 'x' again, first at ai_gateway.backends[0].models[0]",
+        ),
+    ],
+    ids=str,
+)
+def test_one_mistake_elsewhere(tmp_path: Path, whole: dict[str, Any], expected: str):
+    """Each of these is one mistake, at its place."""
+    gateway = {key: value for key, value in whole["ai_gateway"].items() if value is not ...}
+    (mistake,) = mistakes(tmp_path, {**whole, "ai_gateway": gateway})
+
+    assert mistake.startswith(expected)
+
+
+@pytest.mark.parametrize("short", [True, False], ids=["short", "listen"])
+@pytest.mark.parametrize(
+    ("listen", "right"),
+    [
+        ("127.0.0.1:9464", True),
+        ("localhost:0", True),
+        ("[::1]:9464", True),
+        ("run/metrics.sock", True),
+        ("./m", True),
+        ("/run/a:1", True),
+        ("unix:/run/m.sock", True),
+        (":9464", False),
+        ("9464", False),
+        ("127.0.0.1", False),
+        ("127.0.0.1:", False),
+        ("127.0.0.1:65536", False),
+        ("127.0.0.1:x", False),
+        ("127.0.0.1:٣", False),
+        ("::1:9464", False),
+        ("[]:9464", False),
+        ("a b:1", False),
+        ("metrics.sock", False),
+        ("http://127.0.0.1:9464/metrics", False),
+    ],
+)
+def test_where_metrics_are_served(tmp_path: Path, listen: str, right: bool, short: bool):
+    """A host and a port, or a path with a slash; anything else is a mistake, for it would be neither."""
+    content = config(telemetry={"metrics": listen if short else {"listen": listen}})
+    if right:
+        load(tmp_path, content)
+        return
+    (mistake,) = mistakes(tmp_path, content)
+
+    path = "telemetry.metrics" if short else "telemetry.metrics.listen"
+    assert mistake.startswith(f"{path}: found '{listen}', expected HOST:PORT, as 127.0.0.1:9464 or [::1]:9464, or the")
+
+
+def test_what_only_looks_like_a_variable(tmp_path: Path):
+    """A dollar or a tilde that a shell would leave alone is part of a name."""
+    for path in ("a$/b", "a~", "/x/$1", "$", "${", "a${}b", "/~x"):
+        assert load(tmp_path, config(socket_path=path)).socket_path == path
+
+
+def test_settings_that_say_nothing_may_stand_anywhere(tmp_path: Path):
+    """Null and an empty object set nothing."""
+    copilot = backend(**COPILOT, id="c", launch=None, headers={}, anthropic={}, openai_compatible={})
+    copilot["endpoint"] = None
+
+    load(tmp_path, config(backend(anthropic={}, openai_compatible={}, copilot=None), copilot))
 
 
 CANARY = "sk-canary-0123456789"

@@ -30,6 +30,7 @@ FULL: dict[str, Any] = {
                 "endpoint": "http://h",
                 "credential": {"type": "inline_token", "token": "t"},
                 "default_model": "m",
+                "models": [{"id": "m", "aliases": ["low-cost"]}],
                 "capabilities": dict.fromkeys(models.Capabilities.model_fields, False),
                 "openai_compatible": {"max_tokens_field": "max_tokens", "stream_usage": False, "thinking": None},
                 "anthropic": {"default_max_tokens": 1},
@@ -58,7 +59,10 @@ FULL: dict[str, Any] = {
         ],
         "reliability": models.Reliability().model_dump(),
         "budget": models.Budget().model_dump(),
+        "resilience": models.Resilience().model_dump(),
+        "chat": {"default_max_tool_rounds": 6},
     },
+    **{name: {"of": "core"} for name in models.CORE_SECTIONS},
     "server": {**models.Server().model_dump(), "allowed_uids": [0, 1000]},
     "telemetry": {
         "log_level": "debug",
@@ -217,15 +221,17 @@ def _attributes_read(path: Path) -> set[str]:
     }
 
 
-# The editor's; told apart by matching on the class; and a provider is handed to the Copilot CLI as a whole.
-_READ_OTHERWISE = {"schema_url", "type", "wire_api"}
+# The editor's; told apart by matching on the class; a provider is handed to the Copilot CLI as a whole; and Beluna
+# core's sections are only named in the log.
+_READ_OTHERWISE = {"schema_url", "type", "wire_api", "chat", *models.CORE_SECTIONS}
 
 
 def test_each_setting_is_read_somewhere():
     """No setting stands in the schema and is read by nobody."""
     package = Path(beluna_gateway.__file__).parent
     read = set().union(*(_attributes_read(path) for path in package.rglob("*.py") if path.name != "settings.py"))
-    read |= {"ai_gateway", "reliability", "budget", "pricing"} & _attributes_read(package / "config" / "settings.py")
+    merged = {"ai_gateway", "reliability", "budget", "resilience", "pricing", "models", "aliases"}
+    read |= merged & _attributes_read(package / "config" / "settings.py")
     unread = {
         f"{section.__name__}.{name}"
         for section in sections()

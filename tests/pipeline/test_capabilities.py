@@ -32,7 +32,7 @@ def request(**fields: Any) -> CanonicalRequest:
 
 def refusal(asked: CanonicalRequest, **can: bool) -> str:
     with pytest.raises(GatewayError) as caught:
-        CapabilityGuard().assert_supported(asked, Capabilities(**can), "b")
+        CapabilityGuard().admit(asked, Capabilities(**can), "b")
     assert (caught.value.kind, caught.value.retryable) == ("unsupported_capability", False)
     return caught.value.message
 
@@ -64,21 +64,28 @@ def test_only_what_is_asked_for_counts(capability: str, fields: dict[str, Any], 
     """A capability that is there lets pass, and one that is missing hinders nobody who does not need it."""
     guard = CapabilityGuard()
 
-    guard.assert_supported(request(**fields), Capabilities(), "b")
-    guard.assert_supported(request(), Capabilities(**{capability: False}), "b")
+    guard.admit(request(**fields), Capabilities(), "b")
+    guard.admit(request(), Capabilities(**{capability: False}), "b")
     others: Any = {name: False for name in Capabilities.model_fields if name != capability}
     if capability == "parallel_tool_calls":
         others["tool_calls"] = True
-    guard.assert_supported(request(**fields), Capabilities(**others), "b")
+    guard.admit(request(**fields), Capabilities(**others), "b")
 
 
-def test_switching_thinking_off_needs_no_reasoning():
-    """A model that cannot think may be told not to."""
-    CapabilityGuard().assert_supported(request(enable_thinking=False), Capabilities(reasoning=False), "b")
+@pytest.mark.parametrize(
+    ("asked", "reasoning", "passed_on"),
+    [(False, False, None), (False, True, False), (True, True, True), (None, False, None), (None, True, None)],
+)
+def test_switching_thinking_off_needs_no_reasoning(asked: bool | None, reasoning: bool, passed_on: bool | None):
+    """A model that cannot think does not think: nothing is sent. One that can is told."""
+    one = request(enable_thinking=asked, max_output_tokens=5)
+    admitted = CapabilityGuard().admit(one, Capabilities(reasoning=reasoning), "b")
+
+    assert admitted == request(enable_thinking=passed_on, max_output_tokens=5)
 
 
 def test_one_past_call_is_not_parallel():
     """A history of single calls passes where two at once would not."""
     history = (AssistantMessage((), (CALL,)), ToolMessage("c", "t", ()), AssistantMessage((), (CALL,)))
 
-    CapabilityGuard().assert_supported(request(messages=history), Capabilities(parallel_tool_calls=False), "b")
+    CapabilityGuard().admit(request(messages=history), Capabilities(parallel_tool_calls=False), "b")

@@ -20,6 +20,7 @@ FULL_INFER: dict[str, Any] = {
     "request_id": "r1",
     "backend_id": "b",
     "model": "m",
+    "route": {"kind": "alias", "capability": "chat", "alias": "low-cost"},
     "messages": [
         {"role": "system", "parts": [{"text": {"text": "be brief"}}]},
         {
@@ -57,6 +58,7 @@ FULL_INFER: dict[str, Any] = {
 FRAMES: tuple[dict[str, Any], ...] = (
     FULL_INFER,
     {"type": "infer", "messages": []},
+    {"type": "infer", "messages": [], "route": {"kind": "key", "capability": "chat", "binding_id": "low-cost"}},
     {"type": "cancel", "request_id": "r1"},
     {"type": "exit"},
     {"type": "status"},

@@ -78,7 +78,7 @@ def test_unknown_fields_are_refused_at_every_depth(frame: dict[str, Any]):
 
 
 OPTIONAL = {
-    *("request_id", "backend_id", "model", "sampling", "enable_thinking", "provider_options"),
+    *("request_id", "backend_id", "model", "route", "sampling", "enable_thinking", "provider_options"),
     *("messages.tool_call_id", "messages.tool_name", "messages.tool_calls", "messages.provider_state"),
     *("messages.parts.image_url.mime_type", "messages.parts.json.value", "tools.description"),
     *("limits.max_output_tokens", "limits.max_request_time_ms"),
@@ -154,3 +154,46 @@ def test_the_schemas_are_schemas():
 def test_the_schema_lists_the_error_kinds():
     """A client learns all kinds from the schema."""
     assert server_frame_schema()["$defs"]["Error"]["properties"]["kind"]["enum"] == list(get_args(ErrorKind))
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        {},
+        "low-cost",
+        {"kind": "alias"},
+        {"kind": "alias", "capability": "chat"},
+        {"kind": "alias", "capability": "embed", "alias": "a"},
+        {"kind": "alias", "capability": "chat", "binding_id": "a"},
+        {"kind": "alias", "capability": "chat", "alias": "a", "binding_id": "a"},
+        {"kind": "key", "capability": "chat", "alias": "a"},
+        {"kind": "Key", "capability": "chat", "binding_id": "a"},
+        {"kind": ["key"], "capability": "chat", "binding_id": "a"},
+        {"kind": "key", "capability": "chat", "binding_id": None},
+        {"key": {"capability": "chat", "binding_id": "a"}},
+    ],
+    ids=str,
+)
+def test_a_route_has_exactly_one_of_two_shapes(route: Any):
+    """By models and by schema: the capability is chat, and nothing is missing or beside."""
+    frame = {"type": "infer", "messages": [], "route": route}
+
+    assert not accepted(frame)
+    assert not SCHEMA.is_valid(frame)
+
+
+@pytest.mark.parametrize(
+    ("route", "said"),
+    [
+        ({"kind": "x" * 500}, "route: expected an object whose kind is alias or key"),
+        ({"kind": "alias", "capability": "chat"}, "route.alias: missing, but required"),
+        ({"kind": "key", "capability": "chat", "binding_id": 1}, "route.binding_id: expected a string"),
+    ],
+    ids=["kind", "missing", "type"],
+)
+def test_a_wrong_route_is_told_with_its_place(route: Any, said: str):
+    """The variant's name is no step of the path, and what the client sent is not repeated."""
+    with pytest.raises(RejectedLine) as caught:
+        decode(json.dumps({"type": "infer", "messages": [], "route": route}).encode())
+
+    assert str(caught.value) == said

@@ -49,7 +49,7 @@ class LanguageServerProtocol:
         )
 
     def prepare(self, request: CanonicalRequest, model: str, secret: str | None) -> Call:
-        reject_unsupported(request, self._profile.backend.default_model)
+        reject_unsupported(request, self._profile.default_model)
         self.program.take_secret(secret)
         return _Completion(self.program, document_text(request), stream=request.stream)
 

@@ -48,7 +48,7 @@ class SdkProtocol:
         provider = self.settings.provider
         reject_unsupported(request, brings_a_provider=provider is not None)
         fixed = None if provider is None else provider.model_id
-        if fixed is not None and request.model not in (None, fixed, self.profile.backend.default_model):
+        if fixed is not None and request.model not in (None, fixed, self.profile.default_model):
             raise unsupported(f"model: this backend's copilot.provider.model_id fixes it to {fixed!r}")
         self._take(secret)
         return _Question(self, request, model, self._provider(request, secret))

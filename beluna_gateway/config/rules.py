@@ -1,0 +1,188 @@
+"""What is wrong with a configuration beyond its shape: rules between keys, and for texts that stand for something else.
+
+Works on the raw data, which may have any shape, so that these mistakes are told together with pydantic's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+from .mistakes import shown
+from .settings import DEFAULT_ALIAS, DIALECTS, HTTP_DIALECTS, Budget, Reliability
+
+_COPILOT = frozenset(DIALECTS) - HTTP_DIALECTS
+
+# Keys of a backend that mean nothing to other dialects than these.
+_DIALECTS_OF: dict[str, Collection[str]] = {
+    "openai_compatible": ("openai_compatible",),
+    "anthropic": ("anthropic",),
+    "copilot": _COPILOT,
+    "endpoint": HTTP_DIALECTS,
+    "headers": HTTP_DIALECTS,
+    "launch": HTTP_DIALECTS,
+}
+
+# The gateway frames the request's body itself: RFC 9112, sections 6.1 and 6.2.
+_FRAMING_HEADERS = frozenset({"content-length", "transfer-encoding"})
+
+
+def broken_rules(raw: Any) -> Iterator[str]:
+    """Each broken rule as a sentence. `raw` is the whole configuration, as it was read."""
+    whole = _object(raw)
+    gateway = _object(whole.get("ai_gateway"))
+    yield from _path_mistake("socket_path", whole.get("socket_path"))
+    yield from _metrics_mistakes(_object(whole.get("telemetry")).get("metrics"))
+    yield from _given_twice(gateway)
+    backends = gateway.get("backends")
+    if isinstance(backends, list):
+        named = [(f"ai_gateway.backends[{index}]", _object(backend)) for index, backend in enumerate(backends)]
+        for path, backend in named:
+            yield from _backend_mistakes(path, backend)
+        yield from _name_mistakes(gateway, named)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+# --- names -------------------------------------------------------------------------------------------------------
+
+
+def _name_mistakes(gateway: dict[str, Any], backends: list[tuple[str, dict[str, Any]]]) -> Iterator[str]:
+    """Ids and aliases are unique, and there is a default."""
+    ids: dict[str, str] = {}
+    aliases: dict[str, str] = {}
+    for path, backend in backends:
+        name = backend.get("id")
+        if isinstance(name, str):
+            if name in ids:
+                yield f"{path}.id: found {shown(name)} again, first at {ids[name]}; ids are unique"
+            ids.setdefault(name, path)
+        yield from _model_mistakes(path, backend, aliases)
+    default = gateway.get("default_backend")
+    if isinstance(default, str) and ids and default not in ids:
+        known = ", ".join(map(repr, ids))
+        yield f"ai_gateway.default_backend: found {shown(default)}, expected the id of a backend: {known}"
+    if default is None and DEFAULT_ALIAS not in aliases:
+        yield f"ai_gateway.default_backend: missing, but required where no model has the alias {DEFAULT_ALIAS!r}"
+
+
+def _model_mistakes(path: str, backend: dict[str, Any], aliases: dict[str, str]) -> Iterator[str]:
+    """The mistakes of a backend's models. `aliases` has those seen so far with their paths, and gets the new ones."""
+    if backend and backend.get("default_model") is None and backend.get("models") is None:
+        yield f"{path}.default_model: missing, but required where there are no models"
+    ids: set[str] = set()
+    for index, model in enumerate(_list(backend.get("models"))):
+        place = f"{path}.models[{index}]"
+        name = _object(model).get("id")
+        if isinstance(name, str):
+            if name in ids:
+                yield f"{place}.id: found {shown(name)} again; the ids of a backend's models are unique"
+            elif name and not name.strip():
+                yield f"{place}.id: found {shown(name)}, expected a name"
+            ids.add(name)
+        for number, alias in enumerate(_list(_object(model).get("aliases"))):
+            if isinstance(alias, str):
+                yield from _alias_mistake(f"{place}.aliases[{number}]", alias, aliases)
+
+
+def _alias_mistake(path: str, alias: str, aliases: dict[str, str]) -> Iterator[str]:
+    name = alias.strip()
+    if alias and not name:
+        yield f"{path}: found {shown(alias)}, expected a name"
+    elif name in aliases:
+        yield f"{path}: found {shown(name)} again, first at {aliases[name]}; aliases are unique over all backends"
+    aliases.setdefault(name, path)
+
+
+# --- settings where they have no effect ------------------------------------------------------------------------------
+
+
+def _given_twice(gateway: dict[str, Any]) -> Iterator[str]:
+    resilience = _object(gateway.get("resilience"))
+    for section, model in (("reliability", Reliability), ("budget", Budget)):
+        for key in _object(gateway.get(section)).keys() & resilience.keys() & model.model_fields.keys():
+            yield f"ai_gateway.resilience.{key}: given twice, also as ai_gateway.{section}.{key}"
+
+
+def _backend_mistakes(path: str, backend: dict[str, Any]) -> Iterator[str]:
+    dialect = backend.get("dialect")
+    yield from _path_mistake(f"{path}.credential.path", _object(backend.get("credential")).get("path"))
+    for program in ("copilot", "launch"):
+        yield from _path_mistake(f"{path}.{program}.command", _object(backend.get(program)).get("command"))
+    copilot = _object(backend.get("copilot"))
+    if copilot.get("provider") is not None and copilot.get("protocol") != "sdk":
+        yield f'{path}.copilot.provider: without effect where copilot.protocol is not "sdk"'
+    if dialect not in DIALECTS:
+        return
+    for key, dialects in _DIALECTS_OF.items():
+        if backend.get(key) and dialect not in dialects:  # null and an empty object set nothing
+            only = "HTTP dialects" if dialects is HTTP_DIALECTS else ", ".join(dialects)
+            yield f"{path}.{key}: without effect on a backend of the dialect {dialect}, only on {only}"
+    if dialect in HTTP_DIALECTS:
+        yield from _endpoint_mistakes(f"{path}.endpoint", backend.get("endpoint"), dialect)
+        for name in _object(backend.get("headers")):
+            if name.lower() in _FRAMING_HEADERS:
+                yield f"{path}.headers.{name}: frames the request's body, which the gateway does itself"
+
+
+# --- texts that stand for something ----------------------------------------------------------------------------------
+
+
+def _endpoint_mistakes(path: str, endpoint: Any, dialect: str) -> Iterator[str]:
+    if endpoint is None:
+        yield f"{path}: missing, but required by {dialect}"
+    elif isinstance(endpoint, str):
+        if re.match(r"https?://[^/?#]*@", endpoint):
+            yield f"{path}: holds a user name or password; use `credential`"
+        elif not _is_endpoint(endpoint):
+            yield f"{path}: expected http://…, https://… or unix:/path"
+        elif endpoint.startswith("unix:"):
+            yield from _path_mistake(path, endpoint.removeprefix("unix:"))
+
+
+def _is_endpoint(text: str) -> bool:
+    if not re.match("https?://|unix:/", text) or re.search(r"[\s\x00-\x1f\x7f]", text):
+        return False
+    try:
+        url = urlsplit(text)
+        return text.startswith("unix:/") or (bool(url.hostname) and url.port != 0)
+    except ValueError:  # a port that is no number, a bracket that is not closed
+        return False
+
+
+def _path_mistake(path: str, text: Any) -> Iterator[str]:
+    """A shell would expand these; here they would be the name of a file or folder."""
+    if not isinstance(text, str):
+        return
+    if text.startswith("~"):
+        yield f"{path}: begins with ~, which is not expanded here; write the whole path"
+    elif found := re.search(r"\$(?:[A-Za-z_][A-Za-z0-9_]*|\{[A-Za-z_][A-Za-z0-9_]*\})", text):
+        yield f"{path}: holds {found[0][:40]}, and variables are not expanded here; write the whole path"
+
+
+def _metrics_mistakes(metrics: Any) -> Iterator[str]:
+    path = "telemetry.metrics"
+    if isinstance(metrics, dict):
+        path, metrics = f"{path}.listen", metrics.get("listen")
+    if not isinstance(metrics, str) or not metrics:
+        return
+    if "/" in metrics and "://" not in metrics:
+        yield from _path_mistake(path, metrics.removeprefix("unix:"))
+    elif not _is_host_and_port(metrics):
+        yield (
+            f"{path}: found {shown(metrics)}, expected HOST:PORT, as 127.0.0.1:9464 or [::1]:9464, or the path of a "
+            "Unix socket, with a slash"
+        )
+
+
+def _is_host_and_port(text: str) -> bool:
+    found = re.fullmatch(r"(?:[^\s:/\[\]]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})", text)
+    return found is not None and int(found[1]) <= 65535
