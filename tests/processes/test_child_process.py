@@ -185,6 +185,16 @@ async def test_descendants_go_with_the_program():
 
 
 @both_loops
+async def test_descendants_of_a_deaf_program_go_with_it():
+    """A program that ignores SIGTERM is killed together with what it started in other sessions."""
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)" + FAMILY
+    async with python(deaf, stdin=True, stdout=True, stop_after=0.05) as child:
+        pids = [int(pid) for pid in (await line(child)).split()]
+
+    assert [await gone(pid) for pid in pids] == [True, True]
+
+
+@both_loops
 async def test_polite_program_says_goodbye():
     """SIGTERM comes first: a program that handles it ends in its own way."""
     script = """

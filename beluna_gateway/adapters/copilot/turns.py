@@ -38,7 +38,7 @@ from ...canonical import (
     UserMessage,
 )
 from ...errors import ErrorKind, GatewayError, cut_off, unsupported
-from ..decoding.finish_reasons import finish_reason
+from ..decoding.finish_reasons import finish_reason, is_cut
 from ..decoding.provider_errors import ProviderError, error_of_status, read_error
 from ..decoding.tool_calls import ToolCalls
 from ..decoding.usage import count, usage_stats
@@ -227,7 +227,7 @@ class TurnDecoder:
         self._note("response_id", data.get("apiCallId"))
         self._note("model", data.get("model"))
         # Cut off: the program asks the model to go on, without a word about the first half.
-        if self._answered or finish_reason(self._finish) == "length":
+        if self._answered or is_cut(self._finish):
             self._end(events)
 
     def _note(self, name: str, value: Any) -> None:
@@ -236,7 +236,7 @@ class TurnDecoder:
 
     def _end(self, events: list[BackendRawEvent]) -> None:
         word = self._finish or "stop"
-        if finish_reason(word) == "length":
+        if is_cut(word):
             self._calls.end_before_cut(events)
         else:
             self._calls.end_all(events)

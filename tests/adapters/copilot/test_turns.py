@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from beluna_gateway.adapters.copilot.turns import TurnDecoder, history, system_text
+from beluna_gateway.adapters.decoding.finish_reasons import finish_reason
 from beluna_gateway.canonical import (
     AssistantMessage,
     Completed,
@@ -218,6 +219,17 @@ def test_a_cut_call_is_not_ready():
 
     assert [event.call.id for event in events if isinstance(event, ToolCallReady)] == ["c1"]
     assert events[-1].finish_reason == "length"
+
+
+@pytest.mark.parametrize("word", ["length", "content_filter", "refusal"])
+def test_a_call_that_was_cut_for_any_reason_is_no_violation(word):
+    """A filter or a refusal cuts as a limit does: the open call is not ready, and the answer is complete."""
+    done, events = decoded(call_delta("c1", '{"city"'), usage(word), message())
+
+    assert done
+    assert not [event for event in events if isinstance(event, ToolCallReady)]
+    assert isinstance(events[-1], Completed)
+    assert events[-1].finish_reason == finish_reason(word)
 
 
 def test_other_finish_reasons():
