@@ -1,13 +1,13 @@
-"""Stands between the daemon and a program that it starts, so that nothing of the program outlives the daemon.
+"""The process between the daemon and a program that it starts: kills all of the program when the daemon dies.
 
 Run as a file of its own by `child_process`, never imported by the daemon: `python -I -S child_guard.py DAEMON_PID
 PROGRAM ARGUMENTS…`. It imports next to nothing, because each program that the daemon starts pays for it (measured:
 20 ms and 10 MB, 4 of them its own).
 
-What it listens to:
+Signals:
 
 - SIGTERM, SIGINT, SIGHUP: passed on to the program's process group;
-- SIGUSR1: kill everything now. The kernel sends it as well when the daemon dies, by kill -9 too (PR_SET_PDEATHSIG).
+- SIGUSR1: kill all descendants now. The kernel also sends it when the daemon dies, by kill -9 too (PR_SET_PDEATHSIG).
 
 It ends as the program ended: with its exit status, or by the same signal. Before that it kills every descendant that
 is left, also those that moved to a session of their own, because it adopts orphans (PR_SET_CHILD_SUBREAPER).
@@ -30,17 +30,17 @@ def main() -> None:
     """Starts the program, waits for its end or for an order, and leaves nothing behind."""
     daemon, program, arguments = int(sys.argv[1]), sys.argv[2], sys.argv[2:]
     prctl = ctypes.CDLL(None).prctl
-    # uvloop lets second copies of the program's pipes slip in, which would hide that the program closed its own.
+    # uvloop leaks second copies of the program's pipes; they would keep a pipe open that the program has closed.
     os.closerange(3, 1 << 20)
     signal.pthread_sigmask(signal.SIG_BLOCK, _OURS)
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
     prctl(_PR_SET_PDEATHSIG, signal.SIGUSR1)
     if os.getppid() != daemon:
-        return  # it died before the kernel knew whom to tell
+        return  # the daemon died before PR_SET_PDEATHSIG was set
     guard, child = os.getpid(), os.fork()
     if child == 0:
         _become(program, arguments, guard, prctl)
-    # Ours would hide it likewise.
+    # The guard's copies of the pipes would also keep them open.
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
@@ -49,14 +49,14 @@ def main() -> None:
 
 
 def _become(program: str, arguments: list[str], guard: int, prctl: ctypes._NamedFuncPointer) -> None:
-    """In the forked child: turns into the program, or says why not."""
+    """In the forked child: executes the program, or writes the reason to standard error."""
     try:
         os.setsid()
-        # Should somebody kill the guard, the program dies with it; its own children are out of reach then.
+        # If the guard is killed the program dies with it; the program's own children cannot be reached then.
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != guard:
             os._exit(1)
-        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec would hand that on
+        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and ignored signals survive exec
             signal.signal(ignored, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.execve(program, arguments, _environment())  # noqa: S606 -- the whole point
@@ -67,7 +67,7 @@ def _become(program: str, arguments: list[str], guard: int, prctl: ctypes._Named
 
 
 def _environment() -> dict[bytes, bytes]:
-    """As we were started with it. `os.environ` may have gained an LC_CTYPE (PEP 538)."""
+    """The environment that this process was started with. `os.environ` may have an added LC_CTYPE (PEP 538)."""
     with open("/proc/self/environ", "rb") as file:  # noqa: PTH123 -- pathlib would double our start time
         pairs = [pair.partition(b"=") for pair in file.read().split(b"\0") if b"=" in pair]
     return {name: value for name, _, value in pairs}
@@ -85,15 +85,15 @@ def _watch(child: int) -> None:
         while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             if ended.si_pid == child:
                 return
-            os.waitpid(ended.si_pid, 0)  # an orphan that we adopted
+            os.waitpid(ended.si_pid, 0)  # an adopted orphan
 
 
 def _send(child: int, order: int) -> None:
     try:
-        # Safe from hitting a stranger: the number belongs to the program until we reap it.
+        # The number cannot belong to another process: the program has not been reaped yet.
         os.killpg(child, order)
     except ProcessLookupError:
-        os.kill(child, order)  # it has not come to its setsid() yet
+        os.kill(child, order)  # before its setsid()
 
 
 def _kill_all(child: int) -> int:

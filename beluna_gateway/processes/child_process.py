@@ -1,9 +1,9 @@
-"""Programs that the daemon starts: model servers, and what speaks for GitHub Copilot.
+"""Child processes of the daemon: started, watched and stopped with all their descendants.
 
     async with ChildProcess(find_program("llama-server"), ["--port", "8080"], env=clean_environment({})) as child:
         status = await child.wait()
 
-What is covered. Between the daemon and the program stands `child_guard.py`, a small process of ours which adopts the
+What is covered. Between the daemon and the program stands `child_guard.py`, a small process which adopts the
 program's orphans. When the block is left, and when the daemon dies however it dies (kill -9, a crash, out of memory),
 the program and every descendant of it are killed, also those that moved to a process group or session of their own.
 The guard costs 15 ms at the start and 4 MB.
@@ -39,16 +39,15 @@ from ..errors import GatewayError
 
 _GUARD = str(Path(__file__).with_name("child_guard.py"))
 
-# How long after SIGKILL a program may still be seen. It can hang in the kernel (a dead network disk); we do not.
-_PATIENCE_AFTER_KILL = 5.0
+# How long to wait after SIGKILL. A program can hang in the kernel (a dead network disk); the daemon goes on.
+_KILL_WAIT_SECONDS = 5.0
 
 _log = structlog.get_logger(__name__)
 
 
 # --- before the start ----------------------------------------------------------------------------------------
 
-# Where things are, how to speak and to whom: what programs need and what holds no secret. Not here: *_PROXY, whose
-# URL may hold a password.
+# Variables that programs need and that hold no secret. Not *_PROXY, whose URL may hold a password.
 _HARMLESS = frozenset(
     {
         *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TZ", "LANG", "LANGUAGE", "TMPDIR", "LD_LIBRARY_PATH"),
@@ -59,16 +58,16 @@ _HARMLESS = frozenset(
 
 
 def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """The harmless part of our own environment, and `extra` over it. Our other variables may hold keys of other
-    backends: a program gets those that its configuration names.
+    """The part of the daemon's environment that holds no secret, and `extra` over it. Other variables may hold keys of
+    other backends: a program gets only those that its configuration names.
     """
     ours = {name: value for name, value in os.environ.items() if name in _HARMLESS or name.startswith("LC_")}
     return ours | dict(extra)
 
 
 def find_program(command: str) -> str:
-    """The path of `command`: itself where it has a slash, else a program beside our Python (what pip installed with
-    us), else one in PATH.
+    """The path of `command`: itself where it has a slash, else a program beside this Python (installed by pip with
+    the gateway), else one in PATH.
 
     Raises:
         GatewayError: `backend_permanent`, naming the command: there is no such program, or it may not be run.
@@ -106,7 +105,7 @@ def configured_program(command: str, folder: Path, setting: str) -> str:
 
 
 class _Protocol(SubprocessStreamProtocol):
-    """Tells when the program has ended, and when all its pipes are closed."""
+    """Events for the exit of the program and for the end of all its pipes."""
 
     def __init__(self, limit: int, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(limit=limit, loop=loop)
@@ -179,7 +178,7 @@ class ChildProcess:
         try:
             await asyncio.shield(starting)
         except asyncio.CancelledError:
-            # We were cancelled, perhaps between fork and the loop's knowing of it: see it through, then stop it.
+            # Cancelled, perhaps between the fork and the event loop's record of it: wait for the start, then stop.
             await asyncio.wait([starting])
             if not starting.cancelled() and starting.exception() is None:
                 await self.stop()
@@ -227,7 +226,7 @@ class ChildProcess:
         return self._tail.decode("utf-8", "replace").strip()
 
     async def wait(self) -> int:
-        """Its `returncode`, once it has ended and its last words are in `stderr_tail`. Any number of tasks may wait."""
+        """Its `returncode`, once it has ended and its standard error has been read. Any number of tasks may wait."""
         run = self._running()
         await run.protocol.exited.wait()
         await asyncio.wait([run.draining], timeout=1.0)
@@ -243,8 +242,8 @@ class ChildProcess:
         cancelled: asyncio.CancelledError | None = None
         for order, patience in (
             (signal.SIGTERM, self._stop_after),
-            (signal.SIGUSR1, _PATIENCE_AFTER_KILL),  # the guard kills all
-            (signal.SIGKILL, _PATIENCE_AFTER_KILL),  # the guard itself hangs
+            (signal.SIGUSR1, _KILL_WAIT_SECONDS),  # the guard kills all
+            (signal.SIGKILL, _KILL_WAIT_SECONDS),  # the guard does not react
         ):
             if run.protocol.exited.is_set():
                 break
@@ -257,7 +256,7 @@ class ChildProcess:
                 continue
             except asyncio.CancelledError as error:
                 cancelled = error
-        run.transport.close()  # also where its reader has left something unread, which keeps a pipe open
+        run.transport.close()  # also where unread output keeps a pipe open
         if run.protocol.exited.is_set():
             # All its descendants are gone and so are the other ends of the pipes: this takes a few turns of the loop.
             while not (run.protocol.closed.is_set() and run.draining.done()):
@@ -287,7 +286,7 @@ class ChildProcess:
                 stderr=subprocess.PIPE,
                 env=self._env,
                 cwd=self._cwd,
-                start_new_session=True,  # a Ctrl-C in the terminal is the daemon's to answer, in its own order
+                start_new_session=True,  # Ctrl-C in the terminal goes to the daemon only, which stops programs in order
             )
         except OSError as error:
             raise GatewayError(

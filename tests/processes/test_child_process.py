@@ -286,7 +286,7 @@ async def test_guard_hangs():
         await line(child)
         program = only_child(child.pid)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(child_process, "_PATIENCE_AFTER_KILL", 0.5)
+            patch.setattr(child_process, "_KILL_WAIT_SECONDS", 0.5)
             os.kill(child.pid, signal.SIGSTOP)
             await child.stop()
 

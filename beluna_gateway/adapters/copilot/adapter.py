@@ -20,13 +20,13 @@ _DEFAULT = Copilot(command="copilot-language-server", args=["--stdio"])
 
 
 class CopilotProtocol(Protocol):
-    """One way to ask, for one backend."""
+    """One of the two programs, for one backend."""
 
     capabilities: ClassVar[Capabilities]
 
     @property
     def program(self) -> Supervisor[Any]:
-        """The life of its program."""
+        """The supervisor of its program."""
 
     def prepare(self, request: CanonicalRequest, model: str, secret: str | None) -> Call:
         """As `BackendAdapter.prepare`."""

@@ -1,4 +1,4 @@
-"""The Copilot CLI while it runs, and all of GitHub's `github-copilot-sdk` that we touch.
+"""The Copilot CLI while it runs, and the only place that uses GitHub's `github-copilot-sdk`.
 
 The SDK is an optional extra and is imported on first use, in a thread: it takes most of a second, in which no client's
 stream may stand still.
@@ -30,7 +30,7 @@ from .turns import TurnDecoder, history, system_text
 
 SESSION_FOLDER = "/session"  # in the memory of `MemoryFiles`
 
-# --- the SDK's edge ------------------------------------------------------------------------------------------
+# --- the SDK ------------------------------------------------------------------------------------------
 
 
 def import_sdk() -> ModuleType:
@@ -47,14 +47,14 @@ def import_sdk() -> ModuleType:
             "backend_permanent",
             "copilot.protocol sdk needs the package github-copilot-sdk: pip install 'beluna-gateway[copilot]'",
         ) from error
-    # It logs each failure with a traceback, and each of them comes to us as an exception as well.
+    # The SDK logs each failure with a traceback, and raises it as well.
     logging.getLogger("copilot").setLevel(logging.CRITICAL)
     return sdk
 
 
 @contextmanager
 def renamed(doing: str) -> Iterator[None]:
-    """The SDK's exceptions end here. It documents none of them, so this catches all."""
+    """Converts the SDK's exceptions. It documents none of them, so this catches all."""
     try:
         yield
     except GatewayError:
@@ -86,7 +86,7 @@ class MemoryFiles:
         self._files[path] = content
 
     async def append_file(self, path: str, content: str, mode: int | None = None) -> None:
-        """Forgets: what is appended is the session's own diary, which nobody reads."""
+        """Discards: what is appended is the session's event log, which is never read."""
 
     async def exists(self, path: str) -> bool:
         return path in self._files or path in self._folders
@@ -128,7 +128,7 @@ class _FileInfo:
 
 
 class Turn:
-    """Where the events of one session arrive. Decoded at once, kept until the request's task takes them."""
+    """Receives the events of one session, decodes them at once, and keeps them until the request's task takes them."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -197,7 +197,7 @@ class CopilotCli:
         self.turns: set[Turn] = set()
 
     async def ended(self) -> GatewayError:
-        # Read on: a program whose output nobody reads stands still one day.
+        # Keep reading: a program whose output is not read blocks when the pipe is full.
         while await self._child.stdout.read(64 * 1024):
             pass
         return await self._last_words(self._child)
@@ -234,24 +234,24 @@ class CopilotCli:
                         parameters=tool.input_schema,
                         handler=None,
                         skip_permission=True,  # asking would fail, and tell the model so
-                        overrides_built_in_tool=True,  # a request's "bash" is not the program's
+                        overrides_built_in_tool=True,  # a request may have a tool with the name of a built-in one
                         defer="never",
                     )
                     for tool in tools
                 ],
                 available_tools=[f"custom:{tool.name}" for tool in tools],
-                infinite_sessions={"enabled": False},  # they summarise what is long, by further calls of the model
+                infinite_sessions={"enabled": False},  # they summarise long histories by further calls of the model
                 working_directory=SESSION_FOLDER,
                 **_NOTHING_ELSE,
             )
 
     async def ask(self, session: Any) -> None:
-        """Has the model answer."""
+        """Asks the model for its answer."""
         with renamed("asking the model"):
             await session.rpc.send_messages(self._sdk.generated.rpc.SendMessagesRequest(messages=[]))
 
     async def end(self, session: Any) -> None:
-        """Stops the model's answer, if it is at one, and forgets the session."""
+        """Stops the model's answer, if there is one in progress, and drops the session."""
         try:
             with renamed("ending a session"):
                 await session.abort()
@@ -263,7 +263,7 @@ class CopilotCli:
             getattr(self.client, "_sessions", {}).pop(session.session_id, None)
 
 
-# What an agent would pick up around it.
+# What an agent would load from its surroundings.
 _NOTHING_ELSE: dict[str, Any] = {
     "enable_config_discovery": False,
     "skip_custom_instructions": True,

@@ -14,14 +14,14 @@ from ...errors import GatewayError, protocol_violation, unsupported
 
 
 def reject_unsupported(request: CanonicalRequest, default_model: str) -> None:
-    """Passes, or names the field that a completion at a cursor has no place for.
+    """Refuses a request with a field that a completion at a cursor cannot carry.
 
     Raises:
         GatewayError: `unsupported_capability`.
     """
     sampling = request.sampling
     asked = {
-        # The server picks its model by the account; `default_model` is its name on our wire.
+        # The server picks its model by the account; `default_model` only names it in frames.
         "model": request.model not in (None, default_model),
         "tools": bool(request.tools),
         "output_mode": request.output_mode != "text",
@@ -49,7 +49,7 @@ def document_text(request: CanonicalRequest) -> str:
     turns = [(_role(message), _text(message)) for message in request.messages]
     if len(turns) == 1 and turns[0][0] == "User":
         return turns[0][1]
-    # A last turn of the assistant is the beginning of the answer, to be gone on with.
+    # A last turn of the assistant is the beginning of the answer, which the completion continues.
     begun = f"Assistant: {turns.pop()[1]}" if turns[-1][0] == "Assistant" else "Assistant:"
     return "".join(f"{role}: {text}\n\n" for role, text in turns) + begun
 
@@ -85,7 +85,7 @@ class SyntheticDocument:
         return {"line": self._line, "character": len(self._last_line) // 2}
 
     def continuation(self, item: JsonValue) -> str:
-        """What of a completion item comes after the cursor: items may repeat the text that their range replaces."""
+        """The part of a completion item after the cursor: items may repeat the text that their range replaces."""
         if not isinstance(item, dict):
             raise protocol_violation("the language server sent a completion item that is not an object")
         text = item.get("insertText")

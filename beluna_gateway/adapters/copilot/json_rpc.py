@@ -22,8 +22,8 @@ from ...errors import ErrorKind, GatewayError, protocol_violation
 
 METHOD_NOT_FOUND = -32601
 
-# The two headers that the specification knows take 60 bytes. Whatever fills this is not a header.
-_MOST_HEADER_BYTES = 4 * 1024
+# The two headers of the specification take 60 bytes; anything longer than this is not a header.
+_MAX_HEADER_BYTES = 4 * 1024
 
 _READ_SIZE = 64 * 1024
 
@@ -46,17 +46,17 @@ _KIND_OF_CODE: dict[int, tuple[ErrorKind, bool]] = {
     1004: ("authentication", False),  # CodeFlowFailed
     1006: ("authentication", False),  # AuthEnvVarConflict
     # JSON-RPC's and the Language Server Protocol's
-    -32700: ("protocol_violation", False),  # we did not speak JSON, says the server
+    -32700: ("protocol_violation", False),  # ParseError: the server could not parse the request
     -32600: ("invalid_request", False),
     METHOD_NOT_FOUND: ("backend_permanent", False),
     -32602: ("invalid_request", False),
-    -32002: ("backend_permanent", False),  # ServerNotInitialized: it did not like our handshake
-    # Cancelled or outdated, and not by us: -32800, -32801, -32802. Internal errors: -32603. These pass.
+    -32002: ("backend_permanent", False),  # ServerNotInitialized: the handshake was refused
+    # Cancelled by the server or outdated: -32800, -32801, -32802. Internal errors: -32603. These are transient.
 }
 
 
 def rpc_failure(error: RpcError) -> GatewayError:
-    """The peer's error as ours. The code decides, the wording decides nothing."""
+    """Converts the peer's error. Only the code decides the kind, never the wording."""
     kind, retryable = _KIND_OF_CODE.get(error.code, ("backend_transient", True))
     return GatewayError(
         kind, f"the program answered: {error.message}", retryable=retryable, provider_code=str(error.code)
@@ -107,18 +107,18 @@ class FrameParser:
         end = self._buffer.find(b"\r\n\r\n")
         header = bytes(self._buffer if end < 0 else self._buffer[:end])
         lines = header.split(b"\r\n")
-        # The last line of an unfinished header may still become one. Noise is told at its first line end, not at the
-        # limit, since a program that prints one line to the wrong place may then wait for ever.
+        # The last line of an unfinished header may still become one. Other output is refused at its first line end and
+        # not at the limit: a program that prints one line to standard output may then be silent for ever.
         whole = lines if end >= 0 else lines[:-1]
         if any(b":" not in line for line in whole) or b"\n" in header.replace(b"\r\n", b""):
             raise protocol_violation(f"the program wrote something that is no header to its output: {_shown(header)}")
         if end < 0:
-            if len(header) > _MOST_HEADER_BYTES:
-                raise protocol_violation(f"the program sent a header of more than {_MOST_HEADER_BYTES} bytes")
+            if len(header) > _MAX_HEADER_BYTES:
+                raise protocol_violation(f"the program sent a header of more than {_MAX_HEADER_BYTES} bytes")
             return None
         fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in whole)}
         length = fields.get(b"content-length", b"")
-        if not length.isdigit():  # no sign, no underscore: what int() would take besides
+        if not length.isdigit():  # int() would also take signs and underscores
             raise protocol_violation(f"the program sent a message without a Content-Length: {_shown(header)}")
         if len(length) > 18 or int(length) > self._limit:
             raise protocol_violation(
@@ -167,12 +167,12 @@ class RpcRequest:
         return self.future.result()
 
     def cancel(self) -> None:
-        """Tells the peer that the answer is not wanted. It still gives one, an error or, if it was faster, a result."""
+        """Cancels the request at the peer, which still answers: an error or, if it was faster, a result."""
         if not self.future.done():
             self._connection.notify("$/cancelRequest", {"id": self._id})
 
     async def settled(self) -> None:
-        """Returns when the peer has answered, in whatever way, or can no more."""
+        """Returns when the peer has answered in any way, or the connection has ended."""
         await asyncio.wait([self.future])
 
 
@@ -222,7 +222,7 @@ class RpcConnection:
         for future in waiting.values():
             if not future.done():
                 future.set_exception(self._failure.replace())
-                future.exception()  # seen: whoever waited may have left
+                future.exception()  # marked as retrieved: the waiting task may be gone
 
     def request(self, method: str, params: JsonValue) -> RpcRequest:
         """Sends a request. Raises `GatewayError` where the connection has ended."""
@@ -243,12 +243,12 @@ class RpcConnection:
             request.cancel()
 
     def notify(self, method: str, params: JsonValue) -> None:
-        """Sends what needs no answer; nothing happens where the connection has ended."""
+        """Sends a notification; does nothing where the connection has ended."""
         if self._failure is None:
             self._send({"jsonrpc": "2.0", "method": method, "params": params})
 
     def on_progress(self, token: str, handler: Callable[[JsonValue], None] | None) -> None:
-        """Who gets the values of `$/progress` with `token`; None for nobody any more."""
+        """Sets the callback for the values of `$/progress` with `token`; None removes it."""
         if handler is None:
             self._on_progress.pop(token, None)
         else:
@@ -257,7 +257,7 @@ class RpcConnection:
     def _send(self, message: JsonObject) -> None:
         # Not drained: what is in the pipe is bounded by the requests that the budget lets in, and a program that does
         # not read is found by the timers.
-        with suppress(ConnectionError, RuntimeError):  # it has just ended: `run` and `fail` tell
+        with suppress(ConnectionError, RuntimeError):  # the program has just ended: `run` and `fail` report it
             self._writer.write(encode(message))
 
     def _take(self, message: JsonObject) -> None:
@@ -267,11 +267,11 @@ class RpcConnection:
                 self._answer(method, request_id, message.get("params"))
             elif method == "$/progress":
                 self._progress(message.get("params"))
-            return  # other notifications (logs, status) are many, and none is about an answer
+            return  # other notifications (logs, status) do not concern an answer
         if isinstance(request_id, int) and not isinstance(request_id, bool):
             future = self._waiting.pop(request_id, None)
             if future is None or future.done():
-                return  # the answer to a request that nobody waits for
+                return  # the answer to a request that was abandoned
             if message.get("error") is not None:
                 future.set_exception(_rpc_error(message["error"]))
                 future.exception()

@@ -128,12 +128,12 @@ class _Completion:
             await asyncio.wait((request.future, first), return_when=asyncio.FIRST_COMPLETED)
             if first.done():
                 await _say(first.result(), emit, timer)
-                request.cancel()  # the other items are other answers: not wanted
+                request.cancel()  # the other items are alternative answers
                 with suppress(TimeoutError, RpcError):
                     async with asyncio.timeout(CANCEL_GRACE_SECONDS):
                         await request.answer()
-                # An answer that is whole is not lost to a server which does not react in time: that is no failure, and
-                # no reason to kill it.
+                # The answer is complete: a server that does not confirm the cancellation in time does not make it a
+                # failure, and is not killed for it.
                 whole = True
             else:
                 await _say(_first_text(document, await request.answer()), emit, timer)
@@ -158,7 +158,7 @@ class _Completion:
             {
                 "textDocument": {"uri": document.uri, "version": 0},
                 "position": document.cursor,
-                "context": {"triggerKind": 1},  # invoked, not typed along
+                "context": {"triggerKind": 1},  # invoked explicitly, not while typing
             },
         )
         try:
@@ -168,7 +168,7 @@ class _Completion:
         self._complete(emit)
 
     def _give_up(self, run: Run[LanguageServer], request: RpcRequest) -> None:
-        """Where the answer is still to come, nobody wants it any more: says so, now, and lets the server confirm it."""
+        """Cancels a request that is still running, and lets the server confirm it in the background."""
         if not request.future.done():
             request.cancel()
             self._program.confirm(run, request.settled())
@@ -179,7 +179,7 @@ class _Completion:
 
 
 def _first_text(document: SyntheticDocument, result: JsonValue) -> str:
-    """The first item that says something; none is an empty answer."""
+    """The first item with text; none is an empty answer."""
     return next((text for item in item_list(result) if (text := document.continuation(item))), "")
 
 

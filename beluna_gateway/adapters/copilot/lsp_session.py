@@ -18,10 +18,10 @@ from ...version import __version__
 from .documents import SyntheticDocument, sign_in_failure
 from .json_rpc import RpcConnection, RpcError, rpc_failure
 
-# How long the program may take to say goodbye before it is sent SIGTERM.
-_GOODBYE_SECONDS = 1.0
+# How long the program has for `shutdown` and `exit` before it is sent SIGTERM.
+_SHUTDOWN_SECONDS = 1.0
 
-_OURSELVES: JsonValue = {"name": "beluna-gateway", "version": __version__}
+_CLIENT_INFO: JsonValue = {"name": "beluna-gateway", "version": __version__}
 
 
 class LanguageServer:
@@ -43,7 +43,7 @@ class LanguageServer:
             child.stdin,
             limit=limit,
             on_request={
-                "window/showMessageRequest": lambda _: None,  # dismissed: nobody sits here
+                "window/showMessageRequest": lambda _: None,  # dismissed: there is no user
                 "window/showDocument": lambda _: {"success": False},
                 "window/workDoneProgress/create": lambda _: None,
                 "client/registerCapability": lambda _: None,
@@ -81,7 +81,7 @@ class LanguageServer:
                     "rootUri": None,
                     "workspaceFolders": None,
                     "capabilities": {},
-                    "initializationOptions": {"editorInfo": _OURSELVES, "editorPluginInfo": _OURSELVES},
+                    "initializationOptions": {"editorInfo": _CLIENT_INFO, "editorPluginInfo": _CLIENT_INFO},
                 },
             )
         except RpcError as error:
@@ -106,7 +106,7 @@ class LanguageServer:
         return user if isinstance(user, str) else status
 
     async def signed_in(self) -> None:
-        """Passes where somebody is signed in; asks until the answer was yes once. Raises as `check_status`."""
+        """Returns where a user is signed in; remembers a positive answer. Raises as `check_status`."""
         if not self._signed_in:
             await self.check_status()
 
@@ -129,9 +129,9 @@ class LanguageServer:
             self.rpc.notify("textDocument/didClose", {"textDocument": {"uri": document.uri}})
 
     async def leave(self) -> None:
-        """Ends the conversation as the protocol wants it, where the program is still willing to talk."""
+        """Sends `shutdown` and `exit`, where the connection still works."""
         with suppress(TimeoutError, RpcError, GatewayError):
-            async with asyncio.timeout(_GOODBYE_SECONDS):
+            async with asyncio.timeout(_SHUTDOWN_SECONDS):
                 await self.rpc.call("shutdown", None)
                 self.rpc.notify("exit", None)
                 await self._child.wait()

@@ -64,7 +64,7 @@ class SdkProtocol:
         return f"the Copilot CLI runs and is signed in ({login})"
 
     def _take(self, secret: str | None) -> None:
-        """With a provider, the credential is the provider's key, and no business of the program's environment."""
+        """With a provider, the credential is the provider's key, and is not put into the program's environment."""
         if self.settings.provider is None:
             self.program.take_secret(secret)
         else:
@@ -90,7 +90,7 @@ class SdkProtocol:
             if secret is not None:
                 environment["COPILOT_GITHUB_TOKEN"] = secret
             if secret is not None or self.settings.provider is not None:
-                # Whose sign-in is not asked for needs no home: settings and logs go with the program.
+                # Without the user's login the CLI gets a temporary home, deleted with it.
                 home = await asyncio.to_thread(tempfile.mkdtemp, prefix="beluna-copilot-")
                 stack.push_async_callback(asyncio.to_thread, shutil.rmtree, home, ignore_errors=True)
                 environment |= {"COPILOT_HOME": home, "COPILOT_DISABLE_KEYTAR": "1"}
@@ -119,7 +119,7 @@ class SdkProtocol:
             yield CopilotCli(child, client, sdk, self.program.output_ended)
 
     async def _port(self, child: ChildProcess) -> int:
-        """Where the program listens; it says so in its first lines."""
+        """The port that the program listens on, from its first lines of output."""
         said = b""
         while (match := _PORT.search(said)) is None:
             chunk = await child.stdout.read(4096)
@@ -158,7 +158,7 @@ class _Question:
                 await self._answer(turn, emit, timer)
             finally:
                 turns.discard(turn)
-                # Nobody waits for the end of the session, not even a client that got its answer whole.
+                # The session ends in the background: the client does not wait for it.
                 program.confirm(run, _end_session(run.peer, beginning))
             program.served()
 
@@ -176,10 +176,10 @@ class _Question:
             await cli.ask(session)
         except GatewayError as failure:
             if self._provider is None and login is None and failure.provider_code is not None:
-                # A token that GitHub does not take is told in words only, under the code of an internal error.
+                # A token that GitHub does not accept is reported in words only, with the code of an internal error.
                 failure = failure.replace(kind="authentication", retryable=False)
             if failure.kind == "backend_transient" and failure.provider_code is None:
-                # No answer of the program's but the loss of it. If it has ended, its own last words say more.
+                # The connection was lost. If the program has ended, its exit status and standard error say more.
                 await asyncio.wait([run.stopping], timeout=_LOSS_SECONDS)
                 run.stop(failure)
             turn.fail(failure)
@@ -215,7 +215,7 @@ async def _end_session(cli: CopilotCli, beginning: asyncio.Task[Any]) -> None:
 
 
 def _joined(events: list[BackendRawEvent]) -> list[BackendRawEvent]:
-    """`events` with the pieces of each text in one."""
+    """`events` with adjacent deltas of one kind joined."""
     joined: list[BackendRawEvent] = []
     for event in events:
         match joined[-1:], event:

@@ -47,7 +47,7 @@ from ..decoding.usage import count, usage_stats
 
 
 def reject_unsupported(request: CanonicalRequest, *, brings_a_provider: bool) -> None:
-    """Passes, or names the field that a session has no place for.
+    """Refuses a request with a field that a session cannot carry.
 
     Raises:
         GatewayError: `unsupported_capability`.
@@ -78,12 +78,12 @@ def reject_unsupported(request: CanonicalRequest, *, brings_a_provider: bool) ->
 
 
 def system_text(request: CanonicalRequest) -> str:
-    """What stands in the place of the program's own system prompt, which makes an agent of the model."""
+    """The replacement for the program's own system prompt, which makes an agent of the model."""
     return "\n\n".join(_text(message) for message in request.messages if isinstance(message, SystemMessage))
 
 
 def history(request: CanonicalRequest, session_id: str, model: str) -> str:
-    """The session's past as its program keeps it: an event a line."""
+    """The session's history as the program stores it: an event a line."""
     lines = []
     parent: str | None = None
     start: JsonObject = {
@@ -110,7 +110,7 @@ def _events(messages: tuple[Message, ...]) -> Iterator[tuple[str, JsonObject]]:
     for message in messages:
         match message:
             case SystemMessage():
-                continue  # its place is the session's configuration
+                continue  # it goes into the session's configuration
             case UserMessage():
                 text = _text(message)
                 # The second is what the model sees; the program would add the date to it.
@@ -147,7 +147,7 @@ class TurnDecoder:
             *("assistant.usage", "model.call_failure", "session.error", "session.idle"),
         }
     )
-    """What `feed` knows. The program sends some forty other types."""
+    """The types that `feed` handles. The program sends some forty others."""
 
     def __init__(self) -> None:
         self.done = False
@@ -226,7 +226,7 @@ class TurnDecoder:
         self._usage = _usage(data)
         self._note("response_id", data.get("apiCallId"))
         self._note("model", data.get("model"))
-        # Cut off: the program asks the model to go on, without a word about the first half.
+        # Cut off: the program would ask the model to go on, and would not report the first half again.
         if self._answered or is_cut(self._finish):
             self._end(events)
 

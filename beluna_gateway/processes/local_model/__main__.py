@@ -48,12 +48,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def default_threads() -> int:
-    """All cores but one: with as many threads as cores it collapses as soon as anything else runs."""
+    """All cores but one: with a thread per core it becomes several times slower as soon as anything else runs."""
     return max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 def weights() -> Path:
-    """Where the weights are. Their package is not imported: it would want llama-cpp-python."""
+    """Where the weights are. Their package is not imported: it would import llama-cpp-python."""
     found = importlib.util.find_spec(WEIGHTS_PACKAGE)
     if found is not None and found.origin is not None:
         file = Path(found.origin).with_name(WEIGHTS_FILE)
@@ -100,7 +100,7 @@ def serve(options: argparse.Namespace) -> None:
     settings.cache_ram_mib = 256  # prompts kept beside the slots; llama.cpp's own 8 GiB is for bigger machines
     settings.verbosity = 1  # errors
     _clear(options.host)
-    # Until it is ready SIGTERM and SIGINT just end the process: nothing in here could react while the model loads.
+    # While the model loads no Python code runs, so SIGTERM and SIGINT keep their default action.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         server = xllamacpp.Server(settings)
@@ -111,7 +111,7 @@ def serve(options: argparse.Namespace) -> None:
     os.read(told, 1)
     if _is_socket(options.host):
         Path(options.host).unlink(missing_ok=True)
-    # Without the interpreter's own end, which would wait for the server's threads and what they compute.
+    # Not sys.exit(): the interpreter would wait for the server's threads to finish computing.
     os._exit(0)
 
 
@@ -151,7 +151,7 @@ def _told_to_end() -> int:
 
 def main() -> None:
     """Runs it, and ends with a status of <sysexits.h> and one message where it cannot."""
-    os.umask(0o077)  # a Unix socket is the owner's only
+    os.umask(0o077)  # a Unix socket is for its owner only
     try:
         serve(arguments())
     except CannotServeError as error:
