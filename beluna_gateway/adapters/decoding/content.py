@@ -52,7 +52,7 @@ def _part(
     if "type" not in part and "text" not in part:
         raise protocol_violation("the backend sent a part of `content` with neither `type` nor `text`")
     said = part.get("type", "text")
-    if said in ("text", "output_text"):
+    if said in ("text", "output_text", "summary_text"):
         _read(part.get("text"), kind, texts, not_carried, depth)
     elif said == "refusal":
         _read(part.get("refusal"), "refusal", texts, not_carried, depth)

@@ -156,6 +156,10 @@ _REPORTS = st.lists(
 )
 
 
+def _number(value: Any) -> int:
+    return int(value)
+
+
 @given(_REPORTS)
 def test_merged_counts_only_grow(reports: list[dict[str, Any]]) -> None:
     """However many reports come, in whatever order."""
@@ -164,7 +168,7 @@ def test_merged_counts_only_grow(reports: list[dict[str, Any]]) -> None:
         before = total
         total = merged(total, report)
         for key, value in (before or {}).items():
-            assert value is None or int(total[key]) >= int(value)
+            assert value is None or _number(total[key]) >= _number(value)
 
 
 def test_reports_with_ever_new_keys_are_bounded() -> None:
