@@ -30,7 +30,7 @@ event_stream:       canonical
 adapters.decoding:  errors canonical wire
 adapters.encoding:  errors canonical
 adapters.base:      errors canonical config adapters.decoding
-adapters.dialects:  errors canonical config adapters.base adapters.decoding adapters.encoding
+adapters.dialects:  errors canonical wire config adapters.base adapters.decoding adapters.encoding
 adapters.http:      version errors canonical config wire processes adapters.base adapters.decoding
 adapters.copilot:   version errors canonical config processes adapters.base adapters.decoding
 adapters:           config adapters.base adapters.dialects adapters.http adapters.copilot

@@ -76,7 +76,8 @@ class OpenAIResponsesDialect(HttpDialect):
         return HttpRequest("/responses", body)
 
     def decoder(self, request: CanonicalRequest, model: str) -> ResponseDecoder:
-        return ResponsesDecoder(TurnNotes(DIALECT, self.profile.id, model), request.max_output_tokens)
+        notes = TurnNotes(DIALECT, self.profile.id, model)
+        return ResponsesDecoder(notes, request.max_output_tokens, self.profile.reliability.max_event_bytes)
 
 
 def _sampling(request: CanonicalRequest) -> JsonObject:

@@ -1,15 +1,16 @@
 """The answer's half of `openai_responses`.
 
-Source: the OpenAI API reference, "Streaming events" (`openai.types.responses.ResponseStreamEvent`), and what
-llama.cpp's server really sends: events with neither `sequence_number` nor `output_index`, no `[DONE]`, and `completed`
-of answers and of calls that the limit cut.
+Source: the OpenAI API reference, "Streaming events" (`openai.types.responses.ResponseStreamEvent`), and what other
+servers of this API send. llama.cpp: events with neither `sequence_number` nor `output_index`, no `[DONE]`, and
+`completed` of answers and of calls that the limit cut. GitHub Copilot: another id for the same item in each event, of
+some 400 characters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from pydantic import JsonValue
 
@@ -26,82 +27,148 @@ from ...canonical import (
 from ...errors import cut_off, protocol_violation
 from ..base import ResponseDecoder, expect_object, expect_text, parse_object
 from ..decoding.delta_template import DeltaTemplate
-from ..decoding.finish_reasons import finish_reason
-from ..decoding.provider_errors import error_in_stream, read_error
-from ..decoding.tool_calls import ToolCalls
+from ..decoding.finish_reasons import finish_reason, said_reason
+from ..decoding.gathering import gathered
+from ..decoding.kept import KeptBytes
+from ..decoding.not_carried import NotCarried, client_action
+from ..decoding.provider_errors import beginning, error_in, error_in_stream, read_error
+from ..decoding.tool_calls import ToolCalls, arguments_text
 from ..decoding.usage import openai_usage
 from ..encoding.provider_state import TurnNotes
 
 DIALECT = "openai_responses"
 
-CARRIED = ("id", "phase")
+CARRIED = ("id", "phase", "namespace")
 """What an output item has besides its content and must have when it comes back as input."""
 
+MAX_ID_CHARACTERS = 64
+"""The API's own limit for ids in `input` (`string_above_max_length`)."""
+
 _END_STATUS = frozenset({"completed", "incomplete", "failed", "cancelled"})
+_UNFINISHED_STATUS = frozenset({"queued", "in_progress"})
+
+_CLIENT_ITEMS = frozenset(
+    {"custom_tool_call", "local_shell_call", "apply_patch_call", "mcp_approval_request", "computer_call"}
+)
+"""Items that wait for the client to act. `_waits_for_client` knows two more, which OpenAI may also run itself."""
+
+_ITEM_COST = 500  # bytes of memory, about, that an item takes whatever is in it
+
+_PartKey = tuple[str, int | None]
+"""A part of an item: ``content`` or ``summary``, and its index where the server sends one."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Item:
-    """What has come so far of one item of the output. `whole` is the item as it was when the backend ended it."""
+    """What has come so far of one item of the output."""
 
     key: int
     kind: str
+    index: int | None = None
+    name: str = ""
+    backend_id: str = ""
+    """Of a call: its `call_id`. `call_id` is the one that the client knows."""
     call_id: str = ""
-    characters: int = 0
-    arguments: list[str] = field(default_factory=list)
-    whole: JsonObject | None = None
+    parts: dict[_PartKey, list[str]] = field(default_factory=dict)
+    """The text of a message or of reasoning, as it was delivered."""
+    closed: set[_PartKey] = field(default_factory=set)
+    forgotten: int = 0
+    """Characters of text that were delivered and are no longer kept."""
+    first_arguments: str = ""
+    """Of a call: what it began with. It counts where nothing else comes: some servers send `{}` and then deltas."""
+    ended: bool = False
+    """The backend sent the item as a whole."""
+    spoken: bool = False
+    opaque: JsonObject | None = None
+    """The item itself, where it has to go back to the provider."""
+    extra: JsonObject = field(default_factory=dict)
+    """What of `CARRIED` it has."""
+    citations: int = 0
+
+    def characters(self) -> int:
+        return self.forgotten + sum(len(piece) for part in self.parts.values() for piece in part)
+
+
+class _TextEvent(NamedTuple):
+    """Which part of which item an event with text belongs to."""
+
+    kind: str
+    group: str
+    text_key: str = "text"
+
+
+_WHOLE: _PartKey = ("whole", None)
+_SEPARATOR = "\n\n"
 
 
 class ResponsesDecoder(ResponseDecoder):
     """Streaming events, or one `response` object.
 
-    The end mark is `response.completed`, `.incomplete` or `.failed`; it carries the usage, so nothing follows it.
+    The end mark is `response.completed`, `.incomplete` or `.failed`; it carries the usage and the whole output once
+    more, so nothing follows it.
 
     Args:
         notes: Where the turn's pieces are noted.
         limit: What the request allowed as `max_output_tokens`.
+        max_bytes: The most bytes that are kept of the answer until its end.
     """
 
-    def __init__(self, notes: TurnNotes, limit: int | None) -> None:
+    def __init__(self, notes: TurnNotes, limit: int | None, max_bytes: int) -> None:
         self._notes = notes
         self._limit = limit
-        self._calls = ToolCalls()
+        self._kept = KeptBytes(max_bytes)
+        self._max_text = self._text_room = max_bytes
+        self._calls = ToolCalls(max_bytes)
         self._order: list[_Item] = []
         self._items: dict[int | str, _Item] = {}  # by index and by id: a server may name an item by either
         self._open_calls: set[int] = set()
-        self._repeating: _Item | None = None  # the item whose deltas the template knows
-        self._template = DeltaTemplate(lambda event: event, "delta")
+        self._repeating: list[str] | None = None  # the part whose deltas the template knows
+        self._template = _template()
+        self._speaking: _Item | None = None
+        self._spoken: list[_Item] = []  # messages in the order of their texts
+        self._interleaved = False  # a message went on after another one
+        self._reasoning: list[str] | None = None  # the part of the last reasoning
+        self._not_carried = NotCarried()
+        self._response_id = ""
         self._word = ""
         self._refused = False
         self._usage: UsageStats | None = None
         self._metadata: JsonObject = {}
 
     def feed(self, payload: bytes, events: list[BackendRawEvent]) -> None:
-        if self._repeating is not None and (delta := self._template.match(payload)) is not None:
-            self._repeating.characters += len(delta)
+        part = self._repeating
+        if part is not None and (delta := self._template.match(payload)) is not None:
+            part.append(delta)
             events.append(OutputTextDelta(delta))
+            self._text_room -= len(delta)
+            if self._text_room < 0:
+                self._forget_texts()
             return
         event = parse_object(payload)
         kind = event.get("type")
         if kind == "response.output_text.delta":
-            delta = _delta(event)
-            self._repeating = self._said(event, delta, events)
-            self._template.learn(payload, delta)
-        elif isinstance(kind, str):
-            handler = self._HANDLERS.get(kind)
-            if handler is not None:  # an event that we do not know must not end the answer
-                handler(self, event, events)
-        elif event.get("error") is not None:
-            raise error_in_stream(read_error(event))
-        else:
-            raise protocol_violation("the backend sent an event without `type`")
+            if delta := _delta(event):
+                self._text_delta(event, delta, events)
+                self._template.learn(payload, delta)
+        elif isinstance(kind, str) and (handler := self._HANDLERS.get(kind)) is not None:
+            handler(self, event, events)
+        elif (error := error_in(event)) is not None:
+            raise error
+        elif not isinstance(kind, str):  # an event that we do not know must not end the answer
+            raise protocol_violation(f"the backend sent an event without `type`: {beginning(payload)}")
 
     def feed_whole(self, body: JsonObject, events: list[BackendRawEvent]) -> None:
-        if body.get("object") != "response" and body.get("error") is not None:
-            raise error_in_stream(read_error(body))
-        self._response(body, expect_text(body.get("status"), "a response's status"), events)
+        if (error := error_in(body)) is not None:
+            raise error
+        status = said_reason(body.get("status")) or ""
+        pieces: list[BackendRawEvent] = []
+        if status in _END_STATUS:
+            self._response(body, status, pieces)
+        elif status not in _UNFINISHED_STATUS and isinstance(output := body.get("output"), list) and output:
+            self._response(body, status or "completed", pieces)
         if not self.ended:
             raise protocol_violation("the backend sent an unstreamed answer that it has not completed")
+        events += gathered(pieces)
 
     def finish(self, events: list[BackendRawEvent]) -> None:
         if not self.ended:
@@ -118,35 +185,112 @@ class ResponsesDecoder(ResponseDecoder):
         if state := self._notes.state():
             self._metadata["provider_state"] = state
         reason = finish_reason(self._word, calls_ready=self._calls.any_ready, refused=self._refused)
-        events.append(Completed(reason, self._metadata))
+        events.append(Completed(reason, self._metadata | self._not_carried.metadata()))
 
-    # The events that mean something.
+    # Events with text.
 
-    def _said(self, event: JsonObject, delta: str, events: list[BackendRawEvent]) -> _Item:
+    def _text_delta(self, event: JsonObject, delta: str, events: list[BackendRawEvent]) -> None:
         item = self._text_item(event, "message")
-        item.characters += len(delta)
-        if delta:
-            events.append(OutputTextDelta(delta))
-        return item
+        part = item.parts.setdefault(("content", _index(event.get("content_index"))), [])
+        if part is not self._repeating:  # a template knows the envelope of one part only
+            self._template = _template()
+            self._repeating = part
+        self._say(item, part, delta, events)
 
     def _refusal_delta(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         self._refused = True
-        self._said(event, _delta(event), events)
+        if delta := _delta(event):
+            self._text_delta(event, delta, events)
 
     def _reasoning_delta(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
-        delta = _delta(event)
-        if delta:
-            self._text_item(event, "reasoning").characters += len(delta)
-            events.append(ReasoningDelta(delta))
+        if delta := _delta(event):
+            text = _TEXT_EVENTS[str(event["type"])]
+            item = self._text_item(event, text.kind)
+            part = item.parts.setdefault((text.group, _index(event.get(f"{text.group}_index"))), [])
+            self._say(item, part, delta, events)
+
+    def _text_done(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
+        text = _TEXT_EVENTS[str(event["type"])]
+        said = expect_text(event.get(text.text_key), "a text")
+        self._refused = self._refused or text.text_key == "refusal"
+        self._part_done(event, text, said, events)
+
+    def _content_part_done(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
+        part = expect_object(event.get("part"), "a part of an output item")
+        kind = part.get("type")
+        if kind == "refusal":
+            self._refused = True
+            said = expect_text(part.get("refusal"), "a refusal")
+        else:
+            said = expect_text(part.get("text"), "a text")
+        text = _TextEvent("reasoning" if kind == "reasoning_text" else "message", "content")
+        self._part_done(event, text, said, events)
+
+    def _summary_part_done(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
+        part = expect_object(event.get("part"), "a part of a summary")
+        said = expect_text(part.get("text"), "a text")
+        self._part_done(event, _TextEvent("reasoning", "summary"), said, events)
+
+    def _part_done(self, event: JsonObject, text: _TextEvent, said: str, events: list[BackendRawEvent]) -> None:
+        """A part as a whole: what of it has not come in deltas comes now. Only of the last part, so that none mixes."""
+        if not said:
+            return
+        item = self._text_item(event, text.kind)
+        key = (text.group, _index(event.get(f"{text.group}_index")))
+        if key in item.closed or item.ended or item.forgotten:
+            return
+        item.closed.add(key)
+        part = item.parts.setdefault(key, [])
+        if part is next(reversed(item.parts.values())):
+            begun = "".join(part)
+            if said.startswith(begun):
+                self._say(item, part, said[len(begun) :], events)
+
+    def _say(self, item: _Item, part: list[str], text: str, events: list[BackendRawEvent]) -> None:
+        """Delivers text of a message or of reasoning, and keeps it to be compared with the whole item."""
+        if not text:
+            return
+        part.append(text)
+        if item.kind == "message":
+            events.append(OutputTextDelta(text))
+            if item is not self._speaking:
+                self._interleaved = self._interleaved or item.spoken
+                self._speaking = item
+                if not item.spoken:
+                    item.spoken = True
+                    self._spoken.append(item)
+        else:
+            begins = self._reasoning is not None and part is not self._reasoning
+            self._reasoning = part
+            events.append(ReasoningDelta(_SEPARATOR + text if begins else text))
+        self._text_room -= len(text)
+        if self._text_room < 0:
+            self._forget_texts()
+
+    def _forget_texts(self) -> None:
+        """Bounds what is kept of texts: what was forgotten cannot be compared any more, and stands as it was said."""
+        for item in self._order:
+            item.forgotten = item.characters()
+            for part in item.parts.values():
+                part.clear()
+        self._text_room = self._max_text
+
+    # Events of calls and items.
+
+    def _call_item(self, event: JsonObject) -> _Item:
+        item = self._find(event, "function_call", event.get("item_id"))
+        if item is None:
+            raise protocol_violation("the backend sent arguments of a tool call that it had not begun")
+        return item
 
     def _arguments_delta(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         delta = _delta(event)
-        item = self._find(event, event.get("item_id"))
-        if item is None:
-            raise protocol_violation("the backend sent arguments of a tool call that it had not begun")
+        item = self._call_item(event)
         if delta:
-            item.arguments.append(delta)
             self._calls.fragment(item.key, events, arguments=delta)
+
+    def _arguments_done(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
+        self._calls.whole(self._call_item(event).key, events, arguments=arguments_text(event.get("arguments")))
 
     def _item_added(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         value = expect_object(event.get("item"), "an output item")
@@ -154,12 +298,25 @@ class ResponsesDecoder(ResponseDecoder):
 
     def _item_done(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         value = expect_object(event.get("item"), "an output item")
-        item = (
-            self._find(event, value.get("id"), value.get("call_id"))
-            or self._last_open(event, value.get("type"))
-            or self._begin(event.get("output_index"), value, events)
-        )
+        kind = expect_text(value.get("type"), "an output item's type")
+        item = self._find(event, kind, value.get("id"), value.get("call_id")) or self._last_open(event, kind)
+        if item is None or (item.ended and item.backend_id != (value.get("call_id") or "")):
+            item = self._begin(event.get("output_index"), value, events)
+        elif item.ended:
+            raise protocol_violation("the backend ended one output item twice")
         self._complete(item, value, events, proven=value.get("status") in (None, "completed"))
+
+    def _annotation(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
+        self._text_item(event, "message").citations += 1
+        events.append(Progress())
+
+    def _created(self, event: JsonObject, _: list[BackendRawEvent]) -> None:
+        response = event.get("response")
+        response_id = response.get("id") if isinstance(response, dict) else None
+        if isinstance(response_id, str) and response_id:
+            if self._response_id not in ("", response_id):
+                raise protocol_violation("the backend began a second response inside one answer")
+            self._response_id = response_id
 
     def _end(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         response = expect_object(event.get("response"), "a response")
@@ -168,16 +325,24 @@ class ResponsesDecoder(ResponseDecoder):
         self._response(response, status if isinstance(status, str) and status in _END_STATUS else said, events)
 
     def _error(self, event: JsonObject, _: list[BackendRawEvent]) -> None:
-        # The event's own type, "error", is no code of the provider's.
-        raise error_in_stream(read_error({key: value for key, value in event.items() if key != "type"}))
+        raise error_in_stream(read_error(event))
 
     _HANDLERS: ClassVar[dict[str, Callable[[ResponsesDecoder, JsonObject, list[BackendRawEvent]], None]]] = {
         "response.refusal.delta": _refusal_delta,
         "response.reasoning_summary_text.delta": _reasoning_delta,
         "response.reasoning_text.delta": _reasoning_delta,
+        "response.output_text.done": _text_done,
+        "response.refusal.done": _text_done,
+        "response.reasoning_summary_text.done": _text_done,
+        "response.reasoning_text.done": _text_done,
+        "response.content_part.done": _content_part_done,
+        "response.reasoning_summary_part.done": _summary_part_done,
+        "response.output_text.annotation.added": _annotation,
         "response.function_call_arguments.delta": _arguments_delta,
+        "response.function_call_arguments.done": _arguments_done,
         "response.output_item.added": _item_added,
         "response.output_item.done": _item_done,
+        "response.created": _created,
         "response.completed": _end,
         "response.incomplete": _end,
         "response.failed": _end,
@@ -186,38 +351,44 @@ class ResponsesDecoder(ResponseDecoder):
 
     # Items of the output.
 
-    def _find(self, event: JsonObject, *ids: JsonValue) -> _Item | None:
+    def _find(self, event: JsonObject, kind: str, *ids: JsonValue) -> _Item | None:
         """The item that an event belongs to: by its index, or where a server sends none (llama.cpp) by an id."""
-        index = event.get("output_index")
-        if isinstance(index, int) and index in self._items:
-            return self._items[index]
-        return next((self._items[name] for name in ids if isinstance(name, str) and name in self._items), None)
+        item = self._items.get(index) if (index := _index(event.get("output_index"))) is not None else None
+        if item is not None and item.kind == kind:
+            return item
+        found = (self._items.get(name) for name in ids if isinstance(name, str))
+        return next((item for item in found if item is not None and item.kind == kind), None)
 
-    def _last_open(self, event: JsonObject, kind: JsonValue) -> _Item | None:
+    def _last_open(self, event: JsonObject, kind: str) -> _Item | None:
         """The item under way, for an event without an index or a known id. Never a call: those must not be mixed up."""
-        if not self._order or isinstance(event.get("output_index"), int) or kind == "function_call":
+        if not self._order or _index(event.get("output_index")) is not None or kind == "function_call":
             return None
         last = self._order[-1]
-        return last if last.whole is None and last.kind == kind else None
+        return last if not last.ended and last.kind == kind else None
 
     def _text_item(self, event: JsonObject, kind: str) -> _Item:
         item_id = event.get("item_id")
         return (
-            self._find(event, item_id)
+            self._find(event, kind, item_id)
             or self._last_open(event, kind)
             or self._begin(event.get("output_index"), {"type": kind, "id": item_id}, [])
         )
 
     def _begin(self, index: JsonValue, value: JsonObject, events: list[BackendRawEvent]) -> _Item:
         self._repeating = None
-        item = _Item(len(self._order), expect_text(value.get("type"), "an output item's type"))
+        item = _Item(len(self._order), expect_text(value.get("type"), "an output item's type"), _index(index))
+        if item.kind in _CLIENT_ITEMS:
+            raise client_action(item.kind, _text_or_none(value.get("name")))
+        self._kept.add(_ITEM_COST)
         self._order.append(item)
-        for name in (index, value.get("id"), value.get("call_id")):
+        for name in (item.index, value.get("id"), value.get("call_id")):
             if isinstance(name, int | str):
                 self._items[name] = item
         if item.kind == "function_call":
             self._open_calls.add(item.key)
-            self._call_fragment(item, value, "", events)
+            self._call(item, value, "", events)
+            item.first_arguments = arguments_text(value.get("arguments"))
+            self._kept.add(len(item.first_arguments))
         return item
 
     def _complete(self, item: _Item, value: JsonObject, events: list[BackendRawEvent], *, proven: bool) -> None:
@@ -229,54 +400,75 @@ class ResponsesDecoder(ResponseDecoder):
             events: Where the events go.
             proven: The backend says that the item is finished, rather than cut off.
         """
-        if item.whole is not None:
-            raise protocol_violation("the backend ended one output item twice")
-        item.whole = value
+        if _waits_for_client(value):
+            raise client_action(item.kind, _text_or_none(value.get("name")))
         if item.kind == "message":
-            text = self._texts(value.get("content"))
-            if rest := text[item.characters :]:
-                events.append(OutputTextDelta(rest))
-                item.characters += len(rest)
+            self._fill(item, self._message_texts(item, _parts(value.get("content"))), "", events)
         elif item.kind == "reasoning":
-            text = self._texts(value.get("summary")) + self._texts(value.get("content"))
-            if rest := text[item.characters :]:
-                events.append(ReasoningDelta(rest))
-                item.characters += len(rest)
-            events.append(Progress())
+            texts = [_part_text(part) for key in ("summary", "content") for part in _parts(value.get(key))]
+            self._fill(item, texts, _SEPARATOR, events)
         elif item.kind == "function_call":
-            said = expect_text(value.get("arguments"), "a tool call's arguments")
-            begun = "".join(item.arguments)
-            if said and not said.startswith(begun):
-                raise protocol_violation("the backend ended a tool call with other arguments than it had sent")
-            self._call_fragment(item, value, said[len(begun) :], events)
-            if proven and self._calls.end_if_whole(item.key, events):
+            self._call(item, value, arguments_text(value.get("arguments")), events)
+            if proven and item.key in self._open_calls and self._calls.end_if_whole(item.key, events):
                 self._open_calls.discard(item.key)
-        else:
+        if not item.ended and item.kind not in ("message", "function_call"):
             events.append(Progress())
+        item.ended = True
+        self._keep(item, value)
 
-    def _texts(self, parts: JsonValue) -> str:
-        if parts is None:
-            return ""
-        if not isinstance(parts, list):
-            raise protocol_violation("the backend sent an output item's content that is not an array")
-        texts = []
-        for value in parts:
-            part = expect_object(value, "a part of an output item")
+    def _keep(self, item: _Item, value: JsonObject) -> None:
+        """What of the whole item goes back to the provider."""
+        first = item.opaque is None and not item.extra
+        if value.get("encrypted_content") or (item.kind == "reasoning" and value.get("content")):
+            # With neither of them the provider could not find it again: nothing is stored there.
+            item.opaque = {key: part for key, part in value.items() if key != "id" or _may_go_back(part)}
+        elif item.kind in ("message", "function_call"):
+            item.extra = {key: value[key] for key in CARRIED if _may_go_back(value.get(key))}
+        if first:
+            self._kept.add_value(item.opaque or item.extra)
+
+    def _fill(self, item: _Item, texts: list[str], separator: str, events: list[BackendRawEvent]) -> None:
+        """The rest of an item's text. Where the whole text does not continue what was said, that stands."""
+        text = separator.join(text for text in texts if text)
+        if item.forgotten or not text:
+            return
+        said = separator.join("".join(part) for part in item.parts.values() if part)
+        if not text.startswith(said) or len(text) == len(said):
+            return
+        whole = [said] if said else []
+        if any(part is self._reasoning for part in item.parts.values()):
+            self._reasoning = whole  # the rest has the blank line that it needs
+        item.parts = {_WHOLE: whole}
+        self._repeating = None
+        self._say(item, whole, text[len(said) :], events)
+
+    def _message_texts(self, item: _Item, parts: list[JsonObject]) -> list[str]:
+        """The texts of a message's parts. What else is in them is counted when the item ends for the first time."""
+        texts: list[str] = []
+        citations = 0
+        for part in parts:
             if part.get("type") == "refusal":
                 self._refused = True
                 texts.append(expect_text(part.get("refusal"), "a refusal"))
-            else:
-                texts.append(expect_text(part.get("text"), "a text"))
-        return "".join(texts)
+                continue
+            texts.append(_part_text(part))
+            if isinstance(annotations := part.get("annotations"), list):
+                citations += len(annotations)
+            if item.ended:
+                continue
+            if part.get("logprobs"):
+                self._not_carried.add("logprobs")
+            if "text" not in part and isinstance(kind := part.get("type"), str):
+                self._not_carried.add(kind.removeprefix("output_"))
+        item.citations = max(item.citations, citations)
+        return texts
 
-    def _call_fragment(self, item: _Item, value: JsonObject, arguments: str, events: list[BackendRawEvent]) -> None:
-        item.call_id = self._calls.fragment(
-            item.key,
-            events,
-            call_id=expect_text(value.get("call_id"), "a tool call's id"),
-            name=expect_text(value.get("name"), "a tool call's name"),
-            arguments=arguments,
-        )
+    def _call(self, item: _Item, value: JsonObject, arguments: str, events: list[BackendRawEvent]) -> None:
+        """A call as its item has it. The first id counts: the item is known by then, and some servers change ids."""
+        call_id = expect_text(value.get("call_id"), "a tool call's id")
+        name = expect_text(value.get("name"), "a tool call's name")
+        item.name, item.backend_id = item.name or name, item.backend_id or call_id
+        item.call_id = self._calls.whole(item.key, events, call_id=item.backend_id, name=name, arguments=arguments)
 
     # The end.
 
@@ -284,15 +476,19 @@ class ResponsesDecoder(ResponseDecoder):
         """The whole response: the last event's, or the unstreamed answer."""
         if status == "failed":
             raise error_in_stream(read_error(response.get("error")))
-        if status not in _END_STATUS:
-            return  # `finish` says that it was cut off
-        if not self._order:
-            self._output(response.get("output"), events, complete=status == "completed")
+        if (error := error_in({"error": response.get("error")})) is not None:
+            raise error
+        output = response.get("output")
+        if output is not None or not self._order:
+            self._output(output, events, complete=status == "completed")
+        self._first_arguments(events)
         details = response.get("incomplete_details")
         reason = details.get("reason") if isinstance(details, dict) else None
-        self._word = (expect_text(reason, "a reason") or status) if status == "incomplete" else status
+        self._word = (said_reason(reason) or status) if status == "incomplete" else status
         if isinstance(usage := response.get("usage"), dict):
-            self._usage = openai_usage(usage, "input_tokens", "output_tokens")
+            self._usage = openai_usage(
+                usage, "input_tokens", "output_tokens", service_tier=response.get("service_tier")
+            )
         for ours, theirs in (("response_id", "id"), ("model", "model")):
             if isinstance(said := response.get(theirs), str) and said:
                 self._metadata[ours] = said
@@ -303,27 +499,97 @@ class ResponsesDecoder(ResponseDecoder):
         return self._limit is not None and spent is not None and spent >= self._limit
 
     def _output(self, output: JsonValue, events: list[BackendRawEvent], *, complete: bool) -> None:
+        """The whole output: all of an unstreamed answer, and of a streamed one what its events left out."""
         if not isinstance(output, list):
             raise protocol_violation("the backend sent `output` that is not an array")
-        for index, value in enumerate(output):
-            item = expect_object(value, "an output item")
-            status = item.get("status")
-            proven = status == "completed" or (status is None and complete)
-            self._complete(self._begin(index, item, events), item, events, proven=proven)
+        values = [expect_object(value, "an output item") for value in output]
+        order: list[_Item] = []
+        for index, (value, known) in enumerate(zip(values, self._matches(values), strict=True)):
+            item = known or self._begin(index, value, events)
+            status = value.get("status")
+            self._complete(item, value, events, proven=status == "completed" or (status is None and complete))
+            order.append(item)
+        if len(order) == len(self._order):
+            self._order = order  # where an item came only now, this is its place
+
+    def _matches(self, values: list[JsonObject]) -> list[_Item | None]:
+        """Which of the items that were streamed each of these is: by an id, by its index, or else by its turn."""
+        matches: list[_Item | None] = []
+        taken: set[int] = set()
+        for index, value in enumerate(values):
+            names = (value.get("call_id"), value.get("id"), index)
+            found = (self._items.get(name) for name in names if isinstance(name, int | str))
+            item = next((i for i in found if i and i.kind == value.get("type") and i.key not in taken), None)
+            matches.append(item)
+            if item is not None:
+                taken.add(item.key)
+        # Only items without an index: any other would have been found by it.
+        left: dict[tuple[JsonValue, JsonValue], list[_Item]] = {}
+        for item in reversed(self._order):
+            if item.index is None and item.key not in taken:
+                left.setdefault((item.kind, item.name), []).append(item)
+        for position, value in enumerate(values):
+            kind = expect_text(value.get("type"), "an output item's type")
+            name = expect_text(value.get("name"), "a tool call's name") if kind == "function_call" else ""
+            if matches[position] is None and left.get((kind, name)):
+                matches[position] = left[kind, name].pop()
+        return matches
+
+    def _first_arguments(self, events: list[BackendRawEvent]) -> None:
+        """Calls whose arguments came nowhere but with their beginning."""
+        for item in self._order:
+            if item.first_arguments and not self._calls.has_arguments(item.key):
+                self._calls.fragment(item.key, events, arguments=item.first_arguments)
+                if item.ended and self._calls.end_if_whole(item.key, events):
+                    self._open_calls.discard(item.key)
 
     def _note_items(self) -> None:
-        notes = self._notes
+        """Notes the turn, and counts what of it no frame carries."""
+        dropped = [item.kind for item in self._order if item.kind not in _KNOWN and item.opaque is None]
+        for kind in dropped:
+            self._not_carried.add(kind)
+        in_order = not self._interleaved and [item for item in self._order if item.spoken] == self._spoken
+        # An item that is sent with its id is refused without the reasoning that it came of, and reasoning with its id
+        # without the item that came of it ("was provided without its required …").
+        with_ids = False
+        unsaid = sum(item.characters() for item in self._spoken)
         for item in self._order:
-            whole = item.whole or {}
-            extra: JsonObject = {key: value for key in CARRIED if isinstance(value := whole.get(key), str)}
-            if item.kind == "message":
-                notes.text(item.characters, extra)
-                if "phase" in extra:
-                    notes.mark_required()
-            elif item.kind == "function_call":
-                notes.call(item.call_id, extra)
-            elif whole.get("encrypted_content"):
-                notes.opaque(whole)  # without its encrypted content the provider could not find it again
+            self._not_carried.add("citations", item.citations)
+            if item.opaque is not None:
+                opaque = item.opaque
+                if dropped:
+                    opaque = {key: value for key, value in opaque.items() if key != "id"}
+                with_ids = "id" in opaque
+                self._notes.opaque(opaque)
+            elif item.kind == "reasoning":
+                with_ids = False
+            extra = {key: value for key, value in item.extra.items() if with_ids or key != "id"}
+            if item.kind == "function_call":
+                self._notes.call(item.call_id, extra)
+            elif item.spoken and in_order:
+                self._notes.text(item.characters(), extra)
+            elif item.spoken and unsaid:
+                # The client's text is in another order than the items: which piece of it is whose cannot be said.
+                self._notes.text(unsaid, {})
+                unsaid, extra = 0, {}
+            if extra.keys() - {"id"}:
+                self._notes.mark_required()
+
+
+_KNOWN = frozenset({"message", "reasoning", "function_call"})
+
+_TEXT_EVENTS = {
+    "response.output_text.done": _TextEvent("message", "content"),
+    "response.refusal.done": _TextEvent("message", "content", "refusal"),
+    "response.reasoning_text.delta": _TextEvent("reasoning", "content"),
+    "response.reasoning_text.done": _TextEvent("reasoning", "content"),
+    "response.reasoning_summary_text.delta": _TextEvent("reasoning", "summary"),
+    "response.reasoning_summary_text.done": _TextEvent("reasoning", "summary"),
+}
+
+
+def _template() -> DeltaTemplate:
+    return DeltaTemplate(lambda event: event, "delta")
 
 
 def _delta(event: JsonObject) -> str:
@@ -331,3 +597,38 @@ def _delta(event: JsonObject) -> str:
     if not isinstance(delta, str):
         raise protocol_violation(f"the backend sent {event['type']} without a `delta` that is a string")
     return delta
+
+
+def _index(value: JsonValue) -> int | None:
+    return value if type(value) is int else None
+
+
+def _parts(value: JsonValue) -> list[JsonObject]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise protocol_violation("the backend sent an output item's content that is not an array")
+    return [expect_object(part, "a part of an output item") for part in value]
+
+
+def _part_text(part: JsonObject) -> str:
+    return expect_text(part.get("text"), "a text")
+
+
+def _text_or_none(value: JsonValue) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _may_go_back(value: JsonValue) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARACTERS
+
+
+def _waits_for_client(item: JsonObject) -> bool:
+    """Whether the backend expects the client to act on this item, which no frame can carry."""
+    kind = item.get("type")
+    if kind == "shell_call":  # OpenAI runs those of its own containers
+        environment = item.get("environment")
+        return not (isinstance(environment, dict) and environment.get("type") == "container_reference")
+    if kind == "tool_search_call":
+        return item.get("execution") == "client"
+    return kind in _CLIENT_ITEMS

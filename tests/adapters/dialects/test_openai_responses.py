@@ -136,8 +136,15 @@ def test_foreign_state_is_refused() -> None:
 # --- response ------------------------------------------------------------------------------------------------
 
 
+MAX_BYTES = 1 << 20
+
+
+def a_decoder(limit: int | None = None, max_bytes: int = MAX_BYTES) -> ResponsesDecoder:
+    return ResponsesDecoder(notes("openai_responses", "gpt-5.4"), limit, max_bytes)
+
+
 def feed(*payloads: Any, limit: int | None = None) -> tuple[ResponsesDecoder, list[BackendRawEvent]]:
-    decoder, events = ResponsesDecoder(notes("openai_responses", "gpt-5.4"), limit), list[BackendRawEvent]()
+    decoder, events = a_decoder(limit), list[BackendRawEvent]()
     for payload in payloads:
         decoder.feed(json.dumps(payload).encode(), events)
     return decoder, events
@@ -335,9 +342,7 @@ def test_a_failure_is_told_by_its_code(error: Any, kind: str, retryable: bool) -
             feed(shape)
         assert (failure.value.kind, failure.value.retryable) == (kind, retryable), shape
     with pytest.raises(GatewayError) as failure:
-        ResponsesDecoder(notes("openai_responses", "gpt-5.4"), None).feed_whole(
-            {"object": "response", "status": "failed", "error": error}, []
-        )
+        a_decoder(None).feed_whole({"object": "response", "status": "failed", "error": error}, [])
     assert failure.value.kind == kind
 
 
@@ -345,9 +350,7 @@ def test_a_failure_is_told_by_its_code(error: Any, kind: str, retryable: bool) -
 def test_an_unstreamed_answer_must_be_complete(status: str | None) -> None:
     """A response that the API has not completed is not taken for an answer."""
     with pytest.raises(GatewayError) as failure:
-        ResponsesDecoder(notes("openai_responses", "gpt-5.4"), None).feed_whole(
-            {"object": "response", "status": status, "output": []}, []
-        )
+        a_decoder(None).feed_whole({"object": "response", "status": status, "output": []}, [])
 
     assert failure.value.kind == "protocol_violation"
 
@@ -376,8 +379,8 @@ def test_repeated_deltas_are_counted_with_their_item() -> None:
             "backend": "recorded",
             "model": "gpt-5.4",
             "pieces": [
-                {"text": 13, "extra": {"id": "m1", "phase": "commentary"}},
-                {"text": 26, "extra": {"id": "m2", "phase": "commentary"}},
+                {"text": 13, "extra": {"phase": "commentary"}},
+                {"text": 26, "extra": {"phase": "commentary"}},
             ],
         }
     }
@@ -423,7 +426,7 @@ def test_an_answer_goes_back_as_it_came(output: list[dict[str, Any]]) -> None:
     for index, item in enumerate(output):
         own = {"id": f"item_{index}"} | ({"call_id": f"call_{index}"} if item["type"] == "function_call" else {})
         items.append(item | own)
-    decoder, events = ResponsesDecoder(notes("openai_responses", "gpt-5.4"), None), list[BackendRawEvent]()
+    decoder, events = a_decoder(None), list[BackendRawEvent]()
     whole: JsonObject = {"object": "response", "id": "r", "status": "completed", "output": list(items)}
     decoder.feed_whole(whole, events)
     decoder.finish(events)
@@ -488,4 +491,4 @@ _event = st.one_of(
 @given(st.lists(_event, max_size=8))
 def test_whatever_the_backend_says_nothing_but_gateway_errors_comes_of_it(payloads: list[Any]) -> None:
     """Arbitrary answers, near misses of real ones too, are decoded or refused."""
-    survives(ResponsesDecoder(notes("openai_responses", "gpt-5.4"), 20), payloads)
+    survives(a_decoder(20), payloads)
