@@ -84,7 +84,8 @@ class AnthropicDialect(HttpDialect):
         return HttpRequest(f"{self._prefix}/messages", body, _VERSION)
 
     def decoder(self, request: CanonicalRequest, model: str) -> ResponseDecoder:
-        return AnthropicDecoder(TurnNotes(self.name, self.profile.id, model))
+        notes = TurnNotes(self.name, self.profile.id, model)
+        return AnthropicDecoder(notes, self.profile.reliability.max_event_bytes)
 
 
 def _tool_choice(request: CanonicalRequest) -> JsonObject:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
 from pydantic import JsonValue
 from pydantic_core import to_json
 
@@ -16,29 +20,72 @@ from ...canonical import (
     UsageStats,
 )
 from ...errors import cut_off, protocol_violation
+from ...wire import strict_json
 from ..base import ResponseDecoder, expect_object, expect_text, parse_object
 from ..decoding.delta_template import DeltaTemplate
-from ..decoding.finish_reasons import finish_reason, is_cut
-from ..decoding.provider_errors import error_in_stream, read_error
-from ..decoding.tool_calls import ToolCalls
-from ..decoding.usage import count, usage_stats
+from ..decoding.finish_reasons import finish_reason, is_cut, said_reason
+from ..decoding.gathering import gathered
+from ..decoding.kept import KeptBytes
+from ..decoding.not_carried import NotCarried
+from ..decoding.provider_errors import beginning, error_in
+from ..decoding.scalars import word
+from ..decoding.tool_calls import ToolCalls, arguments_text
+from ..decoding.usage import count, merged, usage_stats
 from ..encoding.provider_state import TurnNotes
+
+_BLOCK_COST = 300  # bytes of memory, about, that a block and its note take whatever is in it
+_SEPARATOR = "\n\n"
+
+_FOR_THE_PROVIDER = frozenset({"redacted_thinking", "compaction"})
+"""Blocks that have nothing for the client: their content is the provider's own."""
+
+_CARRIED = ("caller", "toolset_name")
+"""What a tool_use has besides its id, name and input and must have when it comes back (ToolUseBlockParam)."""
+
+_BEDROCK_METRICS = "amazon-bedrock-invocationMetrics"  # an event of its own, without a type
+
+
+@dataclass(slots=True)
+class _Block:
+    """A content block that is open."""
+
+    kind: str
+    value: JsonObject
+    """The block as it began. Of a text without its text, which is not kept."""
+    call: int | None = None
+    """The key of its call, for a tool_use."""
+    texts: list[str] = field(default_factory=list)
+    """What came in deltas: thinking, or the input of a tool that the provider runs itself."""
+    citations: list[JsonValue] = field(default_factory=list)
 
 
 class AnthropicDecoder(ResponseDecoder):
     """The events of one message, or one whole `message`.
 
     The end mark is a `message_delta` with a `stop_reason`; `message_stop` says that nothing more comes.
+
+    Args:
+        notes: Where the turn's pieces are noted.
+        max_bytes: The most bytes that are kept of the answer until its end.
     """
 
-    def __init__(self, notes: TurnNotes) -> None:
-        self._calls = ToolCalls()
+    def __init__(self, notes: TurnNotes, max_bytes: int) -> None:
+        self._calls = ToolCalls(max_bytes)
         self._notes = notes
-        self._blocks: dict[int, JsonObject] = {}  # those that are open, by index
-        self._text_length = 0  # of the text block that is open; blocks follow each other
-        self._thinking: list[str] = []  # of the thinking block that is open
+        self._kept = KeptBytes(max_bytes)
+        self._not_carried = NotCarried()
+        self._blocks: dict[int, _Block] = {}  # those that are open, by index
+        self._call_keys: dict[int, int] = {}  # the last call that began at an index
+        self._call_count = 0
+        self._text_length = 0  # characters of text that are not noted yet
+        self._unsigned: JsonObject | None = None
+        """Thinking without a signature. Where nothing follows it may have been cut, and then does not go back."""
+        self._reasoning: _Block | None = None  # the block of the last reasoning
         self._doubtful: int | None = None
         """A call that was stopped, but may have been cut: decided by what comes next."""
+        self._without_input: list[int] = []
+        """Calls that ended without any input, and were not cut: ready at the end, if none comes until then."""
+        self._message_id: str | None = None
         self._stop_reason = ""
         self._usage: JsonObject = {}
         self._metadata: JsonObject = {}
@@ -56,156 +103,256 @@ class AnthropicDecoder(ResponseDecoder):
             self._delta(event, events)
             if len(events) > before and isinstance(last := events[-1], OutputTextDelta):
                 self._template.learn(payload, last.delta)
-        elif kind == "content_block_start":
-            self._start(_index(event), expect_object(event.get("content_block"), "a content_block"), events)
-        elif kind == "content_block_stop":
-            self._stop(_index(event), events)
-        elif kind == "message_start":
-            self._note_message(expect_object(event.get("message"), "a message"))
-        elif kind == "message_delta":
-            self._merge_usage(event.get("usage"))
-            self._end(expect_object(event.get("delta"), "a message_delta's delta"))
-        elif kind == "message_stop":
-            self.done = True
-        elif kind == "error" or "error" in event:  # llama.cpp's has OpenAI's shape
-            raise error_in_stream(read_error(event))
-        elif not isinstance(kind, str):
-            raise protocol_violation("the backend sent an event without a `type`")
+        elif isinstance(kind, str) and (handler := self._HANDLERS.get(kind)) is not None:
+            handler(self, event, events)
+        elif (error := error_in(event)) is not None:  # llama.cpp's has OpenAI's shape
+            raise error
+        elif not isinstance(kind, str) and not self.ended and _BEDROCK_METRICS not in event:
+            raise protocol_violation(f"the backend sent an event without a `type`: {beginning(payload)}")
 
     def feed_whole(self, body: JsonObject, events: list[BackendRawEvent]) -> None:
-        if body.get("type") == "error" or "error" in body:
-            raise error_in_stream(read_error(body))
+        if (error := error_in(body)) is not None:
+            raise error
         content = body.get("content")
+        if isinstance(content, str):
+            content = [{"type": "text", "text": content}]
         if not isinstance(content, list):
-            raise protocol_violation("the backend sent a message whose `content` is not an array")
-        self._note_message(body)
+            raise protocol_violation(f"the backend sent a message without `content`: {beginning(to_json(body))}")
+        self._message(body)
         pieces: list[BackendRawEvent] = []
         for index, value in enumerate(content):
-            block = expect_object(value, "a content block")
-            self._start(index, block, pieces)
+            self._begin(index, expect_object(value, "a content block"), pieces)
             self._stop(index, pieces, whole=True)
-        text = "".join(event.delta for event in pieces if isinstance(event, OutputTextDelta))
-        events += (event for event in pieces if isinstance(event, ReasoningDelta))
-        if text:
-            events.append(OutputTextDelta(text))
-        events += (event for event in pieces if not isinstance(event, OutputTextDelta | ReasoningDelta))
+        events += gathered(pieces)
         self._end(body)
         if not self.ended:
-            raise protocol_violation("the backend sent an unstreamed answer without a stop_reason")
+            if not pieces:
+                raise protocol_violation(
+                    f"the backend sent an unstreamed answer without a stop_reason: {beginning(to_json(body))}"
+                )
+            self.ended, self._stop_reason = True, "end_turn"
         self.done = True
 
     def finish(self, events: list[BackendRawEvent]) -> None:
         if not self.ended:
             raise cut_off("the backend's answer stopped without a stop_reason: it was cut off")
-        if is_cut(self._stop_reason):
+        cut = is_cut(self._stop_reason)
+        if cut:
+            for key in self._without_input:
+                self._calls.end(key, events)
             self._calls.end_before_cut(events)
         else:
             self._calls.end_all(events)
         if self._usage:
             events.append(Usage(_usage(self._usage)))
+        if cut:
+            self._unsigned = None
+        self._flush_notes()
         if state := self._notes.state():
             self._metadata["provider_state"] = state
-        events.append(Completed(finish_reason(self._stop_reason, calls_ready=self._calls.any_ready), self._metadata))
+        reason = finish_reason(self._stop_reason, calls_ready=self._calls.any_ready)
+        events.append(Completed(reason, self._metadata | self._not_carried.metadata()))
+
+    # Events.
+
+    def _message_start(self, event: JsonObject, _: list[BackendRawEvent]) -> None:
+        message = expect_object(event.get("message"), "a message")
+        message_id = word(message.get("id"))
+        if self._message_id is not None and message_id not in (None, self._message_id):
+            if not self.ended:
+                raise protocol_violation("the backend began a second message inside one answer")
+            self.done = True  # what follows belongs to another answer
+            return
+        self._message_id = message_id or self._message_id
+        self._message(message)
+
+    def _block_start(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
+        self._begin(_index(event), expect_object(event.get("content_block"), "a content_block"), events)
+
+    def _block_stop(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
+        self._stop(_index(event), events)
+
+    def _message_delta(self, event: JsonObject, _: list[BackendRawEvent]) -> None:
+        self._merge_usage(event.get("usage"))
+        self._end(expect_object(event.get("delta"), "a message_delta's delta"))
+
+    def _message_stop(self, _: JsonObject, __: list[BackendRawEvent]) -> None:
+        self.done = True
+
+    _HANDLERS: ClassVar[dict[str, Callable[[AnthropicDecoder, JsonObject, list[BackendRawEvent]], None]]] = {
+        "message_start": _message_start,
+        "content_block_start": _block_start,
+        "content_block_stop": _block_stop,
+        "message_delta": _message_delta,
+        "message_stop": _message_stop,
+    }
+
+    # Content blocks.
 
     def _delta(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         delta = expect_object(event.get("delta"), "a content_block_delta's delta")
         kind = delta.get("type")
         if kind == "text_delta":
-            if text := expect_text(delta.get("text"), "a text_delta's text"):
-                self._text_length += len(text)
-                events.append(OutputTextDelta(text))
+            self._say(expect_text(delta.get("text"), "a text_delta's text"), events)
             return
         index = _index(event)
         block = self._blocks.get(index)
         if kind == "input_json_delta":
-            if block is None:
-                raise protocol_violation("the backend sent an input_json_delta for a block that is not open")
-            if block.get("type") == "tool_use":
-                text = expect_text(delta.get("partial_json"), "an input_json_delta's partial_json")
-                self._calls.fragment(index, events, arguments=text)
-            else:
-                events.append(Progress())  # for a tool that the provider runs itself
+            self._input(index, block, expect_text(delta.get("partial_json"), "an input_json_delta's JSON"), events)
         elif kind == "thinking_delta":
-            if text := expect_text(delta.get("thinking"), "a thinking_delta's thinking"):
-                self._thinking.append(text)
-                events.append(ReasoningDelta(text))
+            self._think(block, expect_text(delta.get("thinking"), "a thinking_delta's thinking"), events)
         elif kind == "signature_delta":
             signature = expect_text(delta.get("signature"), "a signature_delta's signature")
             if block is not None and signature:
-                block["signature"] = expect_text(block.get("signature"), "a signature") + signature
+                self._kept.add(len(signature))
+                block.value["signature"] = expect_text(block.value.get("signature"), "a signature") + signature
                 events.append(Progress())
+        elif kind == "citations_delta":
+            if block is not None and delta.get("citation") is not None:
+                self._kept.add_value(delta["citation"])
+                block.citations.append(delta["citation"])
+            events.append(Progress())
+        elif kind == "compaction_delta" and block is not None:
+            self._kept.add_value(delta)
+            block.value |= {key: value for key, value in delta.items() if key != "type" and value is not None}
+            events.append(Progress())
 
-    def _start(self, index: int, block: JsonObject, events: list[BackendRawEvent]) -> None:
-        if self._doubtful is not None:  # what came before another block was not cut
-            self._calls.end(self._doubtful, events)
-            self._doubtful = None
+    def _say(self, text: str, events: list[BackendRawEvent]) -> None:
+        if text:
+            self._text_length += len(text)
+            events.append(OutputTextDelta(text))
+
+    def _think(self, block: _Block | None, text: str, events: list[BackendRawEvent]) -> None:
+        if not text:
+            return
+        if block is not None:
+            self._kept.add(len(text))
+            block.texts.append(text)
+        begins = self._reasoning is not None and self._reasoning is not block
+        self._reasoning = block
+        events.append(ReasoningDelta(_SEPARATOR + text if begins else text))
+
+    def _input(self, index: int, block: _Block | None, text: str, events: list[BackendRawEvent]) -> None:
+        if block is not None and block.call is None:  # for a tool that the provider runs itself
+            self._kept.add(len(text))
+            block.texts.append(text)
+            events.append(Progress())
+            return
+        key = self._call_keys.get(index) if block is None else block.call
+        if key is None:
+            raise protocol_violation("the backend sent an input_json_delta for a block that is not open")
+        self._calls.fragment(key, events, arguments=text)
+
+    def _begin(self, index: int, value: JsonObject, events: list[BackendRawEvent]) -> None:
         if index in self._blocks:
             raise protocol_violation(f"the backend began content block {index} twice")
-        self._blocks[index] = block
-        kind = block.get("type")
+        self._settle_doubtful(events)
+        self._flush_notes()
+        kind = expect_text(value.get("type"), "a content block's type")
+        self._kept.add(_BLOCK_COST)
+        block = self._blocks[index] = _Block(kind, value)
         if kind == "text":
-            self._text_length = 0
-            if text := expect_text(block.get("text"), "a block's text"):
-                self._text_length = len(text)
-                events.append(OutputTextDelta(text))
+            block.value = {}
+            if isinstance(citations := value.get("citations"), list):
+                self._kept.add_value(citations)
+                block.citations += citations
+            self._say(expect_text(value.get("text"), "a block's text"), events)
         elif kind == "tool_use":
-            call_id = self._calls.fragment(
-                index,
-                events,
-                call_id=expect_text(block.get("id"), "a tool_use's id"),
-                name=expect_text(block.get("name"), "a tool_use's name"),
-            )
-            self._notes.call(call_id, {})
+            self._begin_call(index, block, events)
         elif kind == "thinking":
-            self._thinking.clear()
-            if text := expect_text(block.get("thinking"), "a block's thinking"):
-                self._thinking.append(text)
-                events.append(ReasoningDelta(text))
+            self._think(block, expect_text(value.get("thinking"), "a block's thinking"), events)
+            self._kept.add_value(value.get("signature"))
         else:
-            events.append(Progress())  # redacted thinking, or a tool that the provider runs itself
+            self._kept.add_value(value)
+            if kind not in _FOR_THE_PROVIDER:
+                self._not_carried.add(kind)
+            events.append(Progress())
+
+    def _begin_call(self, index: int, block: _Block, events: list[BackendRawEvent]) -> None:
+        # A key of its own and not the index: some servers use that again.
+        key = block.call = self._call_keys[index] = self._call_count
+        self._call_count += 1
+        call_id = self._calls.fragment(
+            key,
+            events,
+            call_id=expect_text(block.value.get("id"), "a tool_use's id"),
+            name=expect_text(block.value.get("name"), "a tool_use's name"),
+        )
+        extra = {name: block.value[name] for name in _CARRIED if block.value.get(name) is not None}
+        self._kept.add_value([block.value.get("input"), extra])
+        self._notes.call(call_id, extra)
 
     def _stop(self, index: int, events: list[BackendRawEvent], *, whole: bool = False) -> None:
         block = self._blocks.pop(index, None)
         if block is None:
             raise protocol_violation(f"the backend ended content block {index}, which is not open")
-        kind = block.get("type")
-        if kind == "text":
-            self._notes.text(self._text_length, {})
-        elif kind == "thinking":
-            if block.get("signature"):  # thinking without one, cut or another server's, is refused if it comes back
-                self._notes.opaque({**block, "thinking": "".join(self._thinking)})
-        elif kind == "redacted_thinking":
-            self._notes.opaque(block)
-        elif kind == "tool_use":
-            # Usually the input comes in deltas and is {} here.
-            if (value := block.get("input")) and not self._calls.has_arguments(index):
-                arguments = to_json(expect_object(value, "a tool_use's input")).decode()
-                self._calls.fragment(index, events, arguments=arguments)
-            # A call is also stopped where max_tokens cuts it. Its text shows that; an unstreamed input is no text.
-            if whole or not self._calls.end_if_whole(index, events):
-                self._doubtful = index
+        if block.kind == "text":
+            self._not_carried.add("citations", len(block.citations))
+            self._flush_notes({"citations": block.citations} if block.citations else {})
+        elif block.kind == "thinking":
+            thinking = {**block.value, "thinking": "".join(block.texts)}
+            if block.value.get("signature"):
+                self._notes.opaque(thinking)
+            elif thinking["thinking"]:
+                self._unsigned = thinking
+        elif block.call is not None:
+            self._stop_call(block.call, block.value.get("input"), events, whole=whole)
+        elif (value := _with_input(block)) is not None:
+            self._notes.opaque(value)
+
+    def _stop_call(self, key: int, value: JsonValue, events: list[BackendRawEvent], *, whole: bool) -> None:
+        if value:  # usually the input comes in deltas and is {} here
+            self._calls.whole(key, events, arguments=arguments_text(value))
+        # A call is also stopped where max_tokens cuts it. Its text shows that; an unstreamed input is no text.
+        if whole or not self._calls.end_if_whole(key, events):
+            self._doubtful = key
+
+    def _settle_doubtful(self, events: list[BackendRawEvent]) -> None:
+        """A call that another block follows was not cut."""
+        key, self._doubtful = self._doubtful, None
+        if key is None:
+            return
+        if self._calls.has_arguments(key):
+            self._calls.end(key, events)
+        else:
+            self._without_input.append(key)
+
+    def _flush_notes(self, extra: JsonObject | None = None) -> None:
+        """Notes what came before: thinking that was not cut, as something follows it, and text.
+
+        Args:
+            extra: What goes back together with the text.
+        """
+        if self._unsigned is not None:
+            self._notes.opaque(self._unsigned)
+            self._unsigned = None
+        if self._text_length:
+            self._notes.text(self._text_length, extra or {})
+            self._text_length = 0
+
+    # The message.
 
     def _end(self, delta: JsonObject) -> None:
-        """Takes the end mark. What ended the answer decides in `finish` about the calls that are not proven yet."""
-        reason = expect_text(delta.get("stop_reason"), "a stop_reason")
-        if not reason:
+        """Takes the end mark; what ended the answer decides in `finish` about the calls that are not proven yet."""
+        reason = said_reason(delta.get("stop_reason"))
+        if reason is None:
             return
         self.ended = True
         self._stop_reason = reason
-        for key in ("stop_sequence", "stop_details"):
+        for key in ("stop_sequence", "stop_details", "container"):
             if delta.get(key) is not None:
                 self._metadata[key] = delta[key]
 
-    def _note_message(self, message: JsonObject) -> None:
+    def _message(self, message: JsonObject) -> None:
         for ours, theirs in (("response_id", "id"), ("model", "model")):
             if isinstance(value := message.get(theirs), str) and value:
                 self._metadata[ours] = value
         self._merge_usage(message.get("usage"))
 
     def _merge_usage(self, usage: JsonValue) -> None:
-        """Counts are cumulative ("The cumulative number of …", MessageDeltaUsage): the last word on each one holds."""
+        """Counts are cumulative ("The cumulative number of …", MessageDeltaUsage)."""
         if isinstance(usage, dict):
-            self._usage |= {key: value for key, value in usage.items() if value is not None or key not in self._usage}
+            self._usage = merged(self._usage, usage)
 
 
 def _index(event: JsonObject) -> int:
@@ -213,6 +360,17 @@ def _index(event: JsonObject) -> int:
     if not isinstance(index, int):
         raise protocol_violation("the backend sent a content block event without an index")
     return index
+
+
+def _with_input(block: _Block) -> JsonObject | None:
+    """A block as it goes back to the provider; None where its input is no JSON object, as it was cut."""
+    text = "".join(block.texts)
+    if not text.strip():
+        return block.value
+    try:
+        return {**block.value, "input": strict_json.parse_arguments(text)}
+    except ValueError:
+        return None
 
 
 def _usage(raw: JsonObject) -> UsageStats:
@@ -226,5 +384,7 @@ def _usage(raw: JsonObject) -> UsageStats:
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         cached_input_tokens=read,
+        cache_write_input_tokens=written,
         reasoning_tokens=count(details.get("thinking_tokens")) if isinstance(details, dict) else None,
+        service_tier=word(raw.get("service_tier")),
     )

@@ -233,11 +233,14 @@ def test_a_call_is_ready_when_its_block_ends() -> None:
 
 
 def test_a_call_without_arguments_is_ready_when_it_is_known_not_to_be_cut() -> None:
-    """A block that is stopped before its first argument looks the same whether it was cut or has none."""
-    assert ready_ids(decode(CALL, stop(0), finish=False)) == []
-    assert ready_ids(decode(CALL, stop(0), begin(1, type="text", text=""), finish=False)) == ["a"]
+    """A block that is stopped before its first argument looks the same whether it was cut or has none. What follows
+    tells; until the end arguments may still come."""
+    text = begin(1, type="text", text="")
+
+    assert ready_ids(decode(CALL, stop(0), text, finish=False)) == []
     assert ready_ids(decode(CALL, stop(0), end("tool_use"))) == ["a"]
     assert ready_ids(decode(CALL, stop(0), end("max_tokens"))) == []
+    assert ready_ids(decode(CALL, stop(0), text, end("max_tokens"))) == ["a"]
 
 
 @pytest.mark.parametrize("reason", ["max_tokens", "model_context_window_exceeded", "refusal"])
@@ -353,7 +356,7 @@ def test_thinking_between_calls_keeps_its_place() -> None:
 
 
 def test_usage_is_the_last_word_on_each_count() -> None:
-    """Counts are cumulative; null says nothing, zero does (F23)."""
+    """Counts are cumulative; null says nothing, and no later report lowers one."""
     start = {"input_tokens": 5, "cache_read_input_tokens": 2, "output_tokens": 1}
     events = decode(
         {"type": "message_start", "message": {"usage": start}},
@@ -361,13 +364,13 @@ def test_usage_is_the_last_word_on_each_count() -> None:
         {
             "type": "message_delta",
             "delta": {"stop_reason": "end_turn"},
-            "usage": {"input_tokens": None, "output_tokens": 9, "cache_read_input_tokens": 0},
+            "usage": {"input_tokens": 0, "output_tokens": 9, "cache_read_input_tokens": None},
         },
     )
 
     usage = next(event.usage for event in events if isinstance(event, Usage))
-    assert (usage.input_tokens, usage.output_tokens, usage.total_tokens, usage.cached_input_tokens) == (5, 9, 14, 0)
-    assert usage.provider_usage_raw == {"input_tokens": 5, "cache_read_input_tokens": 0, "output_tokens": 9}
+    assert (usage.input_tokens, usage.output_tokens, usage.total_tokens, usage.cached_input_tokens) == (7, 9, 16, 2)
+    assert usage.provider_usage_raw == {"input_tokens": 5, "cache_read_input_tokens": 2, "output_tokens": 9}
 
 
 @pytest.mark.parametrize(
