@@ -81,7 +81,8 @@ class GeminiDialect(HttpDialect):
         return HttpRequest(f"{self._version}/{model}:{method}", body)
 
     def decoder(self, request: CanonicalRequest, model: str) -> ResponseDecoder:
-        return GeminiDecoder(TurnNotes(DIALECT, self.profile.id, model))
+        notes = TurnNotes(DIALECT, self.profile.id, model)
+        return GeminiDecoder(notes, self.profile.reliability.max_event_bytes)
 
     def error(self, status: int, error: ProviderError, retry_after_ms: int | None) -> GatewayError:
         delay = retry_after_ms if retry_after_ms is not None else retry_delay_ms(error)

@@ -1,7 +1,8 @@
 """The answer's half of `gemini`.
 
 Source: the Gemini API reference, "GenerateContentResponse" (`google.genai.types.GenerateContentResponse`), and the
-guide "Thought signatures": in a stream a signature may come on a last part with empty text.
+guide "Thought signatures": in a stream a signature may come on a last part with empty text. Some models and proxies
+send a `finishReason` in every chunk, or before the last parts.
 """
 
 from __future__ import annotations
@@ -23,79 +24,102 @@ from ...canonical import (
 )
 from ...errors import GatewayError, cut_off, protocol_violation
 from ..base import ResponseDecoder, expect_object, expect_text, parse_object
-from ..decoding.finish_reasons import finish_reason
-from ..decoding.provider_errors import ProviderError, error_in_stream, read_error
-from ..decoding.tool_calls import ToolCalls
-from ..decoding.usage import count, usage_stats
+from ..decoding.finish_reasons import finish_reason, said_reason
+from ..decoding.gathering import gathered
+from ..decoding.kept import KeptBytes
+from ..decoding.not_carried import NotCarried
+from ..decoding.provider_errors import ProviderError, beginning, error_in_stream, find_error
+from ..decoding.tool_calls import ToolCalls, arguments_text
+from ..decoding.usage import count, merged, usage_stats
 from ..encoding.provider_state import TurnNotes
 
 DIALECT = "gemini"
+
+_NOTE_COST = 300  # bytes of memory, about, that a note takes whatever is in it
+_SEPARATOR = "\n\n"
+
+_ABOUT_A_PART = frozenset(
+    {"thought", "thoughtSignature", "videoMetadata", "mediaResolution", "partMetadata", "mediaProcessing"}
+)
+"""Fields of a part that are not its content."""
 
 
 class GeminiDecoder(ResponseDecoder):
     """Chunks of `GenerateContentResponse`, or one of them as the whole answer.
 
-    The end mark is a `finishReason`, or the `blockReason` of a prompt that was not let through. Each chunk's usage
-    counts from the beginning, so that the last one is the answer's.
+    The end mark is a `finishReason`, or the `blockReason` of a prompt that was not let through; content may follow it,
+    and the last one counts. Each chunk's usage counts from the beginning.
+
+    Args:
+        notes: Where the turn's pieces are noted.
+        max_bytes: The most bytes that are kept of the answer until its end.
     """
 
-    def __init__(self, notes: TurnNotes) -> None:
-        self._calls = ToolCalls()
+    def __init__(self, notes: TurnNotes, max_bytes: int) -> None:
+        self._calls = ToolCalls(max_bytes)
         self._call_count = 0
         self._notes = notes
-        self._unsigned = 0  # characters of text since the last note
+        self._kept = KeptBytes(max_bytes)
+        self._not_carried = NotCarried()
+        self._unnoted = 0  # characters of unsigned text since the last note
+        self._thought = False  # a thought was delivered
+        self._thinking = False  # nothing came since the last thought
         self._word = ""
-        self._usage: JsonObject | None = None
+        self._usage: JsonObject = {}
         self._metadata: JsonObject = {}
 
     def feed(self, payload: bytes, events: list[BackendRawEvent]) -> None:
         self._chunk(parse_object(payload), events)
 
     def feed_whole(self, body: JsonObject, events: list[BackendRawEvent]) -> None:
-        self._chunk(body, events)
+        pieces: list[BackendRawEvent] = []
+        self._chunk(body, pieces)
         if not self.ended:
-            raise protocol_violation("the backend sent an unstreamed answer without a finishReason")
+            if not pieces:
+                raise protocol_violation(
+                    f"the backend sent an unstreamed answer without a finishReason: {beginning(to_json(body))}"
+                )
+            self._end("STOP")  # the body is whole, and has something in it
+        events += gathered(pieces)
         self.done = True
 
     def finish(self, events: list[BackendRawEvent]) -> None:
         if not self.ended:
             raise cut_off("the backend's answer stopped without a finishReason: it was cut off")
-        if self._usage is not None:
+        if self._usage:
             events.append(Usage(_usage(self._usage)))
         self._note_text()
         if state := self._notes.state():
             self._metadata["provider_state"] = state
-        events.append(Completed(finish_reason(self._word, calls_ready=self._calls.any_ready), self._metadata))
+        reason = finish_reason(self._word, calls_ready=self._calls.any_ready)
+        events.append(Completed(reason, self._metadata | self._not_carried.metadata()))
 
     def _chunk(self, chunk: JsonObject, events: list[BackendRawEvent]) -> None:
-        if chunk.get("error") is not None:
-            error = read_error(chunk)
-            raise gemini_error(error_in_stream(error, retry_after_ms=retry_delay_ms(error)), error)
+        if (error := find_error(chunk)) is not None:
+            raise gemini_error(error_in_stream(error), error)
         candidates = chunk.get("candidates")
         if candidates is not None:
             if not isinstance(candidates, list):
                 raise protocol_violation("the backend sent `candidates` that is not an array")
-            for candidate in candidates:
-                self._candidate(expect_object(candidate, "a candidate"), events)
+            for value in candidates:
+                candidate = expect_object(value, "a candidate")
+                if candidate.get("index") in (0, None):  # others were not asked for, and are passed over
+                    self._candidate(candidate, events)
         feedback = chunk.get("promptFeedback")
         if feedback is not None:
-            blocked = expect_text(expect_object(feedback, "promptFeedback").get("blockReason"), "a blockReason")
-            if blocked:
+            blocked = said_reason(expect_object(feedback, "promptFeedback").get("blockReason"))
+            if blocked is not None:
                 self._metadata["block_reason"] = blocked
                 self._end("content_filter")
         usage = chunk.get("usageMetadata")
         if isinstance(usage, dict):
-            self._usage = usage
+            self._usage = merged(self._usage, usage)
         if "response_id" not in self._metadata:
             for ours, theirs in (("response_id", "responseId"), ("model", "modelVersion")):
                 if isinstance(value := chunk.get(theirs), str) and value:
                     self._metadata[ours] = value
 
     def _candidate(self, candidate: JsonObject, events: list[BackendRawEvent]) -> None:
-        if candidate.get("index") not in (0, None):
-            raise protocol_violation(
-                "the backend sent a second candidate (`candidateCount` above 1), which has no place in one answer"
-            )
         content = candidate.get("content")
         if content is not None:
             parts = expect_object(content, "a candidate's content").get("parts")
@@ -104,8 +128,10 @@ class GeminiDecoder(ResponseDecoder):
                     raise protocol_violation("the backend sent `parts` that is not an array")
                 for part in parts:
                     self._part(expect_object(part, "a part"), events)
-        if word := candidate.get("finishReason"):
-            self._end(expect_text(word, "a finishReason"))
+        if len(candidate) > _PLAIN_FIELDS:
+            self._count(candidate)
+        if (word := candidate.get("finishReason")) and (reason := said_reason(word)) is not None:
+            self._end(reason)
             if message := candidate.get("finishMessage"):
                 self._metadata["finish_message"] = message
 
@@ -115,34 +141,47 @@ class GeminiDecoder(ResponseDecoder):
             self._call(part, events)
             return
         text = expect_text(part.get("text"), "a part's text")
-        if part.get("thought") is True:
+        if part.get("thought") is True and ("text" in part or not _content(part)):
             if text:
-                events.append(ReasoningDelta(text))
+                self._think(text, events)
             if signature:
-                self._note_text()
-                self._notes.opaque(part)
-                events.append(Progress())
-        elif "text" in part or signature:
+                self._opaque(part, events)
+        elif "text" in part or (signature and not _content(part)):
+            self._thinking = self._thinking and not text
             if text:
                 events.append(OutputTextDelta(text))
             if signature:
                 # The signature is of this part, not of those before it: they stay apart.
                 self._note_text()
+                self._keep(signature)
                 self._notes.text(len(text), {"thoughtSignature": signature})
                 self._notes.mark_required()
                 events.append(Progress())
             else:
-                self._unsigned += len(text)
-        elif part:
-            # Code that it ran, a picture: only where `provider_options` asked for them. We have no frame for these.
-            events.append(Progress())
+                self._unnoted += len(text)
+        elif kinds := _content(part):
+            # Code that it ran, a picture, a part of the future: no frame for it, but the provider wants it back.
+            self._not_carried.add(_kind(part, kinds[0]))
+            self._opaque(part, events)
+
+    def _think(self, text: str, events: list[BackendRawEvent]) -> None:
+        """Thoughts that follow each other are pieces of one; after something else another one begins."""
+        begins = self._thought and not self._thinking
+        self._thought = self._thinking = True
+        events.append(ReasoningDelta(_SEPARATOR + text if begins else text))
+
+    def _opaque(self, part: JsonObject, events: list[BackendRawEvent]) -> None:
+        self._thinking = self._thinking and part.get("thought") is True
+        self._note_text()
+        self._keep(part)
+        self._notes.opaque(part)
+        events.append(Progress())
 
     def _call(self, part: JsonObject, events: list[BackendRawEvent]) -> None:
         call = expect_object(part["functionCall"], "a functionCall")
         if call.get("willContinue") or call.get("partialArgs"):
             raise protocol_violation("the backend sent a functionCall in pieces, which the Gemini API does not")
-        arguments = call.get("args")
-        arguments = {} if arguments is None else expect_object(arguments, "a functionCall's args")
+        self._thinking = False
         own_id = expect_text(call.get("id"), "a functionCall's id")
         key = self._call_count
         self._call_count += 1
@@ -151,7 +190,7 @@ class GeminiDecoder(ResponseDecoder):
             events,
             call_id=own_id,
             name=expect_text(call.get("name"), "a functionCall's name"),
-            arguments=to_json(arguments).decode(),
+            arguments=arguments_text(call.get("args")) or "{}",
         )
         self._calls.end(key, events)  # a call comes whole
         self._note_text()
@@ -159,16 +198,55 @@ class GeminiDecoder(ResponseDecoder):
         if signature := part.get("thoughtSignature"):
             extra["thoughtSignature"] = signature
             self._notes.mark_required()
+        self._keep(extra)
         self._notes.call(call_id, extra)
 
+    def _count(self, candidate: JsonObject) -> None:
+        """What beside the parts no frame carries. Chunks repeat it, so that the largest number counts."""
+        for key, kind, entries in _NOT_CARRIED:
+            value = candidate.get(key)
+            if isinstance(value, dict) and value:
+                listed = next((found for entry in entries if isinstance(found := value.get(entry), list)), None)
+                self._not_carried.at_least(kind, 1 if listed is None else len(listed))
+
+    def _keep(self, value: JsonValue) -> None:
+        self._kept.add(_NOTE_COST)
+        self._kept.add_value(value)
+
     def _note_text(self) -> None:
-        if self._unsigned:
-            self._notes.text(self._unsigned, {})
-            self._unsigned = 0
+        if self._unnoted:
+            self._notes.text(self._unnoted, {})
+            self._unnoted = 0
 
     def _end(self, word: str) -> None:
         self._word = word
         self.ended = True
+
+
+_PLAIN_FIELDS = 3
+"""`content`, `finishReason` and `index`: what nearly every candidate of a stream has."""
+
+_NOT_CARRIED = (
+    ("citationMetadata", "citations", ("citationSources", "citations")),
+    ("groundingMetadata", "grounding", ("groundingChunks",)),
+    ("urlContextMetadata", "url_context", ("urlMetadata",)),
+    ("logprobsResult", "logprobs", ()),
+)
+"""Fields of a candidate, what they are counted as, and the lists in them that have an entry for each."""
+
+
+def _content(part: JsonObject) -> list[str]:
+    """The keys of a part's content, of which the API gives one."""
+    return [key for key, value in part.items() if value is not None and key not in _ABOUT_A_PART]
+
+
+def _kind(part: JsonObject, key: str) -> str:
+    """What a part is counted as: an image by its media type, anything else by its key."""
+    value = part[key]
+    if key in ("inlineData", "fileData") and isinstance(value, dict):
+        media = str(value.get("mimeType")).partition("/")[0]
+        return media if media in ("image", "audio", "video") else "file"
+    return key
 
 
 def _usage(raw: JsonObject) -> UsageStats:

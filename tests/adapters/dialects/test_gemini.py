@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -279,8 +280,15 @@ def test_the_header_says_more_than_the_body() -> None:
 # --- response ------------------------------------------------------------------------------------------------
 
 
+MAX_BYTES = 1 << 20
+
+
+def a_decoder(max_bytes: int = MAX_BYTES) -> GeminiDecoder:
+    return GeminiDecoder(notes("gemini", "gemini-2.5-flash"), max_bytes)
+
+
 def feed(*payloads: Any) -> tuple[GeminiDecoder, list[BackendRawEvent]]:
-    decoder, events = GeminiDecoder(notes("gemini", "gemini-2.5-flash")), list[BackendRawEvent]()
+    decoder, events = a_decoder(), list[BackendRawEvent]()
     for payload in payloads:
         decoder.feed(json.dumps(payload).encode(), events)
     return decoder, events
@@ -345,10 +353,9 @@ def test_thoughts_are_reasoning_and_text_is_text() -> None:
         chunk({"functionCall": {}}),
         chunk({"functionCall": {"name": 1}}),
         chunk({"functionCall": {"name": "look", "args": [1]}}),
-        chunk({"functionCall": {"name": "look", "args": "{}"}}),
+        chunk({"functionCall": {"name": "look", "args": "{"}}),
         chunk({"functionCall": {"name": "look", "willContinue": True}}),
         chunk({"functionCall": {"partialArgs": [{"jsonPath": "$.a"}], "willContinue": True}}),
-        chunk({"text": "a"}, index=1),
         chunk(finishReason=5),
         {"promptFeedback": []},
         {"promptFeedback": {"blockReason": 1}},
@@ -463,11 +470,13 @@ def test_an_error_inside_the_answer_is_told_by_its_code(error: Any, kind: str, r
 
 
 def test_an_unstreamed_answer_must_be_complete() -> None:
-    """A body without a finishReason is not taken for an answer."""
-    with pytest.raises(GatewayError) as raised:
-        GeminiDecoder(notes("gemini", "gemini-2.5-flash")).feed_whole(chunk({"text": "a"}), [])
+    """A body without a finishReason and without content is not taken for an answer, and is quoted."""
+    bodies: list[JsonObject] = [{"oops": 1}, chunk(), chunk({"text": ""}, finishReason="null")]
+    for body in bodies:
+        with pytest.raises(GatewayError, match=re.escape(json.dumps(body, separators=(",", ":"))[:20])) as raised:
+            a_decoder().feed_whole(body, [])
 
-    assert raised.value.kind == "protocol_violation"
+        assert raised.value.kind == "protocol_violation"
 
 
 # --- both halves ---------------------------------------------------------------------------------------------
@@ -582,4 +591,4 @@ _chunk = st.one_of(
 @given(st.lists(_chunk, max_size=6))
 def test_whatever_the_backend_says_nothing_but_gateway_errors_comes_of_it(payloads: list[Any]) -> None:
     """Arbitrary answers, near misses of real ones too, are decoded or refused."""
-    survives(GeminiDecoder(notes("gemini", "gemini-2.5-flash")), payloads)
+    survives(a_decoder(), payloads)
