@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from pydantic import JsonValue
-from pydantic_core import to_json
 
 from ...canonical import (
     BackendRawEvent,
@@ -27,7 +26,7 @@ from ..decoding.finish_reasons import finish_reason, is_cut, said_reason
 from ..decoding.gathering import gathered
 from ..decoding.kept import KeptBytes
 from ..decoding.not_carried import NotCarried
-from ..decoding.provider_errors import beginning, error_in
+from ..decoding.provider_errors import error_in
 from ..decoding.scalars import word
 from ..decoding.tool_calls import ToolCalls, arguments_text
 from ..decoding.usage import count, merged, usage_stats
@@ -83,6 +82,8 @@ class AnthropicDecoder(ResponseDecoder):
         self._reasoning: _Block | None = None  # the block of the last reasoning
         self._doubtful: int | None = None
         """A call that was stopped, but may have been cut: decided by what comes next."""
+        self._stopped_late: list[int] = []
+        """Calls whose block was stopped after an end mark. That is no content: they become ready in `finish`."""
         self._without_input: list[int] = []
         """Calls that ended without any input, and were not cut: ready at the end, if none comes until then."""
         self._message_id: str | None = None
@@ -108,7 +109,7 @@ class AnthropicDecoder(ResponseDecoder):
         elif (error := error_in(event)) is not None:  # llama.cpp's has OpenAI's shape
             raise error
         elif not isinstance(kind, str) and not self.ended and _BEDROCK_METRICS not in event:
-            raise protocol_violation(f"the backend sent an event without a `type`: {beginning(payload)}")
+            raise protocol_violation("the backend sent an event without a `type`")
 
     def feed_whole(self, body: JsonObject, events: list[BackendRawEvent]) -> None:
         if (error := error_in(body)) is not None:
@@ -117,7 +118,7 @@ class AnthropicDecoder(ResponseDecoder):
         if isinstance(content, str):
             content = [{"type": "text", "text": content}]
         if not isinstance(content, list):
-            raise protocol_violation(f"the backend sent a message without `content`: {beginning(to_json(body))}")
+            raise protocol_violation("the backend sent a message whose `content` is not an array")
         self._message(body)
         pieces: list[BackendRawEvent] = []
         for index, value in enumerate(content):
@@ -127,9 +128,7 @@ class AnthropicDecoder(ResponseDecoder):
         self._end(body)
         if not self.ended:
             if not pieces:
-                raise protocol_violation(
-                    f"the backend sent an unstreamed answer without a stop_reason: {beginning(to_json(body))}"
-                )
+                raise protocol_violation("the backend sent an unstreamed answer without a stop_reason")
             self.ended, self._stop_reason = True, "end_turn"
         self.done = True
 
@@ -140,6 +139,8 @@ class AnthropicDecoder(ResponseDecoder):
         if cut:
             for key in self._without_input:
                 self._calls.end(key, events)
+            for key in self._stopped_late:
+                self._calls.end_if_whole(key, events)
             self._calls.end_before_cut(events)
         else:
             self._calls.end_all(events)
@@ -303,8 +304,10 @@ class AnthropicDecoder(ResponseDecoder):
     def _stop_call(self, key: int, value: JsonValue, events: list[BackendRawEvent], *, whole: bool) -> None:
         if value:  # usually the input comes in deltas and is {} here
             self._calls.whole(key, events, arguments=arguments_text(value))
-        # A call is also stopped where max_tokens cuts it. Its text shows that; an unstreamed input is no text.
-        if whole or not self._calls.end_if_whole(key, events):
+        if self.ended:
+            self._stopped_late.append(key)
+        elif whole or not self._calls.end_if_whole(key, events):
+            # A call is also stopped where max_tokens cuts it. Its text shows that; an unstreamed input is no text.
             self._doubtful = key
 
     def _settle_doubtful(self, events: list[BackendRawEvent]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 
 from pydantic import JsonValue
-from pydantic_core import to_json
 
 from ...canonical import (
     BackendRawEvent,
@@ -28,7 +27,7 @@ from ..decoding.finish_reasons import finish_reason, said_reason
 from ..decoding.gathering import gathered
 from ..decoding.kept import KeptBytes
 from ..decoding.not_carried import NotCarried
-from ..decoding.provider_errors import ProviderError, beginning, error_in_stream, find_error
+from ..decoding.provider_errors import ProviderError, error_in_stream, find_error
 from ..decoding.tool_calls import ToolCalls, arguments_text
 from ..decoding.usage import count, merged, usage_stats
 from ..encoding.provider_state import TurnNotes
@@ -76,9 +75,7 @@ class GeminiDecoder(ResponseDecoder):
         self._chunk(body, pieces)
         if not self.ended:
             if not pieces:
-                raise protocol_violation(
-                    f"the backend sent an unstreamed answer without a finishReason: {beginning(to_json(body))}"
-                )
+                raise protocol_violation("the backend sent an unstreamed answer without a finishReason")
             self._end("STOP")  # the body is whole, and has something in it
         events += gathered(pieces)
         self.done = True

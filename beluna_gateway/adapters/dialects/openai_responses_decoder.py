@@ -31,7 +31,7 @@ from ..decoding.finish_reasons import finish_reason, said_reason
 from ..decoding.gathering import gathered
 from ..decoding.kept import KeptBytes
 from ..decoding.not_carried import NotCarried, client_action
-from ..decoding.provider_errors import beginning, error_in, error_in_stream, read_error
+from ..decoding.provider_errors import error_in, error_in_stream, read_error
 from ..decoding.tool_calls import ToolCalls, arguments_text
 from ..decoding.usage import openai_usage
 from ..encoding.provider_state import TurnNotes
@@ -155,7 +155,7 @@ class ResponsesDecoder(ResponseDecoder):
         elif (error := error_in(event)) is not None:
             raise error
         elif not isinstance(kind, str):  # an event that we do not know must not end the answer
-            raise protocol_violation(f"the backend sent an event without `type`: {beginning(payload)}")
+            raise protocol_violation("the backend sent an event without `type`")
 
     def feed_whole(self, body: JsonObject, events: list[BackendRawEvent]) -> None:
         if (error := error_in(body)) is not None:

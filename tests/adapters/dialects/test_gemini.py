@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 import pytest
@@ -470,10 +469,10 @@ def test_an_error_inside_the_answer_is_told_by_its_code(error: Any, kind: str, r
 
 
 def test_an_unstreamed_answer_must_be_complete() -> None:
-    """A body without a finishReason and without content is not taken for an answer, and is quoted."""
+    """A body without a finishReason and without content is not taken for an answer."""
     bodies: list[JsonObject] = [{"oops": 1}, chunk(), chunk({"text": ""}, finishReason="null")]
     for body in bodies:
-        with pytest.raises(GatewayError, match=re.escape(json.dumps(body, separators=(",", ":"))[:20])) as raised:
+        with pytest.raises(GatewayError) as raised:
             a_decoder().feed_whole(body, [])
 
         assert raised.value.kind == "protocol_violation"
