@@ -111,6 +111,7 @@ _STATUS_OF_WORD: dict[str, int] = {
     "unknown": 500,
     "unimplemented": 501,
     "deadline_exceeded": 504,
+    "data_inspection_failed": 400,  # DashScope
     # AWS Bedrock: "InvokeModel", section Errors
     "access_denied": 403,
     "model_not_ready": 429,
@@ -147,7 +148,7 @@ _NO_MONEY = frozenset(
 )
 
 _CODE_KEYS = ("code", "error_code", "type", "error_type", "status")
-_STATUS_KEYS = ("status_code", "http_status_code", "status", "code", "error_code")
+_STATUS_KEYS = ("status_code", "http_status_code", "status", "statusCode", "code", "error_code")
 _TEXT_KEYS = ("message", "msg", "detail", "details", "error_message", "error_msg", "status_msg", "errors", "error")
 _DEPTH = 4
 """Objects inside each other that are looked through for an error and its text."""
@@ -246,7 +247,7 @@ def read_error(value: JsonValue) -> ProviderError:
     if text is not None and _status_of_word(text) is not None:
         words = [text, *words]
     message = _joined([text, *(_own_text(fields) for fields in objects), _raw_text(objects)])
-    numbers = (whole_number(fields.get(key)) for fields in objects for key in (*_CODE_KEYS, "status_code"))
+    numbers = (whole_number(fields.get(key)) for fields in objects for key in _CODE_KEYS + _STATUS_KEYS)
     number = next((str(number) for number in numbers if number is not None), None)
     statuses = (_http_status(fields.get(key)) for fields in objects for key in _STATUS_KEYS)
     return ProviderError(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from beluna_gateway.adapters.decoding.finish_reasons import finish_reason, is_cut
+from beluna_gateway.adapters.decoding.finish_reasons import finish_reason, is_cut, said_reason
 from beluna_gateway.canonical import OtherFinishReason
+from beluna_gateway.errors import GatewayError
 
 STOP = ["stop", "end_turn", "stop_sequence", "STOP", "completed"]
 LENGTH = ["length", "max_tokens", "MAX_TOKENS", "max_output_tokens", "model_context_window_exceeded"]
@@ -49,3 +50,12 @@ def test_only_what_the_model_did_not_end_itself_is_a_cut() -> None:
     """After a length, a filter or a refusal, what was open is unfinished."""
     assert all(is_cut(word) for word in [*LENGTH, *FILTER, "refusal"])
     assert not any(is_cut(word) for word in [*STOP, *TOOL_CALLS, "pause_turn", "OTHER", ""])
+
+
+def test_some_words_are_no_reason() -> None:
+    """Servers write `""`, `"null"` and `"None"` in each chunk before the last; a number is no word at all."""
+    assert [said_reason(value) for value in (None, "", "null", "None", False, "stop")] == [*[None] * 5, "stop"]
+    with pytest.raises(GatewayError) as failure:
+        said_reason(5)
+
+    assert failure.value.kind == "protocol_violation"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from beluna_gateway.adapters.decoding.not_carried import MAX_KINDS, NotCarried
+from beluna_gateway.adapters.decoding.not_carried import MAX_KINDS, NotCarried, client_action
 
 
 def test_counts_by_kind():
@@ -28,3 +28,23 @@ def test_the_kinds_are_bounded():
     assert len(kept) == MAX_KINDS + 1
     assert kept["other"] == 1000 - MAX_KINDS
     assert max(map(len, kept)) <= 64
+
+
+def test_what_is_repeated_in_each_event_is_counted_once():
+    """The largest number counts."""
+    counts = NotCarried()
+    for number in (1, 3, 2, 0):
+        counts.at_least("citations", number)
+    counts.add("citations")
+
+    assert counts.metadata() == {"not_carried": {"citations": 4}}
+
+
+def test_a_call_that_no_frame_carries_is_refused_by_its_name():
+    """However long a backend makes its names."""
+    error = client_action("custom_tool_call", "apply")
+    long = client_action("x" * 1000, "y" * 1000)
+
+    assert error.kind == "unsupported_capability"
+    assert "'custom_tool_call' ('apply')" in error.message
+    assert len(long.message) < 400

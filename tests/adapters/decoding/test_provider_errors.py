@@ -11,11 +11,15 @@ from hypothesis import strategies as st
 
 from beluna_gateway.adapters.decoding.provider_errors import (
     ProviderError,
+    beginning,
+    error_in,
     error_in_stream,
     error_of_status,
+    find_error,
     read_error,
     read_error_body,
     retry_after_ms,
+    wait_ms,
 )
 
 NOTHING = ProviderError(None, None, {})
@@ -191,3 +195,311 @@ def test_any_error_body_gives_a_gateway_error(body: Any) -> None:
 
     assert error.kind
     assert error.message.startswith("the backend reported an error inside its answer: ")
+
+
+# --- errors inside an answer ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "code", "text"),
+    [
+        ({"error": {"code": 502, "message": "m"}}, "backend_transient", "502", "m"),
+        ({"error": "m"}, "backend_transient", None, "m"),
+        (
+            {"choices": [{"finish_reason": "error", "error": {"code": 502, "message": "m"}}]},
+            "backend_transient",
+            "502",
+            "m",
+        ),
+        ({"choices": [{"error": "m"}]}, "backend_transient", None, "m"),
+        ([{"error": {"code": 429, "message": "m"}}], "rate_limited", "429", "m"),
+        ([{"candidates": []}, {"error": {"code": 429, "message": "m"}}], "rate_limited", "429", "m"),
+        ({"error": [{"code": 429, "message": "m"}]}, "rate_limited", "429", "m"),
+        ({"errors": [{"code": 7003, "message": "m"}]}, "backend_transient", "7003", "m"),
+        ({"errors": [{"message": "m"}, {"message": "n"}]}, "backend_transient", None, "m; n"),
+        ({"errors": ["m"]}, "backend_transient", None, "m"),
+        ({"detail": "m"}, "backend_transient", None, "m"),
+        ({"detail": [{"loc": ["body", "x"], "msg": "m"}]}, "backend_transient", None, "body.x: m"),
+        (
+            {"detail": {"message": "m", "code": "invalid_request_error"}},
+            "invalid_request",
+            "invalid_request_error",
+            "m",
+        ),
+        ({"base_resp": {"status_code": 1008, "status_msg": "m"}, "choices": None}, "backend_transient", "1008", "m"),
+        ({"error_message": "m", "error_code": "rate_limit_exceeded"}, "rate_limited", "rate_limit_exceeded", "m"),
+        ({"error_message": "m"}, "backend_transient", None, "m"),
+        ({"code": 401, "message": "m"}, "authentication", "401", "m"),
+        ({"code": "InvalidApiKey", "message": "m", "request_id": "r"}, "authentication", "InvalidApiKey", "m"),
+        ({"code": "10007", "msg": "m"}, "backend_transient", "10007", "m"),
+        ({"code": -1, "message": "m"}, "backend_transient", None, "m"),
+        ({"status_code": 400, "details": "m"}, "invalid_request", "400", "m"),
+        ({"statusCode": 400, "error": "Bad Request", "message": "m"}, "invalid_request", "400", "m"),
+        ({"type": "error", "message": "m"}, "backend_transient", None, "m"),
+        (
+            {"type": "error", "error": {"type": "overloaded_error", "message": "m"}},
+            "backend_transient",
+            "overloaded_error",
+            "m",
+        ),
+        (
+            {"object": "error", "message": "m", "type": "BadRequestError", "code": 400},
+            "invalid_request",
+            "BadRequestError",
+            "m",
+        ),
+        ({"error": True, "message": "m"}, "backend_transient", None, "m"),
+        # Mistral puts an object where a text should be
+        (
+            {"object": "error", "message": {"detail": [{"msg": "m"}]}, "type": "invalid_request_error"},
+            "invalid_request",
+            "invalid_request_error",
+            "m",
+        ),
+    ],
+)
+def test_an_error_is_found_wherever_servers_put_it(value: Any, kind: str, code: str | None, text: str) -> None:
+    """At the top, in a choice, in an array, beside a code; always with the provider's own text."""
+    error = error_in(value)
+
+    assert error is not None
+    assert (error.kind, error.provider_code, error.provider_http_status) == (kind, code, None)
+    assert error.message.endswith(text)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"error": None},
+        {"error": ""},
+        {"error": {}},
+        {"error": False},
+        {"error": "null"},
+        {"error": []},
+        {"errors": []},
+        {"detail": None},
+        {"choices": [{"error": None, "delta": {"content": "x"}}]},
+        {"choices": [{"delta": {"content": "x"}}], "code": 0, "message": "success"},
+        {"choices": [{"delta": {"content": "x"}}], "detail": "low"},
+        {"base_resp": {"status_code": 0, "status_msg": "success"}},
+        {"code": 0, "message": "ok"},
+        {"code": "200", "msg": "success"},
+        {"code": "Success", "message": "done"},
+        {"status": "completed", "message": "m"},
+        {"message": "m"},
+        {"message": {"role": "assistant", "content": "x"}, "done": False, "code": 5},
+        {"type": "message", "content": []},
+        [],
+        [5],
+        "error",
+        None,
+    ],
+)
+def test_what_says_nothing_is_no_error(value: Any) -> None:
+    """null, the empty string and object and false are none; nor is a message beside content or a code of success."""
+    assert error_in(value) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "retryable"),
+    [
+        # a status first, by the table of HTTP
+        ({"status_code": 422, "code": "server_error"}, "invalid_request", False),
+        ({"http_status_code": 503, "type": "invalid_request_error"}, "backend_transient", True),
+        ({"status": 401, "code": 500}, "authentication", False),
+        ({"code": "429", "type": "invalid_request_error"}, "rate_limited", True),
+        ({"code": 400.0}, "invalid_request", False),
+        # a number that is no HTTP status decides nothing
+        ({"code": 1302, "type": "rate_limit_error"}, "rate_limited", True),
+        ({"code": True, "type": "rate_limit_error"}, "rate_limited", True),
+        ({"code": 200, "type": "invalid_request_error"}, "invalid_request", False),
+        # then the code word, then the type word
+        ({"code": "rate_limit_exceeded", "type": "invalid_request_error"}, "rate_limited", True),
+        ({"code": "tool_use_failed", "type": "server_error"}, "invalid_request", False),
+        ({"code": "never_heard_of", "type": "invalid_request_error"}, "invalid_request", False),
+        ({"code": None, "type": "tokens"}, "rate_limited", True),
+        ({"code": "null", "type": "invalid_request_error"}, "invalid_request", False),
+        ({"code": "never_heard_of", "type": "nor_of_this"}, "backend_transient", True),
+        # the request is wrong, in many words
+        ({"error_type": "validation"}, "invalid_request", False),
+        ({"code": "context_length_exceeded"}, "invalid_request", False),
+        ({"type": "exceed_context_size_error"}, "invalid_request", False),
+        ({"code": "json_validate_failed"}, "invalid_request", False),
+        ({"code": "unsupported_parameter"}, "invalid_request", False),
+        ({"code": "invalid_image_url"}, "invalid_request", False),
+        ({"code": "model_not_found"}, "invalid_request", False),
+        ({"type": "BadRequestError"}, "invalid_request", False),
+        ({"type": "ValidationException"}, "invalid_request", False),
+        ({"code": "InvalidParameter"}, "invalid_request", False),
+        ({"status": "INVALID_ARGUMENT"}, "invalid_request", False),
+        # the money is gone
+        ({"type": "exceeded_current_quota_error"}, "rate_limited", False),
+        ({"type": "insufficient_balance_error"}, "rate_limited", False),
+        ({"code": "insufficient_quota", "type": "invalid_request_error"}, "rate_limited", False),
+        ({"code": "billing_hard_limit_reached", "type": "invalid_request_error"}, "rate_limited", False),
+        ({"code": 429, "type": "insufficient_quota"}, "rate_limited", False),
+        # and what may pass
+        ({"type": "engine_overloaded_error"}, "rate_limited", True),
+        ({"type": "ThrottlingException"}, "rate_limited", True),
+        ({"code": "rate_limit_reached_error"}, "rate_limited", True),
+        ({"metadata": {"error_type": "rate_limit_exceeded"}}, "rate_limited", True),
+    ],
+)
+def test_the_kind_is_the_status_then_the_code_then_the_type(fields: Any, kind: str, retryable: bool) -> None:
+    """No request error is tried again as if it could pass, and no spent quota."""
+    error = error_in({"error": {"message": "m", **fields}})
+
+    assert error is not None
+    assert (error.kind, error.retryable) == (kind, retryable)
+
+
+def test_the_words_beside_an_error_count_too() -> None:
+    """TGI writes `error_type` beside a text, others a status beside an object; a state such as `failed` is no word."""
+    validation = error_in({"error": "Input validation error: m", "error_type": "validation"})
+    beside = error_in({"error": {"message": "m"}, "status_code": 429})
+    state = error_in({"error": {"message": "m"}, "status": "failed", "type": "response.failed"})
+
+    assert validation is not None
+    assert (validation.kind, validation.provider_code) == ("invalid_request", "validation")
+    assert validation.message.endswith("Input validation error: m")
+    assert beside is not None
+    assert beside.kind == "rate_limited"
+    assert state is not None
+    assert state.provider_code is None
+
+
+@pytest.mark.parametrize("word", ["", "null", "None"])
+def test_some_words_are_no_code(word: str) -> None:
+    """Nor are they looked for in a table."""
+    assert read_error({"error": {"message": "m", "code": word, "type": "t"}}).code == "t"
+    assert read_error({"error": {"message": "m", "code": word}}).code is None
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [("exceeded_current_quota_error", "rate_limited"), ("insufficient_balance_error", "rate_limited")],
+)
+def test_http_429_for_a_spent_quota_is_not_worth_another_try(code: str, kind: str) -> None:
+    """Whether the word is the code or the type."""
+    bodies: list[Any] = [{"error": {"type": code, "message": "m"}}, {"error": {"code": "c", "type": code}}]
+    for body in bodies:
+        error = error_of_status(429, read_error(body))
+
+        assert (error.kind, error.retryable) == (kind, False)
+
+
+# --- the provider's own text ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            b'{"detail":[{"loc":["body","x"],"msg":"Field required"},{"loc":["body",0],"msg":"n"}]}',
+            "body.x: Field required; body.0: n",
+        ),
+        (b'{"errors":[{"code":7003,"message":"m"}],"success":false}', "m"),
+        (b'{"msg":"m","code":5}', "m"),
+        (
+            b'{"error":{"message":"Provider returned error","code":429,"metadata":{"raw":"upstream is busy"}}}',
+            "Provider returned error: upstream is busy",
+        ),
+        (
+            b'{"error":{"message":"Provider error","metadata":{"raw":"{\\"error\\":{\\"message\\":\\"m\\"}}"}}}',
+            "Provider error: m",
+        ),
+        (
+            b'{"error":{"message":"Provider returned error","metadata":{"raw":{"error":{"message":"m"}}}}}',
+            "Provider returned error: m",
+        ),
+        (b'{"error":"Bad Request","message":"too long","status":400}', "Bad Request: too long"),
+        (b'{"unknown":{"shape":1}}', '{"unknown":{"shape":1}}'),
+        (b'data: {"error":{"message":"m"}}\n\n', "m"),
+        (b'event: error\ndata: {"error":{"message":"m"}}\n\n', "m"),
+        (b'{"error":{"message":"cut in the mid', "cut in the mid"),
+        (b"5", "5"),
+        (b"{}", None),
+    ],
+)
+def test_the_message_is_the_providers_own_text(body: bytes, message: str | None) -> None:
+    """From wherever the body has it; from a body that was cut, too; else the body itself."""
+    assert read_error_body(body).message == message
+
+
+def test_a_body_that_was_cut_shows_its_text_and_no_escapes() -> None:
+    """A long text is read up to a limit, and what has come of it is unescaped."""
+    whole = b'{"error":{"message":"' + b"\\u00e9" * 3000 + b'"}}'
+
+    message = read_error_body(whole[:12_000]).message
+
+    assert message is not None
+    assert set(message) == {"é"}
+    assert len(message) > 1990
+
+
+def test_the_text_of_deep_and_long_errors_is_bounded() -> None:
+    """Errors inside each other, or thousands in one array, are read up to a limit."""
+    deep: Any = {"message": "m"}
+    for _ in range(100):
+        deep = {"error": deep}
+    many: Any = {"errors": [{"message": "m" * 100}] * 10_000}
+
+    assert find_error(deep) is not None
+    assert len(read_error(many).message or "") < 5000
+
+
+def test_the_beginning_of_a_body_is_quoted_in_characters() -> None:
+    """At most 300 of them, whatever bytes they take."""
+    assert beginning("é".encode() * 1000) == "é" * 300
+    assert beginning(b"  <html> \n") == "<html>"
+
+
+# --- when to come back ---------------------------------------------------------------------------------------
+
+
+def openrouter(reset: Any) -> dict[str, Any]:
+    return {"error": {"code": 429, "message": "m", "metadata": {"headers": {"X-RateLimit-Reset": reset}}}}
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "expected"),
+    [
+        ({}, {"retry_after": "1", "milliseconds": ["0", None]}, 1000),
+        ({}, {"retry_after": "1", "milliseconds": ["2500"]}, 2500),
+        ({}, {"milliseconds": [None, "1500.2"]}, 1501),
+        ({}, {}, None),
+        ({}, {"retry_after": "9" * 20, "milliseconds": ["9" * 5000, "soon"]}, None),
+        ({"error": {"details": [{"retryDelay": "17s"}]}}, {"retry_after": "3"}, 17_000),
+        ({"error": {"details": [{"@type": "x"}, {"retryDelay": "3.5s"}, {"retryDelay": "1s"}]}}, {}, 3500),
+        ({"error": {"details": [{"retryDelay": "9" * 5000 + "s"}, {"retryDelay": "9999999999999999s"}]}}, {}, None),
+        ({"error": {"details": [{"retryDelay": 5}, 5, {"retryDelay": "soon"}]}}, {}, None),
+        (openrouter(str(int((NOW + 42) * 1000))), {"retry_after": "3"}, 42_000),
+        (openrouter(int((NOW + 42) * 1000)), {}, 42_000),
+        (openrouter(int((NOW - 42) * 1000)), {}, 0),
+        (openrouter("9" * 5000), {}, None),
+        (openrouter(10**400), {}, None),
+        (openrouter({"a": 1}), {}, None),
+    ],
+)
+def test_the_longest_wait_counts(body: Any, headers: Any, expected: int | None) -> None:
+    """Of the headers, Google's RetryInfo and OpenRouter's reset time; what no clock can count is not said."""
+    assert wait_ms(read_error(body), NOW, **headers) == expected
+
+
+def test_an_error_inside_an_answer_names_its_wait_too() -> None:
+    """Gemini's RetryInfo stands in the stream; a time of day needs the time of now."""
+    gemini: Any = {"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "details": [{"retryDelay": "17s"}]}}
+    reset = openrouter(str(int((NOW + 42) * 1000)))
+
+    for value, now, expected in ((gemini, None, 17_000), (reset, NOW, 42_000), (reset, None, None)):
+        error = error_in(value, now=now)
+        assert error is not None
+        assert (error.kind, error.retry_after_ms) == ("rate_limited", expected)
+
+
+@given(_JSON)
+def test_any_value_is_an_error_or_none(value: Any) -> None:
+    """Looking for an error never fails, whatever a backend sends."""
+    error = error_in(value)
+
+    assert error is None or error.message

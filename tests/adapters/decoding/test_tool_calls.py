@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beluna_gateway.adapters.decoding.tool_calls import ToolCalls
+from beluna_gateway.adapters.decoding.tool_calls import MAX_CALLS, ToolCalls, arguments_text
 from beluna_gateway.canonical import BackendRawEvent, ToolCall, ToolCallDelta, ToolCallReady
 from beluna_gateway.errors import GatewayError
 
@@ -271,3 +271,265 @@ def test_a_call_that_went_on_after_another_began_is_unproven_by_that() -> None:
     calls.end_before_cut(events)
 
     assert ready_calls(events) == []
+
+
+# --- arguments are never invented ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fragments",
+    [
+        # the arguments come with another id, but without a name
+        [Fragment(0, "a", "f", ""), Fragment(0, "b", None, '{"city":"Paris"}')],
+        # each piece has an id of its own
+        [Fragment(0, "a", "f", '{"ci'), Fragment(0, "t2", None, 'ty":"Pa'), Fragment(0, "t3", None, 'ris"}')],
+        # the piece goes on by the id that came late
+        [Fragment(0, "a", "f", '{"ci'), Fragment(0, "t2", None, 'ty":"Pa'), Fragment(None, "t2", None, 'ris"}')],
+        # a known id at an index that is new
+        [Fragment(0, "a", "f", '{"city":'), Fragment(1, "a", None, '"Paris"}')],
+        [Fragment(0, "a", "f", '{"ci'), Fragment(1, "a", None, 'ty":"Pa'), Fragment(1, None, None, 'ris"}')],
+        # the id comes after the first piece, with the name again
+        [Fragment(0, None, "f", '{"city":'), Fragment(0, "a", "f", '"Paris"}')],
+    ],
+)
+def test_a_nameless_piece_at_a_known_index_or_id_continues_that_call(fragments: list[Fragment]) -> None:
+    """Some servers make up an id for each piece: it is one call, under its first id."""
+    events = assembled(fragments)
+
+    assert_consistent(events)
+    assert [call.arguments for call in ready_calls(events)] == [{"city": "Paris"}]
+    if fragments[0].call_id is not None:
+        assert ready_calls(events)[0].id == "a"
+
+
+@pytest.mark.parametrize("begun", ["", " ", '{"ci', '{"city":"Paris"'])
+def test_another_call_at_the_index_of_one_that_is_not_complete_is_refused(begun: str) -> None:
+    """A name and a new id at a used index begin another call only where the first one is whole."""
+    calls, events = ToolCalls(), list[BackendRawEvent]()
+    Fragment(0, "a", "f", begun).feed(calls, events)
+
+    with pytest.raises(GatewayError, match="not complete") as failure:
+        Fragment(0, "b", "f", '{"city":"Rome"}').feed(calls, events)
+
+    assert failure.value.kind == "protocol_violation"
+    assert ready_calls(events) == []
+
+
+def test_another_call_at_the_index_of_a_whole_one_without_id_begins() -> None:
+    """A first call that has no id is told apart by the id of the second."""
+    events = assembled([Fragment(0, None, "f", '{"x":1}'), Fragment(0, "b", "f", '{"x":2}')])
+
+    assert [call.arguments for call in ready_calls(events)] == [{"x": 1}, {"x": 2}]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Fragment(1, None, None, '{"city":"Paris"}'),
+        Fragment(1, "b", "g", '{"x":'),
+        Fragment(1, "b", "g", "[]"),
+        Fragment(1, "b", "g", '{"x":1e999}'),
+    ],
+    ids=["nameless", "cut", "no object", "no number"],
+)
+def test_no_call_is_ready_where_one_cannot_be_completed(bad: Fragment) -> None:
+    """Before the first call becomes ready at the end mark, all are checked."""
+    calls, events = ToolCalls(), list[BackendRawEvent]()
+    for fragment in (Fragment(0, "a", "f", ""), bad, Fragment(2, "c", "h", "{}")):
+        fragment.feed(calls, events)
+
+    with pytest.raises(GatewayError) as failure:
+        calls.end_all(events)
+
+    assert failure.value.kind == "protocol_violation"
+    assert ready_calls(events) == []
+    assert not calls.any_ready
+
+
+def test_a_call_that_was_ended_by_itself_stays_ready() -> None:
+    """Only what depended on the end mark is held back."""
+    calls, events = ToolCalls(), list[BackendRawEvent]()
+    Fragment(0, "a", "f", "{}").feed(calls, events)
+    calls.end(0, events)
+    calls.end(0, events)
+    Fragment(1, "b", "g", "{").feed(calls, events)
+
+    with pytest.raises(GatewayError):
+        calls.end_all(events)
+
+    assert [call.id for call in ready_calls(events)] == ["a"]
+
+
+@pytest.mark.parametrize("text", ['{"x":1e999}', '{"x":-1e999}', '{"x":Infinity}', '{"x":' * 300 + "1" + "}" * 300])
+def test_arguments_are_judged_as_in_a_history(text: str) -> None:
+    """Numbers that no float can hold and endless nesting are refused, as they are on their way back."""
+    with pytest.raises(GatewayError) as failure:
+        assembled([Fragment(0, "a", "f", text)])
+
+    assert failure.value.kind == "protocol_violation"
+
+
+def test_of_two_equal_keys_the_last_counts() -> None:
+    """As everywhere in the protocol; the text stays as it came."""
+    (call,) = ready_calls(assembled([Fragment(0, "a", "f", '{"x":1,"x":2}')]))
+
+    assert (call.arguments, call.arguments_json) == ({"x": 2}, '{"x":1,"x":2}')
+
+
+# --- whole calls ---------------------------------------------------------------------------------------------
+
+
+def completed(begun: str, whole: str, *, piece_otherwise: bool = False) -> list[BackendRawEvent]:
+    """The events of one call whose fragments say `begun`, and which is then repeated as `whole`."""
+    calls, events = ToolCalls(), list[BackendRawEvent]()
+    Fragment(0, "a", "f", begun).feed(calls, events)
+    calls.whole(0, events, call_id="a", name="f", arguments=whole, piece_otherwise=piece_otherwise)
+    calls.end_all(events)
+    assert_consistent(events)
+    return events
+
+
+@pytest.mark.parametrize(
+    ("begun", "whole", "text"),
+    [
+        ("", '{"x":1}', '{"x":1}'),
+        (" ", '{"x":1}', ' {"x":1}'),
+        ('{"x"', '{"x":1}', '{"x":1}'),
+        ('{"x":1}', '{"x":1}', '{"x":1}'),
+        ('{"x": 1}', '{"x":1}', '{"x": 1}'),
+        ('{"x":1}', "", '{"x":1}'),
+        ('{"x":1}', '{"x":1}\n', '{"x":1}\n'),
+        ("", "", "{}"),
+        ("", "{}", "{}"),
+    ],
+)
+def test_a_whole_call_fills_what_its_fragments_left_out(begun: str, whole: str, text: str) -> None:
+    """And says nothing new where it repeats them, however it is written; empty arguments say nothing."""
+    (call,) = ready_calls(completed(begun, whole))
+
+    assert call.arguments_json == text
+
+
+@pytest.mark.parametrize(("begun", "whole"), [('{"x":1}', '{"x":2}'), ('{"x":1}', "{}"), ('{"x', '{"y":1}')])
+def test_a_whole_call_that_contradicts_its_fragments_is_refused(begun: str, whole: str) -> None:
+    """Which of the two the model meant cannot be known."""
+    with pytest.raises(GatewayError, match="other arguments") as failure:
+        completed(begun, whole)
+
+    assert failure.value.kind == "protocol_violation"
+
+
+def test_what_is_not_the_whole_may_be_a_piece() -> None:
+    """In a dialect that does not tell them apart, what does not begin with what was said goes on after it."""
+    for begun, whole in (('{"x"', ":1}"), ('{"x":', "1}"), ('{"x"', '{"x":1}'), ("", '{"x":1}')):
+        (call,) = ready_calls(completed(begun, whole, piece_otherwise=True))
+
+        assert call.arguments == {"x": 1}
+
+
+def test_a_whole_call_may_be_the_first_that_is_said_of_it() -> None:
+    """It begins the call then; it may bring the name, too."""
+    calls, events = ToolCalls(), list[BackendRawEvent]()
+    calls.whole(0, events, call_id="a", name="f", arguments="{}")
+    Fragment(1, "b", None, '{"x"').feed(calls, events)
+    calls.whole(1, events, call_id="b", name="g", arguments='{"x":1}')
+    calls.end_all(events)
+
+    assert_consistent(events)
+    assert [(call.id, call.name) for call in ready_calls(events)] == [("a", "f"), ("b", "g")]
+
+
+def test_a_whole_call_with_another_name_is_refused() -> None:
+    """A call has one name."""
+    calls, events = ToolCalls(), list[BackendRawEvent]()
+    Fragment(0, "a", "f", "{}").feed(calls, events)
+
+    with pytest.raises(GatewayError, match="two names"):
+        calls.whole(0, events, name="g", arguments="{}")
+
+
+def test_a_ready_call_may_be_repeated_but_not_changed() -> None:
+    """After its end a call that is said once more must be the same."""
+    calls, events = ToolCalls(), list[BackendRawEvent]()
+    Fragment(0, "a", "f", '{"x":1}').feed(calls, events)
+    Fragment(1, "b", "g", "").feed(calls, events)
+    calls.end_all(events)
+    before = list(events)
+    for key, same in ((0, ""), (0, '{"x":1}'), (0, '{ "x": 1 }'), (0, '{"x":1} '), (1, "{}")):
+        calls.whole(key, events, arguments=same)
+    assert events == before
+
+    for key, other in ((0, '{"x":2}'), (1, '{"x":1}'), (0, '{"x":1}}')):
+        with pytest.raises(GatewayError) as failure:
+            calls.whole(key, events, arguments=other)
+        assert failure.value.kind == "protocol_violation"
+
+
+# --- bounds --------------------------------------------------------------------------------------------------
+
+
+def test_more_calls_than_any_answer_has_are_refused() -> None:
+    """A thousand calls are an answer, one more is not; however many there are, the cost is linear."""
+    calls, events = ToolCalls(), list[BackendRawEvent]()
+    for number in range(MAX_CALLS):
+        Fragment(number, f"id{number}", "f", "{}").feed(calls, events)
+    with pytest.raises(GatewayError, match="more than 1000 tool calls"):
+        Fragment(MAX_CALLS, "last", "f", "{}").feed(calls, events)
+    calls.end_all(events)
+
+    assert len(ready_calls(events)) == MAX_CALLS
+
+
+@pytest.mark.parametrize(
+    "fragment",
+    [
+        Fragment(0, "a", None, "x" * 50),
+        Fragment(0, "a", None, "é" * 25),
+        Fragment(0, "b" * 50, None, ""),
+        Fragment(1, "b" * 30, "n" * 30, ""),
+    ],
+)
+def test_what_is_kept_of_calls_is_bounded(fragment: Fragment) -> None:
+    """Arguments, names and ids, in bytes; what fits exactly fits."""
+    calls, events = ToolCalls(max_bytes=50), list[BackendRawEvent]()
+    Fragment(0, "a", "f", "x" * 48).feed(calls, events)
+
+    with pytest.raises(GatewayError, match="max_event_bytes") as failure:
+        fragment.feed(calls, events)
+
+    assert failure.value.kind == "protocol_violation"
+
+
+def test_an_id_that_is_repeated_is_kept_once() -> None:
+    """A server that repeats another id in each piece takes no more room than one that does not."""
+    calls, events = ToolCalls(max_bytes=100), list[BackendRawEvent]()
+    Fragment(0, "a", "f", "").feed(calls, events)
+    for _ in range(1000):
+        Fragment(0, "other", None, "").feed(calls, events)
+
+    assert len(events) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, ""), ("", ""), ('{"x"', '{"x"'), ({"city": "é"}, '{"city":"é"}'), ({}, "{}")]
+)
+def test_arguments_are_a_text_or_an_object(value: Any, text: str) -> None:
+    """An object is written as JSON."""
+    assert arguments_text(value) == text
+
+
+@pytest.mark.parametrize("value", [5, True, [1], 1.5])
+def test_other_arguments_are_a_protocol_violation(value: Any) -> None:
+    """A number or an array is neither."""
+    with pytest.raises(GatewayError) as failure:
+        arguments_text(value)
+
+    assert failure.value.kind == "protocol_violation"
+
+
+def test_an_object_with_a_number_that_is_none_is_refused() -> None:
+    """What the parser of the whole event made infinity of does not become ready."""
+    with pytest.raises(GatewayError) as failure:
+        assembled([Fragment(0, "a", "f", arguments_text({"x": float("inf")}))])
+
+    assert failure.value.kind == "protocol_violation"
