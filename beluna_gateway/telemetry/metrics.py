@@ -1,4 +1,4 @@
-"""Requests as Prometheus metrics. Labels are configured names only, never a client's words: their number is bounded.
+"""Requests as Prometheus metrics. Label values come from the configuration only, so their number is bounded.
 
 Names follow prometheus.io/docs/practices/naming.
 """
@@ -22,7 +22,7 @@ class MetricsSink:
     """The `TelemetrySink` behind `/metrics`.
 
     Args:
-        status: `AIGateway.status`, asked at each scrape.
+        status: `AIGateway.status`, called at each scrape.
     """
 
     def __init__(self, status: Callable[[], list[dict[str, Any]]]) -> None:
@@ -66,18 +66,18 @@ class MetricsSink:
             self._cost.labels(backend_id).inc(usage.cost)
 
     def exposition(self) -> bytes:
-        """The text that a scrape gets (Prometheus text format 0.0.4)."""
+        """The answer to a scrape (Prometheus text format 0.0.4)."""
         return generate_latest(self._registry)
 
 
 class _BackendState(Collector):
-    """What is asked rather than counted: requests running and waiting, and the breakers."""
+    """Gauges that are read at each scrape: requests running and waiting, and the states of the breakers."""
 
     def __init__(self, status: Callable[[], list[dict[str, Any]]]) -> None:
         self._status = status
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """One family a gauge."""
+        """One family per gauge."""
         in_flight = GaugeMetricFamily("beluna_gateway_in_flight", "Requests that have a place.", labels=["backend_id"])
         queued = GaugeMetricFamily("beluna_gateway_queued", "Requests that wait for one.", labels=["backend_id"])
         breaker = GaugeMetricFamily(

@@ -1,12 +1,13 @@
 """Requests as OpenTelemetry spans, sent to an OTLP/HTTP collector. Needs the extra `otlp`.
 
 Attribute names are those of the semantic conventions for generative AI (opentelemetry.io/docs/specs/semconv/gen-ai),
-where there is one. A span is made when its request has ended: nothing is done while tokens flow.
+where there is one. A span is made when its request has ended; nothing is done per token.
 """
 
 from __future__ import annotations
 
 import time
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -19,7 +20,12 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from ..version import __version__
 from .records import RequestRecord
 
-_EXPORT_SECONDS = 2  # a collector that does not answer may hold up the daemon's end for so long
+EXPORT_SECONDS = 2
+"""Timeout of an export; a collector that does not answer delays the end of the process by as much."""
+
+MAX_METADATA, MAX_NAME_CHARACTERS, MAX_VALUE_CHARACTERS = 100, 200, 2000
+"""What a span may hold of a request's `metadata`, which may have megabytes."""
+
 _PROVIDERS = {
     "openai_compatible": "openai",
     "openai_responses": "openai",
@@ -31,7 +37,7 @@ _PROVIDERS = {
 
 
 class OtlpSink:
-    """The `TelemetrySink` of `telemetry.otlp`. Leaving its block sends what is left.
+    """The `TelemetrySink` of `telemetry.otlp`. Leaving its block sends the spans that are queued.
 
     Args:
         endpoint: The collector's base URL, for example ``http://127.0.0.1:4318``.
@@ -40,8 +46,8 @@ class OtlpSink:
     def __init__(self, endpoint: str) -> None:
         resource = Resource.create({"service.name": "beluna-gateway", "service.version": __version__})
         self._provider = TracerProvider(resource=resource)
-        exporter = OTLPSpanExporter(endpoint.rstrip("/") + "/v1/traces", timeout=_EXPORT_SECONDS)
-        # The processor sends from a thread of its own: the event loop never waits for the collector.
+        exporter = OTLPSpanExporter(endpoint.rstrip("/") + "/v1/traces", timeout=EXPORT_SECONDS)
+        # The processor sends from its own thread: the event loop does not wait for the collector.
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("beluna_gateway", __version__)
 
@@ -54,7 +60,7 @@ class OtlpSink:
         self._provider.shutdown()
 
     def finished(self, record: RequestRecord) -> None:
-        """Makes the request's span, with the times that it had."""
+        """Makes the request's span, with the start and end of the request."""
         end = time.time_ns()
         span = self._tracer.start_span(
             f"chat {record.model or ''}".rstrip(),
@@ -68,7 +74,10 @@ class OtlpSink:
                 "beluna.backend_id": record.backend_id or "",
                 "beluna.attempts": record.attempts,
                 "beluna.outcome": record.outcome,
-                **{f"beluna.metadata.{key}": value for key, value in record.metadata.items()},
+                **{
+                    f"beluna.metadata.{key[:MAX_NAME_CHARACTERS]}": value[:MAX_VALUE_CHARACTERS]
+                    for key, value in islice(record.metadata.items(), MAX_METADATA)
+                },
             },
         )
         if record.finish_reason is not None:

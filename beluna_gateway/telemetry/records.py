@@ -1,4 +1,4 @@
-"""What is recorded of each request when it has ended, and who is told. Nothing here runs per token."""
+"""The record of one request, made when it has ended, and the interface of its receivers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..canonical import UsageStats
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request from acceptance to its end, as far as it came. Times are seconds."""
+    """One request from acceptance to its end. Times are in seconds; fields that were not reached keep their default."""
 
     request_id: str
     metadata: Mapping[str, str]
@@ -23,18 +23,18 @@ class RequestRecord:
     first_output_after: float | None = None
     duration: float = 0.0
     outcome: str = "cancelled"
-    """`completed`, `cancelled` (the client went, or said so) or the kind of the error."""
+    """`completed`, `cancelled` (by the client, by its disconnect or by a shutdown) or the kind of the error."""
     finish_reason: str | None = None
     error: str | None = None
     provider_code: str | None = None
     usage: UsageStats | None = None
-    """What the backend reported; None where it reported nothing, never an estimate."""
+    """As the backend reported it, never an estimate."""
     attempt_errors: list[str] = field(default_factory=list)
-    """How each attempt before the last one ended."""
+    """Kind and message of the error of each attempt before the last one."""
 
 
 class TelemetrySink(Protocol):
-    """Is told of each request that ended."""
+    """Receives the record of each request that has ended."""
 
     def finished(self, record: RequestRecord) -> None:
-        """Must not block and must not raise."""
+        """Must not block. What it raises is logged; other sinks are called all the same."""

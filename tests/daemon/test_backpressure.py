@@ -8,15 +8,18 @@ from typing import Any
 
 import pytest
 
+from beluna_gateway.daemon.connection import INPUT_HIGH_WATER
 from tests.fakes.answers import CUT, DONE, delta, endless, finish, plays, text, usage
+from tests.fakes.backend import PATIENCE
 from tests.fakes.client import infer, said
+from tests.fakes.daemon import local_daemon, make_config
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 BACKENDS = {
     "b": {"budget": {"max_concurrency_per_backend": 300}},
     "one": {"budget": {"max_concurrency_per_backend": 1}},
-    "idle": {"reliability": {"idle_timeout_ms": 150, "request_timeout_ms": 8000}},
+    "idle": {"reliability": {"idle_timeout_ms": 150}},
 }
 
 
@@ -148,6 +151,25 @@ async def test_a_client_that_only_writes_fills_no_memory(stage):
 
     assert stage.daemon.resident_bytes() - before < 30_000_000
     client.close()
+
+
+async def test_the_lines_of_a_client_that_does_not_read_are_not_read(tmp_path):
+    """Above `INPUT_HIGH_WATER` bytes of answers the daemon stops reading; what it keeps is little more than that."""
+    async with local_daemon(tmp_path, make_config({"b": {}})) as daemon, daemon.client() as client:
+        await client.status()
+        client.stop_reading()
+        writing = asyncio.create_task(client.send_bytes(b"x\n" * 40_000))
+        (connection,) = daemon.daemon._connections
+        async with asyncio.timeout(PATIENCE):
+            while connection.transport.is_reading():
+                await asyncio.sleep(0)
+
+        waiting = connection.transport.get_write_buffer_size()
+        assert INPUT_HIGH_WATER < waiting < INPUT_HIGH_WATER + 1000
+        client.read_on()
+        for _ in range(40_000):
+            await client.expect("rejected")
+        await writing
 
 
 async def test_a_client_that_only_writes_is_served_once_it_reads(stage):

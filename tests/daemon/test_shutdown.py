@@ -61,10 +61,10 @@ ENDS = pytest.mark.parametrize("how", ["exit", signal.SIGTERM, signal.SIGINT])
 @ENDS
 async def test_an_idle_daemon_ends_at_once(running, how):
     """Status 0, connections closed, the socket file gone, and nothing left beside it."""
-    async with running() as (daemon, client):
+    async with running(shutdown_grace_ms=60_000) as (daemon, client):
         await stop(daemon, client, how)
 
-        assert await daemon.ended(patience=5) == 0
+        assert await daemon.ended() == 0
         await client.expect_end()
         assert sorted(path.name for path in daemon.folder.iterdir()) == ["backend.sock", "beluna.jsonc", "log"]
 

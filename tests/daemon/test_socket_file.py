@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from beluna_gateway.daemon.sockets import SocketError, listening_socket
 from tests.fakes.client import connected
 from tests.fakes.daemon import DaemonProcess, daemon_process, make_config
 
@@ -69,7 +70,7 @@ async def test_a_socket_whose_queue_is_full_is_left_alone(tmp_path):
         waiting.connect(str(path))
         before = identity(path)
 
-        await refused(tmp_path)
+        assert "another daemon answers" in await refused(tmp_path)
 
         assert identity(path) == before
 
@@ -139,6 +140,22 @@ async def test_the_mode_is_never_wider(tmp_path, mode):
         watching.set()
         watcher.join()
     assert seen == {int(mode, 8)}
+
+
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077, 0o777])
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o777])
+def test_the_mode_does_not_depend_on_the_umask(tmp_path, umask, mode):
+    """The file has exactly `mode`, and the process keeps its umask, also where binding fails."""
+    before = os.umask(umask)
+    try:
+        with listening_socket(tmp_path / "a.sock", mode):
+            found = stat.S_IMODE((tmp_path / "a.sock").lstat().st_mode)
+        with pytest.raises(SocketError), listening_socket(tmp_path / ("a" * 107), mode):
+            pass
+    finally:
+        after = os.umask(before)
+
+    assert (found, after) == (mode, umask)
 
 
 async def test_missing_folders_are_made_for_the_owner_alone(tmp_path):

@@ -23,8 +23,9 @@ from .backend import PATIENCE, FakeBackend
 from .client import Client, connected
 
 RELIABILITY = {
-    "request_timeout_ms": 8000,
-    "idle_timeout_ms": 8000,
+    "request_timeout_ms": int(PATIENCE * 3000),
+    "idle_timeout_ms": int(PATIENCE * 3000),
+    "connect_timeout_ms": int(PATIENCE * 3000),
     "max_retries": 0,
     "backoff_base_ms": 10,
     "backoff_max_ms": 20,

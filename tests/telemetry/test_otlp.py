@@ -5,10 +5,12 @@ from __future__ import annotations
 import http.server
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from queue import Queue
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from beluna_gateway.canonical import UsageStats
 from beluna_gateway.cli import MissingExtra, otlp_sink
@@ -60,6 +62,34 @@ def test_span_of_a_request_reaches_the_collector(collector):
         b"beluna.cost_usd",
     ):
         assert word in body
+
+
+def test_a_span_has_the_times_of_its_request(collector):
+    """It ends when the request ended and begins its duration before that."""
+    endpoint, received = collector
+    record = RequestRecord("r-3", {}, 0.0, "local", "ollama", "qwen", duration=1.5)
+    before = time.time_ns()
+    with otlp_sink(Otlp(endpoint=endpoint)) as sink:
+        sink.finished(record)
+        after = time.time_ns()
+    _, body = received.get(timeout=5)
+    request = ExportTraceServiceRequest.FromString(body)
+    (span,) = request.resource_spans[0].scope_spans[0].spans
+
+    assert before <= span.end_time_unix_nano <= after
+    assert span.end_time_unix_nano - span.start_time_unix_nano == 1_500_000_000
+
+
+def test_large_metadata_makes_a_small_span(collector):
+    """A client's metadata of megabytes does not reach the collector as such."""
+    endpoint, received = collector
+    metadata = {"long": "x" * 100_000, **{f"key-{number}": "v" for number in range(1000)}}
+    with otlp_sink(Otlp(endpoint=endpoint)) as sink:
+        sink.finished(RequestRecord("r-4", metadata, 0.0))
+    _, body = received.get(timeout=5)
+
+    assert len(body) < 20_000
+    assert b"beluna.metadata.key-1" in body
 
 
 def test_failed_request_is_an_error_span(collector):
