@@ -168,15 +168,14 @@ class ChatCompletionsDecoder(ResponseDecoder):
         if calls := message.get("tool_calls"):
             if not isinstance(calls, list):
                 raise protocol_violation("the backend sent `tool_calls` that is not an array")
-            for position, call in enumerate(calls):
-                self._tool_call(
-                    expect_object(call, "a tool call"),
-                    None if streamed and form is _Form.PIECE else position,
-                    form,
-                    events,
-                )
-        elif call := message.get("function_call"):  # the form of 2023
-            self._function("function_call", expect_object(call, "a function_call"), "", form, events)
+            for position, value in enumerate(calls):
+                call = expect_object(value, "a tool call")
+                key = whole_number(call.get("index")) if streamed else position  # unstreamed each entry is another call
+                if key is None and form is not _Form.PIECE:
+                    key = position
+                self._tool_call(key, call, form, events)
+        elif function := message.get("function_call"):  # the form of 2023
+            self._function("function_call", expect_object(function, "a function_call"), "", form, events)
         if not message.keys() <= _READ_KEYS:
             self._count_rest(message, form, events)
 
@@ -230,14 +229,13 @@ class ChatCompletionsDecoder(ResponseDecoder):
         self._reasoning_item = item
         self._say([("reasoning", text)], _Form.PIECE, events)
 
-    def _tool_call(self, call: JsonObject, position: int | None, form: _Form, events: list[BackendRawEvent]) -> None:
+    def _tool_call(self, key: int | None, call: JsonObject, form: _Form, events: list[BackendRawEvent]) -> None:
         if call.get("type") == "custom":
             custom = call.get("custom")
             raise client_action("custom", word(custom.get("name")) if isinstance(custom, dict) else None)
-        index = whole_number(call.get("index"))
         function = expect_object(call.get("function") or {}, "a tool call's function")
         call_id = expect_text(call.get("id"), "a tool call's id")
-        own_id = self._function(position if index is None else index, function, call_id, form, events)
+        own_id = self._function(key, function, call_id, form, events)
         if isinstance(extra := call.get("extra_content"), dict):
             self._state.call(own_id, extra)
 

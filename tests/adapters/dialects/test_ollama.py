@@ -7,9 +7,17 @@ from typing import Any
 
 import pytest
 
-from beluna_gateway.canonical import BackendRawEvent, Completed, OutputTextDelta, ToolCallReady, Usage
+from beluna_gateway.canonical import (
+    BackendRawEvent,
+    Completed,
+    OutputTextDelta,
+    ReasoningDelta,
+    ToolCallReady,
+    Usage,
+)
 from beluna_gateway.errors import GatewayError
 
+from .. import recorded
 from ..recorded import canonical, dialect
 
 TOOL = {"name": "get_time", "input_schema": {"type": "object"}}
@@ -140,3 +148,158 @@ def test_the_last_line_may_carry_the_last_text() -> None:
 def test_a_secret_goes_where_ollama_com_takes_it() -> None:
     """A bearer token, in the header alone."""
     assert dialect("ollama").auth_headers("s") == {"Authorization": "Bearer s"}
+
+
+# --- answers as servers really send them; each is read alike at once and byte by byte -----------------------
+
+
+def play(answer: bytes, *, stream: bool = True) -> tuple[list[BackendRawEvent], GatewayError | None]:
+    ollama, request = dialect("ollama"), canonical(frame())
+    events, error = recorded.decode(ollama, request, [answer], stream=stream)
+    in_bytes = [answer[i : i + 1] for i in range(len(answer))]
+    again = recorded.wire_events(*recorded.decode(ollama, request, in_bytes, stream=stream), request)
+    assert again == recorded.wire_events(events, error, request)
+    return events, error
+
+
+def lines(*values: Any) -> bytes:
+    return b"".join(json.dumps(value).encode() + b"\n" for value in values)
+
+
+def text_of(events: list[BackendRawEvent]) -> str:
+    return "".join(event.delta for event in events if isinstance(event, OutputTextDelta))
+
+
+def completed(answer: bytes, *, stream: bool = True) -> list[BackendRawEvent]:
+    events, error = play(answer, stream=stream)
+    assert error is None
+    assert isinstance(events[-1], Completed)
+    return events
+
+
+def failed(answer: bytes, *, stream: bool = True) -> GatewayError:
+    events, error = play(answer, stream=stream)
+    assert error is not None
+    assert not any(isinstance(event, Completed) for event in events)
+    return error
+
+
+def test_a_byte_order_mark_and_blank_lines_are_silence() -> None:
+    """Proxies on Windows write the one, others the other."""
+    answer = b"\xef\xbb\xbf" + lines({"message": {"content": "x"}}) + b"\n\r\n" + lines({"done": True})
+
+    assert text_of(completed(answer)) == "x"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("body", [b"", b"\n", b"<html>\n", b'{"hello":"world"}\n'])
+def test_what_is_no_answer_is_a_protocol_violation(body: bytes, stream: bool) -> None:
+    """An empty body, HTML, another API; what came is quoted."""
+    error = failed(body, stream=stream)
+
+    assert (error.kind, error.retryable) == ("protocol_violation", False)
+    assert body.decode().strip() in error.message
+
+
+@pytest.mark.parametrize("arguments", [{"city": "é"}, '{"city":"é"}'])
+def test_arguments_may_be_an_object_or_its_text(arguments: Any) -> None:
+    """Servers that copy Ollama write them as OpenAI does."""
+    call = {"function": {"name": "f", "arguments": arguments}}
+    for events in (
+        completed(lines({"message": {"tool_calls": [call]}}, {"done": True})),
+        completed(lines({"message": {"tool_calls": [call]}, "done": True}), stream=False),
+    ):
+        assert [event.call.arguments for event in events if isinstance(event, ToolCallReady)] == [{"city": "é"}]
+
+
+@pytest.mark.parametrize("arguments", ['{"x":1e999}', '"{\\"x\\":1e999}"', '"{\\"x\\":"', "[]", "5", "true"])
+def test_arguments_that_are_no_object_are_refused(arguments: str) -> None:
+    """Also a number that no float can hold: it would be refused on its way back."""
+    answer = f'{{"message":{{"tool_calls":[{{"function":{{"name":"f","arguments":{arguments}}}}}]}}}}\n'
+
+    assert failed(answer.encode() + lines({"done": True})).kind == "protocol_violation"
+
+
+def test_content_after_done_is_delivered() -> None:
+    """`done` in an early line was not the end; the last one's reason counts."""
+    events = completed(
+        lines(
+            {"message": {"content": "a"}, "done": True, "prompt_eval_count": 5},
+            {"message": {"content": "b"}, "done": True, "done_reason": "length", "eval_count": 2},
+        )
+    )
+
+    assert text_of(events) == "ab"
+    assert isinstance(events[-1], Completed)
+    assert events[-1].finish_reason == "length"
+    assert [(e.usage.input_tokens, e.usage.output_tokens) for e in events if isinstance(e, Usage)] == [(5, 2)]
+
+
+def test_a_whole_answer_is_complete_unless_it_says_that_it_is_not() -> None:
+    """HTTP proves that it is whole; `"done":false` says the contrary."""
+    body = {"message": {"content": "x"}}
+
+    assert text_of(completed(lines(body), stream=False)) == "x"
+    assert failed(lines({**body, "done": False}), stream=False).kind == "protocol_violation"
+    assert failed(lines({**body, "done": False})).kind == "backend_transient"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ({"error": "m"}, "backend_transient"),
+        ({"error": {"message": "m", "code": 404}}, "invalid_request"),
+        ({"detail": "m"}, "backend_transient"),
+        ({"code": 429, "message": "m"}, "rate_limited"),
+    ],
+)
+def test_an_error_in_a_line_fails_the_answer_with_its_text(error: Any, kind: str) -> None:
+    """Wherever it stands, and in the whole answer too."""
+    for failure in (
+        failed(lines({"message": {"content": "x"}}, error)),
+        failed(lines(error)),
+        failed(lines(error), stream=False),
+    ):
+        assert failure.kind == kind
+        assert "inside its answer: m" in failure.message
+
+
+@pytest.mark.parametrize("nothing", [None, "", {}, False])
+def test_an_error_that_says_nothing_is_none(nothing: Any) -> None:
+    """Servers that write the field in each line."""
+    assert text_of(completed(lines({"message": {"content": "x"}, "error": nothing, "done": True}))) == "x"
+
+
+def test_content_may_be_an_array_of_parts() -> None:
+    """As other servers send it."""
+    parts = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "x"}]
+    events = completed(lines({"message": {"content": parts}}, {"done": True}))
+
+    assert events[:2] == [ReasoningDelta("hm"), OutputTextDelta("x")]
+
+
+def test_what_no_frame_carries_is_counted() -> None:
+    """Pictures that it made, and the probabilities of its tokens."""
+    line = {"message": {"content": "x", "images": ["AA", "BB"]}, "logprobs": [{}]}
+    end = completed(lines(line, line, {"done": True}))[-1]
+
+    assert isinstance(end, Completed)
+    assert end.backend_metadata == {"not_carried": {"image": 4, "logprobs": 1}}
+
+
+@pytest.mark.parametrize(("word", "reason"), [("", "stop"), ("null", "stop"), ("length", "length")])
+def test_some_words_are_no_reason(word: str, reason: str) -> None:
+    """They stand where older servers have nothing."""
+    end = completed(lines({"message": {"content": "x"}, "done": True, "done_reason": word}))[-1]
+
+    assert isinstance(end, Completed)
+    assert end.finish_reason == reason
+
+
+def test_counts_that_are_booleans_are_none() -> None:
+    """And counts may be integral floats or digits."""
+    events = completed(lines({"done": True, "prompt_eval_count": True, "eval_count": "7"}))
+    usage = events[0]
+
+    assert isinstance(usage, Usage)
+    assert (usage.usage.input_tokens, usage.usage.output_tokens) == (None, 7)

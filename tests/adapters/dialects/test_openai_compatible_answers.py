@@ -1,0 +1,591 @@
+"""Chat Completions answers as servers really send them; each is read alike at once and byte by byte."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from beluna_gateway.adapters.dialects.openai_compatible_decoder import ChatCompletionsDecoder
+from beluna_gateway.adapters.encoding.provider_state import TurnNotes
+from beluna_gateway.canonical import (
+    BackendRawEvent,
+    Completed,
+    OtherFinishReason,
+    OutputTextDelta,
+    ReasoningDelta,
+    ToolCall,
+    ToolCallReady,
+    Usage,
+    UsageStats,
+)
+from beluna_gateway.errors import GatewayError
+
+from .. import recorded
+
+DIALECT = recorded.dialect("openai_compatible")
+REQUEST = recorded.canonical({"type": "infer", "messages": [{"role": "user", "parts": [{"text": {"text": "Hi"}}]}]})
+DONE = "data: [DONE]\n\n"
+PARIS = '{"city":"Paris"}'
+
+
+@dataclass
+class Read:
+    """What became of an answer."""
+
+    events: list[BackendRawEvent]
+    error: GatewayError | None
+
+    @property
+    def text(self) -> str:
+        return "".join(event.delta for event in self.events if isinstance(event, OutputTextDelta))
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(event.delta for event in self.events if isinstance(event, ReasoningDelta))
+
+    @property
+    def calls(self) -> list[ToolCall]:
+        return [event.call for event in self.events if isinstance(event, ToolCallReady)]
+
+    @property
+    def arguments(self) -> list[tuple[str, Any]]:
+        return [(call.name, call.arguments) for call in self.calls]
+
+    @property
+    def usage(self) -> UsageStats | None:
+        return next((event.usage for event in self.events if isinstance(event, Usage)), None)
+
+    @property
+    def completed(self) -> Completed:
+        assert self.error is None, self.error
+        assert isinstance(self.events[-1], Completed)
+        return self.events[-1]
+
+    @property
+    def reason(self) -> Any:
+        return self.completed.finish_reason
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        return self.completed.backend_metadata
+
+    @property
+    def kind(self) -> str:
+        assert self.error is not None
+        assert not any(isinstance(event, Completed) for event in self.events)
+        return self.error.kind
+
+
+def play(answer: str, *, stream: bool = True) -> Read:
+    """What becomes of these bytes; the same however they are cut, but for ids that are made up."""
+    data = answer.encode()
+    read = Read(*recorded.decode(DIALECT, REQUEST, [data], stream=stream))
+    in_bytes = [data[i : i + 1] for i in range(len(data))]
+    again = recorded.wire_events(*recorded.decode(DIALECT, REQUEST, in_bytes, stream=stream), REQUEST)
+    assert again == recorded.wire_events(read.events, read.error, REQUEST)
+    return read
+
+
+def stream(*chunks: Any, end: str = DONE) -> Read:
+    """What becomes of a stream of these chunks."""
+    return play("".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + end)
+
+
+def whole(body: Any) -> Read:
+    """What becomes of this unstreamed answer."""
+    return play(json.dumps(body), stream=False)
+
+
+def chunk(delta: Any = None, finish: Any = None, **fields: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": delta or {}, "finish_reason": finish}], **fields}
+
+
+def instead(message: Any, finish: Any = None) -> dict[str, Any]:
+    """A chunk with a `message` in place of a `delta`."""
+    return {"choices": [{"index": 0, "message": message, "finish_reason": finish}]}
+
+
+def message(fields: Any, finish: Any = "stop", **more: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "message": {"role": "assistant", **fields}, "finish_reason": finish}], **more}
+
+
+def piece(index: float | None = None, arguments: Any = None, **fields: Any) -> dict[str, Any]:
+    """A delta with a piece of a call; `name` goes to the function."""
+    name = {"name": fields.pop("name")} if "name" in fields else {}
+    function = {**name, **({} if arguments is None else {"arguments": arguments})}
+    return {"tool_calls": [{**({} if index is None else {"index": index}), **fields, "function": function}]}
+
+
+# --- calls (B1) ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [piece(0, "", id="a", name="get_weather"), piece(0, PARIS, id="b")],
+        [piece(0, '{"ci', id="t1", name="get_weather"), piece(0, 'ty":"Pa', id="t2"), piece(0, 'ris"}', id="t3")],
+        [piece(0, "", id="a", name="get_weather"), piece(1, PARIS, id="a")],
+        [piece(0, {"city": "Paris"}, id="a", name="get_weather")],
+        [piece(0.0, "", id="a", name="get_weather"), piece(0, PARIS)],
+    ],
+    ids=["another id", "an id for each piece", "another index", "an object", "a float"],
+)
+def test_pieces_without_a_name_continue_the_call(pieces: list[Any]) -> None:
+    """One call with all its arguments, never one without."""
+    read = stream(*map(chunk, pieces), chunk(finish="tool_calls"))
+
+    assert read.arguments == [("get_weather", {"city": "Paris"})]
+    assert read.reason == "tool_calls"
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [piece(0, "", id="a", name="get_weather"), piece(1, PARIS)],
+        [piece(0, "", id="a", name="get_weather"), piece(0, PARIS, id="b", name="get_weather")],
+        [piece(0, '{"city":', id="a", name="get_weather"), piece(0, PARIS, id="b", name="get_weather")],
+        [piece(0, "{}", id="a", name="f"), piece(1, '{"x":1e999}', id="b", name="g")],
+        [piece(0, "{}", id="a", name="f"), piece(1, {"x": float("inf")}, id="b", name="g")],
+        [piece(0, PARIS, id="a", name="f"), {}, piece(0, 5)],
+        [
+            piece(0, "{}", id="a", name="f"),
+            {"tool_calls": [{"index": True, "id": "b", "function": {"arguments": "{}"}}]},
+        ],
+    ],
+)
+def test_nothing_is_ready_where_a_piece_belongs_to_no_call(pieces: list[Any]) -> None:
+    """A call that cannot be completed makes the answer fail before any call becomes ready."""
+    read = stream(*map(chunk, pieces), chunk(finish="tool_calls"))
+
+    assert read.kind == "protocol_violation"
+    assert read.calls == []
+
+
+def test_a_name_and_a_new_id_at_the_index_of_a_whole_call_begin_another() -> None:
+    """Some servers say 0 for every call."""
+    pieces = [piece(0, PARIS, id="a", name="f"), piece(0, "", id="b", name="g"), piece(0, '{"x":1}')]
+    read = stream(*map(chunk, pieces), chunk(finish="tool_calls"))
+
+    assert read.arguments == [("f", {"city": "Paris"}), ("g", {"x": 1})]
+
+
+def test_a_message_beside_a_delta_fills_what_the_deltas_left_out() -> None:
+    """Text, reasoning and arguments that only the whole message has."""
+    begun = chunk({"content": "Hel", **piece(0, "", id="a", name="f")})
+    final = chunk(finish="tool_calls")
+    final["choices"][0]["delta"] = {"content": "lo"}
+    final["choices"][0]["message"] = {
+        "content": "Hello",
+        "reasoning_content": "hm",
+        **piece(0, PARIS, id="a", name="f"),
+    }
+    read = stream(begun, final)
+
+    assert (read.text, read.reasoning, read.arguments) == ("Hello", "hm", [("f", {"city": "Paris"})])
+
+
+def test_a_message_that_contradicts_the_deltas_adds_no_text_and_refuses_calls() -> None:
+    """What was said stands; which arguments were meant cannot be known."""
+    final = chunk({"content": "."}, "stop")
+    final["choices"][0]["message"] = {"content": "Hello world"}
+    assert stream(chunk({"content": "Hello"}), final).text == "Hello."
+
+    final["choices"][0]["message"] = piece(0, '{"city":"Rome"}')
+    read = stream(chunk(piece(0, PARIS, id="a", name="f")), final)
+    assert read.kind == "protocol_violation"
+    assert read.calls == []
+
+
+def test_a_message_in_place_of_a_delta_is_the_whole_or_a_piece() -> None:
+    """The whole where it begins with what was said, else one more piece."""
+    pieces = [instead({"content": "Hel"}), instead({"content": "lo"}), instead({}, "stop")]
+    growing = [instead({"content": "Hel"}), instead({"content": "Hello"}), instead({"content": "Hello"}, "stop")]
+    repeated = [chunk({"content": "Hel"}), chunk({"content": "lo"}), instead({"content": "Hello"}, "stop")]
+    for chunks in (pieces, growing, repeated):
+        assert stream(*chunks).text == "Hello"
+
+
+def test_calls_in_a_message_in_place_of_a_delta_are_whole_or_pieces() -> None:
+    """Told apart as the text is; where there is no index the place in the list is one."""
+    pieces = [instead(piece(None, '{"city":', id="a", name="f")), instead(piece(None, '"Paris"}'), "tool_calls")]
+    growing = [
+        instead(piece(0, '{"city":', id="a", name="f")),
+        instead(piece(0, PARIS, id="a", name="f"), "tool_calls"),
+    ]
+    for chunks in (pieces, growing):
+        assert stream(*chunks).arguments == [("f", {"city": "Paris"})]
+
+
+def test_the_legacy_function_call_is_a_call() -> None:
+    """Its pieces have neither index nor id."""
+    begun, rest = {"name": "f", "arguments": ""}, {"arguments": "{}"}
+    read = stream(chunk({"function_call": begun}), chunk({"function_call": rest}), chunk(finish="function_call"))
+    unstreamed = whole(message({"content": None, "function_call": {"name": "f", "arguments": PARIS}}, "function_call"))
+
+    assert (read.arguments, read.reason) == ([("f", {})], "tool_calls")
+    assert (unstreamed.arguments, unstreamed.reason) == ([("f", {"city": "Paris"})], "tool_calls")
+
+
+def test_calls_of_a_whole_answer_may_have_objects_as_arguments() -> None:
+    """Each entry is a call of its own, whatever its index says."""
+    calls = [{"id": i, "index": 0, "function": {"name": "f", "arguments": {"city": i}}} for i in ("a", "b")]
+    read = whole(message({"tool_calls": calls}, "tool_calls"))
+
+    assert read.arguments == [("f", {"city": "a"}), ("f", {"city": "b"})]
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_custom_call_is_refused_by_its_kind(streamed: bool) -> None:
+    """It waits for the client, and no frame carries it."""
+    calls = {"tool_calls": [{"index": 0, "id": "a", "type": "custom", "custom": {"name": "apply", "input": "x"}}]}
+    read = stream(chunk(calls), chunk(finish="tool_calls")) if streamed else whole(message(calls, "tool_calls"))
+
+    assert read.kind == "unsupported_capability"
+    assert read.error is not None
+    assert "'custom' ('apply')" in read.error.message
+
+
+# --- the end (B3 to B7) --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["null", "None", "", None])
+def test_some_words_do_not_end_the_answer(word: Any) -> None:
+    """The answer goes on after a chunk whose finish_reason says nothing, and is cut where it ends with it."""
+    chunks = [chunk({"content": text}, word) for text in "abc"]
+
+    assert stream(*chunks, chunk(finish="stop")).text == "abc"
+    assert stream(*chunks, end="").kind == "backend_transient"
+
+
+def test_content_after_an_end_mark_is_delivered_and_the_last_mark_counts() -> None:
+    """`finish_reason` in an early chunk, or in every one, was not the end."""
+    read = stream(
+        chunk(finish="stop"), chunk({"content": "a"}), chunk({"content": "b"}), chunk({"content": "c"}, "length")
+    )
+
+    assert (read.text, read.reason) == ("abc", "length")
+
+
+def test_calls_after_an_early_end_mark_become_ready_at_the_last() -> None:
+    """An early end mark proves no call complete."""
+    chunks = [chunk(piece(0, '{"city":', id="a", name="f"), "stop"), chunk(piece(0, '"Paris"}'), "stop")]
+
+    assert stream(*chunks).arguments == [("f", {"city": "Paris"})]
+
+
+def test_an_error_after_the_end_mark_changes_nothing() -> None:
+    """The answer was there."""
+    read = stream(chunk({"content": "x"}), chunk(finish="stop"), {"error": {"message": "too late"}})
+
+    assert (read.text, read.reason) == ("x", "stop")
+
+
+def test_a_last_event_without_its_end_counts() -> None:
+    """The body ends after the closing brace."""
+    last = json.dumps(chunk(finish="stop"))
+
+    assert stream(chunk({"content": "x"}), end=f"data: {last}").reason == "stop"
+
+
+@pytest.mark.parametrize("silence", ["data: : keepalive\n\n", "data:\n\n", ": ping\n\n", "event: ping\n\n"])
+def test_silence_is_not_looked_at(silence: str) -> None:
+    """Comments however they are wrapped; `[DONE]` with white space is still the end."""
+    read = play(f"{silence}data: {json.dumps(chunk({'content': 'x'}))}\n\n{silence}data: [DONE] \n\n")
+
+    assert (read.text, read.reason) == ("x", "stop")
+
+
+@pytest.mark.parametrize("finish", ["", None, "null"])
+def test_a_whole_answer_without_a_finish_reason_is_complete(finish: Any) -> None:
+    """HTTP proves that it is whole."""
+    assert whole(message({"content": "x"}, finish)).reason == "stop"
+    assert whole(message(piece(None, "{}", id="a", name="f"), finish)).reason == "tool_calls"
+    assert whole(message({"content": ""}, finish)).kind == "protocol_violation"
+
+
+# --- errors (B8, B9) -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "code", "text"),
+    [
+        (
+            {"choices": [{"finish_reason": "error", "error": {"code": 502, "message": "m"}}]},
+            "backend_transient",
+            "502",
+            "m",
+        ),
+        (
+            {"error": {"type": "invalid_request_error", "code": "tool_use_failed", "message": "m"}},
+            "invalid_request",
+            "tool_use_failed",
+            "m",
+        ),
+        (
+            {"error": "Input validation error: m", "error_type": "validation"},
+            "invalid_request",
+            "validation",
+            "Input validation error: m",
+        ),
+        (
+            {"error": {"type": "exceeded_current_quota_error", "message": "m"}},
+            "rate_limited",
+            "exceeded_current_quota_error",
+            "m",
+        ),
+        (
+            {"choices": None, "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}},
+            "backend_transient",
+            "1008",
+            "insufficient balance",
+        ),
+    ],
+)
+def test_an_error_fails_the_answer_with_its_text(error: Any, kind: str, code: str, text: str) -> None:
+    """In a stream before and after content, and as the whole answer."""
+    for read in (stream(error), stream(chunk({"content": "x"}), error, chunk(finish="stop")), whole(error)):
+        assert (read.kind, read.error and read.error.provider_code) == (kind, code)
+        assert read.error is not None
+        assert text in read.error.message
+        assert read.error.retryable == (kind == "backend_transient")
+
+
+def test_an_error_in_a_field_of_its_own_is_read() -> None:
+    """llama.cpp's `error:` beside `data:`."""
+    read = play('error: {"code":503,"message":"Loading model","type":"unavailable_error"}\n\n')
+
+    assert (read.kind, read.error and read.error.retryable) == ("backend_transient", True)
+    assert "Loading model" in str(read.error)
+
+
+@pytest.mark.parametrize("nothing", [None, "", {}, False, "null"])
+def test_an_error_that_says_nothing_is_none(nothing: Any) -> None:
+    """Some servers send the field in every chunk."""
+    read = stream(chunk({"content": "x"}, error=nothing), chunk(finish="stop", error=nothing))
+
+    assert (read.text, read.reason) == ("x", "stop")
+
+
+@pytest.mark.parametrize("body", [{}, {"object": "list", "data": []}, {"choices": []}])
+def test_a_whole_answer_of_another_kind_is_quoted(body: Any) -> None:
+    """The message shows what came instead."""
+    read = whole(body)
+
+    assert read.kind == "protocol_violation"
+    assert json.dumps(body) in str(read.error)
+
+
+# --- shapes of content (B12, A11) ----------------------------------------------------------------------------
+
+MISTRAL = [{"type": "thinking", "thinking": [{"type": "text", "text": "2+2"}]}, {"type": "text", "text": "4"}]
+
+
+def test_content_may_be_an_array_of_parts() -> None:
+    """Mistral's reasoning models."""
+    for read in (stream(chunk({"content": MISTRAL}), chunk(finish="stop")), whole(message({"content": MISTRAL}))):
+        assert (read.text, read.reasoning, read.reason) == ("4", "2+2", "stop")
+
+
+def test_a_legacy_text_is_content() -> None:
+    """`text` in place of a delta."""
+    read = stream({"choices": [{"index": 0, "text": "a"}]}, {"choices": [{"text": "b", "finish_reason": "stop"}]})
+
+    assert (read.text, read.reason) == ("ab", "stop")
+
+
+def test_a_delta_may_stand_in_a_whole_answer() -> None:
+    """A server that always writes `delta`."""
+    assert whole(chunk({"content": "x"}, "stop")).text == "x"
+
+
+def details(text: str, key: str = "text", **fields: Any) -> dict[str, Any]:
+    return {"reasoning_details": [{"type": f"reasoning.{key}", key: text, **fields}]}
+
+
+@pytest.mark.parametrize(
+    ("deltas", "reasoning"),
+    [
+        ([details("hm")], "hm"),
+        ([details("hm", "summary")], "hm"),
+        ([details("h", index=0), details("m", index=0)], "hm"),
+        ([details("a", "summary", index=0), details("b", "summary", index=1)], "a\n\nb"),
+        ([{"reasoning": "hm", **details("hm")}], "hm"),
+        ([{"reasoning": "hm"}, details("hm", signature="s")], "hm"),
+        ([{"reasoning_content": {"a": 1}, "reasoning": "hm"}], "hm"),
+        ([{"reasoning_content": 5}, {"reasoning_content": "hm"}], "hm"),
+    ],
+)
+def test_reasoning_is_read_once_from_where_it_stands(deltas: list[Any], reasoning: str) -> None:
+    """`reasoning_details` only where nothing else says it; what is no string is passed over; items stay apart."""
+    assert stream(*map(chunk, deltas), chunk(finish="stop")).reasoning == reasoning
+
+
+def test_reasoning_details_of_a_whole_answer_stay_apart() -> None:
+    """Each entry is an item of its own."""
+    details = [{"type": "reasoning.summary", "summary": text} for text in ("**One**", "**Two**")]
+
+    assert whole(message({"content": "x", "reasoning_details": details})).reasoning == "**One**\n\n**Two**"
+
+
+def test_only_the_first_choice_is_the_answer() -> None:
+    """The others are passed over, and counted."""
+    others = [{"index": i, "delta": {"content": "no"}, "finish_reason": "stop"} for i in (1, 2)]
+    read = stream({"choices": [others[0], {"index": 0, "delta": {"content": "x"}}, others[1]]}, chunk(finish="stop"))
+    unnumbered = whole({"choices": [{"message": {"content": text}, "finish_reason": "stop"} for text in ("x", "no")]})
+
+    assert (read.text, read.metadata) == ("x", {"not_carried": {"choice": 2}})
+    assert (unnumbered.text, unnumbered.metadata) == ("x", {"not_carried": {"choice": 1}})
+
+
+# --- usage (B13, D3, D5) -------------------------------------------------------------------------------------
+
+
+def test_reasoning_that_the_completion_leaves_out_is_output() -> None:
+    """prompt 12, completion 1, total 399, reasoning 386."""
+    usage = {"prompt_tokens": 12, "completion_tokens": 1, "total_tokens": 399}
+    usage |= {"completion_tokens_details": {"reasoning_tokens": 386}}  # type: ignore[dict-item]
+    for read in (stream(chunk({"content": "x"}, "stop", usage=usage)), whole(message({"content": "x"}, usage=usage))):
+        assert read.usage is not None
+        assert (read.usage.output_tokens, read.usage.total_tokens, read.usage.reasoning_tokens) == (387, 399, 386)
+
+
+def test_usage_may_stand_in_the_choice() -> None:
+    """Kimi's place."""
+    last = chunk({"content": "x"}, "stop")
+    last["choices"][0]["usage"] = {"prompt_tokens": 3, "completion_tokens": 2, "cached_tokens": 1}
+    read = stream(last)
+
+    assert read.usage is not None
+    assert (read.usage.input_tokens, read.usage.output_tokens, read.usage.cached_input_tokens) == (3, 2, 1)
+
+
+def test_a_later_report_takes_nothing_back() -> None:
+    """A last chunk with zeros, or without what an earlier one had."""
+    reports = [{"prompt_tokens": 12, "completion_tokens": 5}, {"prompt_tokens": 0, "completion_tokens": 6}, {}, None]
+    read = stream(chunk({"content": "x"}, "stop"), *({"choices": [], "usage": usage} for usage in reports))
+
+    assert read.usage is not None
+    assert (read.usage.input_tokens, read.usage.output_tokens, read.usage.total_tokens) == (12, 6, 18)
+
+
+def test_price_and_tier_are_the_providers() -> None:
+    """OpenRouter names its price, OpenAI the tier that served."""
+    usage = {
+        "prompt_tokens": 3,
+        "completion_tokens": 2,
+        "cost": 0.25,
+        "prompt_tokens_details": {"cache_write_tokens": 3},
+    }
+    read = stream(chunk({"content": "x"}, "stop", service_tier="flex"), {"choices": [], "usage": usage})
+
+    assert read.usage is not None
+    assert (read.usage.cost, read.usage.service_tier, read.usage.cache_write_input_tokens) == (0.25, "flex", 3)
+
+
+# --- what no frame carries (B16) -----------------------------------------------------------------------------
+
+
+def test_what_no_frame_carries_is_counted() -> None:
+    """By kind; what is repeated in every chunk is counted once."""
+    first = chunk({"content": "x"}, citations=["u"], search_results=[{}])
+    second = chunk({"images": [{"type": "image_url"}]}, citations=["u", "v"], search_results=[{}])
+    second["choices"][0]["logprobs"] = {"content": [{}]}
+    audio = chunk({"audio": {"id": "a", "data": "AA"}})
+    read = stream(first, second, second | {"choices": []}, audio, audio, chunk(finish="stop"))
+    counts = {"citations": 2, "search_results": 1, "image": 1, "audio": 1, "logprobs": 1}
+    assert read.metadata["not_carried"] == counts
+
+    annotations = {"annotations": [{"type": "url_citation"}, {"type": "url_citation"}]}
+    pieces = stream(chunk({"content": "x", **annotations}), chunk(annotations), chunk(finish="stop"))
+    assert pieces.metadata["not_carried"] == {"citations": 4}
+    assert whole(message({"content": "x", **annotations})).metadata["not_carried"] == {"citations": 2}
+
+
+def test_nothing_is_said_where_nothing_was_left_out() -> None:
+    """Empty and null fields are none."""
+    empty: Any = {"role": "assistant", "content": "x", "annotations": [], "audio": None, "refusal": None, "images": []}
+    read = whole(message(empty, logprobs=None))
+
+    assert read.metadata == {}
+
+
+# --- what goes back to the server (C2) -----------------------------------------------------------------------
+
+
+def state(read: Read) -> Any:
+    """The pieces of the turn's state."""
+    return read.metadata["provider_state"]["openai_compatible"]["pieces"]
+
+
+def test_reasoning_content_of_a_turn_with_calls_goes_back() -> None:
+    """DeepSeek and Kimi refuse the next turn without it; of a turn without calls it is not wanted."""
+    deltas = [{"reasoning_content": "h"}, {"reasoning_content": "m"}]
+    with_call = stream(*map(chunk, deltas), chunk(piece(0, "{}", id="a", name="f")), chunk(finish="tool_calls"))
+    without = stream(*map(chunk, deltas), chunk({"content": "x"}, "stop"))
+    unstreamed = whole(message({"reasoning_content": "hm", **piece(None, "{}", id="a", name="f")}, "tool_calls"))
+
+    assert state(with_call) == state(unstreamed) == [{"opaque": {"reasoning_content": "hm"}}]
+    assert "provider_state" not in without.metadata
+
+
+def test_extra_content_of_a_call_goes_back_with_it() -> None:
+    """The thought signature of Gemini's OpenAI endpoint, under the id that the client knows."""
+    extra = {"google": {"thought_signature": "S"}}
+    read = stream(chunk(piece(0, "{}", name="f", extra_content=extra)), chunk(finish="tool_calls"))
+
+    assert state(read) == [{"call": read.calls[0].id, "extra": {"extra_content": extra}}]
+
+
+def test_reasoning_details_go_back_as_whole_items() -> None:
+    """Pieces of one item are joined, encrypted ones stay as they are, the signature may come last."""
+    entries = [
+        {"type": "reasoning.text", "text": "h", "index": 0, "format": "anthropic-claude-v1"},
+        {"type": "reasoning.text", "text": "m", "index": 0},
+        {"type": "reasoning.text", "signature": "S", "index": 0},
+        {"type": "reasoning.summary", "summary": "s", "index": 1},
+        {"type": "reasoning.encrypted", "data": "E", "index": 2},
+        {"type": "reasoning.encrypted", "data": "F", "index": 2},
+    ]
+    read = stream(*(chunk({"reasoning_details": [entry]}) for entry in entries), chunk({"content": "x"}, "stop"))
+    unstreamed = whole(message({"content": "x", "reasoning_details": entries}))
+
+    assert state(read) == [
+        {
+            "opaque": {
+                "reasoning_details": [
+                    {**entries[0], "text": "hm", "signature": "S"},
+                    entries[3],
+                    entries[4],
+                    entries[5],
+                ]
+            }
+        }
+    ]
+    assert state(unstreamed) == [{"opaque": {"reasoning_details": entries}}]
+
+
+def test_state_is_bounded() -> None:
+    """Reasoning beyond the limit is delivered and counted, and does not go back."""
+    decoder = ChatCompletionsDecoder(TurnNotes("openai_compatible", "b", "m"), max_bytes=100)
+    events: list[BackendRawEvent] = []
+    for delta in ({"reasoning_content": "x" * 200}, piece(0, "{}", id="a", name="f")):
+        decoder.feed(json.dumps(chunk(delta)).encode(), events)
+    decoder.feed(json.dumps(chunk(finish="tool_calls")).encode(), events)
+    decoder.finish(events)
+
+    assert isinstance(events[0], ReasoningDelta)
+    assert isinstance(events[-1], Completed)
+    assert events[-1].backend_metadata == {"not_carried": {"provider_state": 1}}
+
+
+def test_a_refusal_is_a_reason_of_its_own() -> None:
+    """OpenAI's refusal text comes as text, also where it is a part of the content."""
+    for read in (
+        stream(chunk({"refusal": "I can"}), chunk({"refusal": "not"}), chunk(finish="stop")),
+        whole(message({"content": None, "refusal": "I cannot"})),
+        whole(message({"content": [{"type": "refusal", "refusal": "I cannot"}]})),
+    ):
+        assert (read.text, read.reason) == ("I cannot", OtherFinishReason("refusal"))
