@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, cast
 
 PATIENCE = 10.0
-"""Seconds until something that should happen at once counts as never. Shorter than every timer of `RELIABILITY`: where a
-cancel does not happen, no timer closes the connection in time. Long enough for a machine whose cores are busy."""
+"""Seconds until something that should happen at once counts as never. Shorter than every timer of `RELIABILITY`: where
+a cancel does not happen, no timer closes the connection in time. Long enough for a machine whose cores are busy."""
 
 
 class Exchange:
