@@ -19,7 +19,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 # More for pytest: make tests PYTEST="tests/wire -x"
 PYTEST ?=
 
-.PHONY: help demo test style types tests coverage copilot bench soak schema clean
+.PHONY: help demo test style types tests coverage copilot foreign bench soak schema clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,14 +40,17 @@ types: $(VENV)/.for-tests ## check the types
 	$(RUN) -m mypy
 
 tests: $(VENV)/.for-tests ## run the tests, those with the real model included
-	$(RUN) -m pytest -q --durations=5 --numprocesses=2 --dist=loadfile --ignore=tests/live_copilot $(PYTEST)
+	$(RUN) -m pytest -q --durations=5 --numprocesses=2 --dist=loadfile --ignore=tests/live_copilot --ignore=tests/foreign $(PYTEST)
 
 coverage: $(VENV)/.for-coverage ## run the tests and show which lines and branches they did not reach
-	$(RUN) -m coverage run --branch --source=beluna_gateway -m pytest -q --ignore=tests/live_copilot $(PYTEST)
+	$(RUN) -m coverage run --branch --source=beluna_gateway -m pytest -q --ignore=tests/live_copilot --ignore=tests/foreign $(PYTEST)
 	$(RUN) -m coverage report --skip-covered --show-missing
 
 copilot: ## run the tests against GitHub's real Copilot programs, which npm downloads first
 	@VENV=$(VENV) .ci/copilot
+
+foreign: ## run the tests against servers that are not ours, which npm and pip download first
+	@VENV=$(VENV) .ci/foreign
 
 bench: $(VENV)/.for-tests ## measure the gateway's own cost: latency, throughput, memory
 	$(RUN) -m benchmarks
