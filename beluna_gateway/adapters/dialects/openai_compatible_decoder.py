@@ -25,7 +25,7 @@ from ..decoding.delta_template import DeltaTemplate
 from ..decoding.finish_reasons import finish_reason, is_cut, said_reason
 from ..decoding.not_carried import NotCarried, client_action
 from ..decoding.provider_errors import error_in
-from ..decoding.said_text import SaidText
+from ..decoding.said_text import MAX_PIECES, SaidText
 from ..decoding.scalars import whole_number, word
 from ..decoding.tool_calls import DEFAULT_MAX_BYTES, MAX_CALLS, ToolCalls, arguments_text
 from ..decoding.usage import merged, openai_usage
@@ -58,7 +58,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
         self._state = _TurnState(notes, max_bytes)
         self._not_carried = NotCarried()
         self._said: dict[Kind, SaidText] = {"text": SaidText(), "reasoning": SaidText(), "refusal": SaidText()}
-        self._text = self._said["text"]
+        self._pieces = self._said["text"].pieces
         self._reasoning_item: JsonValue = None
         self._reasoning_is_text = False
         self._finish: str | None = None
@@ -70,16 +70,39 @@ class ChatCompletionsDecoder(ResponseDecoder):
 
     def feed(self, payload: bytes, events: list[BackendRawEvent]) -> None:
         if (text := self._template.match(payload)) is not None:
-            self._text.add(text)
             events.append(OutputTextDelta(text))
+            pieces = self._pieces
+            pieces.append(text)
+            if len(pieces) > MAX_PIECES:
+                self._said["text"].fold()
             return
-        before = len(events)
         chunk = parse_object(payload)
-        self._chunk(chunk, events, streamed=True)
-        if len(events) == before + 1 and not self.ended and chunk.get("usage") is None:
-            event = events[before]
-            if type(event) is OutputTextDelta and not self._said["refusal"]:
-                self._template.learn(payload, event.delta)
+        if self._output and (text := self._plain_text(chunk)):
+            self._said["text"].add(text)
+            events.append(OutputTextDelta(text))
+        else:
+            before = len(events)
+            self._chunk(chunk, events, streamed=True)
+            event = events[before] if len(events) == before + 1 and chunk.get("usage") is None else None
+            text = event.delta if type(event) is OutputTextDelta else None
+        if text and not self.ended and not self._said["refusal"]:
+            self._template.learn(payload, text)
+
+    def _plain_text(self, chunk: JsonObject) -> str | None:
+        """The text of a chunk that has nothing else in it, which is nearly every one."""
+        choices = chunk.get("choices")
+        if type(choices) is not list or len(choices) != 1 or not _ENVELOPE.issuperset(chunk):
+            return None
+        choice = choices[0]
+        if type(choice) is not dict or not _CHOICE.issuperset(choice) or choice.get("index") != 0:
+            return None
+        if chunk.get("usage") or choice.get("finish_reason") or choice.get("logprobs"):
+            return None
+        delta, tier = choice.get("delta"), chunk.get("service_tier")
+        if type(delta) is not dict or not _DELTA.issuperset(delta) or (tier is not None and tier != self._service_tier):
+            return None
+        text = delta.get("content")
+        return text if type(text) is str else None
 
     def done_mark(self) -> None:
         self.done = True
@@ -277,6 +300,13 @@ class ChatCompletionsDecoder(ResponseDecoder):
             if isinstance(value := chunk.get(theirs), str) and value:
                 self._metadata[ours] = value
 
+
+# The keys of a chunk that holds text and nothing else; what others mean is looked at.
+_ENVELOPE = frozenset(
+    ("id", "object", "created", "model", "choices", "system_fingerprint", "usage", "service_tier", "obfuscation")
+)
+_CHOICE = frozenset(("index", "delta", "finish_reason", "logprobs"))
+_DELTA = frozenset(("role", "content"))
 
 _READ_KEYS = {
     *("role", "content", "refusal", "reasoning_content", "reasoning", "reasoning_details"),
