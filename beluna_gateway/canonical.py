@@ -101,6 +101,8 @@ class Tool:
     name: str
     description: str | None
     input_schema: JsonObject
+    strict: bool | None = None
+    """Whether the provider is asked to keep arguments to the schema; None leaves it to the provider."""
 
 
 @dataclass(frozen=True, slots=True)

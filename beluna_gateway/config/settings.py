@@ -139,8 +139,11 @@ class OpenAICompatible(_Section):
     """Where `max_output_tokens` goes; null: `max_completion_tokens` for api.openai.com and Azure, else `max_tokens`."""
     stream_usage: bool = True
     """Whether `stream_options.include_usage` is sent."""
-    thinking: Literal["chat_template_kwargs", "enable_thinking"] | None = None
-    """Where a request's `enable_thinking` goes; null: such a request is refused."""
+    thinking: Literal["chat_template_kwargs", "enable_thinking", "thinking_type", "reasoning_effort"] | None = None
+    """Where a request's `enable_thinking` goes; null: false is satisfied as it is, true is refused."""
+    text_parts: Literal["array", "joined"] | None = None
+    """Several texts of one message: as an array, or as one string joined by a blank line; null: `array` for
+    api.openai.com and Azure, else `joined`."""
 
 
 class Anthropic(_Section):

@@ -18,6 +18,7 @@ from ..canonical import (
     AssistantMessage,
     CanonicalRequest,
     ImagePart,
+    JsonObject,
     JsonPart,
     JsonSchemaOutput,
     Message,
@@ -32,37 +33,41 @@ from ..canonical import (
     ToolMessage,
     UserMessage,
 )
-from ..errors import invalid_request
+from ..errors import invalid_request, unsupported
 from ..wire import frames, strict_json
 from ..wire.json_schema import schema_mistake
 
 SCHEMA_KEYWORDS = frozenset(
     {
-        "type",
-        "properties",
-        "required",
-        "additionalProperties",
-        "$defs",
-        "allOf",
-        "anyOf",
-        "oneOf",
-        "items",
-        "enum",
-        "format",
-        "pattern",
-        "title",
-        "description",
-        "default",
+        # draft 4, whose `id` is `$id` in later drafts
+        *("$schema", "id", "$ref", "title", "description", "default", "enum", "type", "format", "definitions"),
+        *("allOf", "anyOf", "oneOf", "not", "multipleOf", "maximum", "exclusiveMaximum", "minimum"),
+        *("exclusiveMinimum", "maxLength", "minLength", "pattern", "items", "additionalItems", "maxItems", "minItems"),
+        *("uniqueItems", "properties", "patternProperties", "additionalProperties", "required", "maxProperties"),
+        *("minProperties", "dependencies"),
+        # draft 6
+        *("$id", "const", "contains", "propertyNames", "examples"),
+        # draft 7
+        *("$comment", "if", "then", "else", "readOnly", "writeOnly", "contentMediaType", "contentEncoding"),
+        # 2019-09
+        *("$anchor", "$defs", "$recursiveRef", "$recursiveAnchor", "$vocabulary", "dependentRequired"),
+        *("dependentSchemas", "unevaluatedItems", "unevaluatedProperties", "maxContains", "minContains"),
+        *("deprecated", "contentSchema"),
+        # 2020-12
+        *("$dynamicRef", "$dynamicAnchor", "prefixItems"),
+        # OpenAPI's
         "nullable",
-        "minItems",
-        "maxItems",
-        "minLength",
-        "maxLength",
-        "minimum",
-        "maximum",
     }
 )
-"""What may stand at the top level of a tool's `input_schema`: the keywords that providers take."""
+"""What may stand at the top level of a tool's `input_schema`."""
+
+UNSENT_KEYWORDS = frozenset({"$schema", "$id", "$comment"})
+"""Of these, what is not sent: it says nothing about arguments."""
+
+COUNTS_OF_ANSWERS = ("n", "candidateCount", "candidate_count", "num_choices")
+"""Provider options that ask for several answers; also looked for in Gemini's `generationConfig`."""
+
+_GEMINI_CONFIG = ("generationConfig", "generation_config")
 
 
 class RequestNormalizer:
@@ -72,7 +77,7 @@ class RequestNormalizer:
         """The request that `frame` asks for.
 
         Raises:
-            GatewayError: `invalid_request`, naming the place.
+            GatewayError: `invalid_request`, or `unsupported_capability` for an option that asks for several answers.
         """
         tools = tuple(_tools(frame.tools))
         sampling = frame.sampling
@@ -99,7 +104,7 @@ class RequestNormalizer:
             ),
             enable_thinking=frame.enable_thinking,
             include_reasoning=frame.include_reasoning,
-            provider_options=frame.provider_options,
+            provider_options=_provider_options(frame.provider_options),
         )
 
 
@@ -155,7 +160,7 @@ def _check_linkage(message: frames.Message, at: str) -> None:
 
 def _check_foreign(message: frames.Message, at: str, owner: str, **fields: object) -> None:
     for field, value in fields.items():
-        if value is not None:
+        if value not in (None, [], {}):  # core writes `"tool_calls": []` on every message
             raise invalid_request(f"{at}.{field}: only {owner} may have it, this one is {message.role!r}")
 
 
@@ -205,7 +210,12 @@ def _image(image: frames.ImageUrl, at: str) -> ImagePart:
         host = None
     if not host:
         raise invalid_request(f"{at}: not a URL: it names no host")
-    return ImagePart(image.url, None, image.mime_type)
+    return ImagePart(image.url, None, image.mime_type and _media_type(image.mime_type))
+
+
+def _media_type(name: str) -> str:
+    """The registered name of a media type: `image/jpg` is a common name of `image/jpeg`."""
+    return "image/jpeg" if name.lower() == "image/jpg" else name
 
 
 def _data_image(rest: str, mime_type: str | None, at: str) -> ImagePart:
@@ -214,7 +224,7 @@ def _data_image(rest: str, mime_type: str | None, at: str) -> ImagePart:
     if not comma:
         raise invalid_request(f"{at}: not a data: URL: it has no comma")
     media_type, *parameters = (piece.strip().lower() for piece in header.split(";"))
-    media_type = media_type or mime_type or ""
+    media_type = _media_type(media_type or mime_type or "")
     if not media_type:
         raise invalid_request(f"{at}: says no media type, and there is no mime_type either")
     if parameters[-1:] != ["base64"]:
@@ -240,15 +250,41 @@ def _tools(definitions: list[frames.ToolDefinition]) -> Iterable[Tool]:
         if definition.name in names:
             raise invalid_request(f"{at}.name: {definition.name!r} is there twice; tool names are unique")
         names.add(definition.name)
-        unsupported = sorted(definition.input_schema.keys() - SCHEMA_KEYWORDS)
-        if unsupported:
+        strict = _strict(definition, at)
+        schema = {key: value for key, value in definition.input_schema.items() if key != "strict"}
+        unknown = sorted(schema.keys() - SCHEMA_KEYWORDS)
+        if unknown:
             raise invalid_request(
-                f"{at}.input_schema: tool {definition.name!r} has the unsupported keyword {unsupported[0]!r} "
+                f"{at}.input_schema: tool {definition.name!r} has the unsupported keyword {unknown[0]!r} "
                 "at its top level"
             )
-        if mistake := schema_mistake(definition.input_schema):
+        if mistake := schema_mistake(schema):
             raise invalid_request(f"{at}.input_schema: tool {definition.name!r} has no valid JSON Schema: {mistake}")
-        yield Tool(definition.name, definition.description, definition.input_schema)
+        sent = {key: value for key, value in schema.items() if key not in UNSENT_KEYWORDS}
+        yield Tool(definition.name, definition.description, sent, strict)
+
+
+def _strict(definition: frames.ToolDefinition, at: str) -> bool | None:
+    """`strict` of a tool, which may stand beside its schema or at the schema's top level."""
+    inside = definition.input_schema.get("strict")
+    if inside is None:
+        return definition.strict
+    if not isinstance(inside, bool):
+        raise invalid_request(f"{at}.input_schema.strict: expected true or false")
+    if definition.strict not in (None, inside):
+        raise invalid_request(f"{at}.strict: contradicts input_schema.strict")
+    return inside
+
+
+def _provider_options(options: JsonObject | None) -> JsonObject | None:
+    """The options, none of which asks for several answers: a client gets one."""
+    places = [] if options is None else [options, *(options.get(name) for name in _GEMINI_CONFIG)]
+    for place in places:
+        for name in COUNTS_OF_ANSWERS:
+            count = place.get(name) if isinstance(place, dict) else None
+            if isinstance(count, int | float) and count > 1:
+                raise unsupported(f"provider_options: {name} asks for several answers, a request gets one")
+    return options
 
 
 def _tool_choice(choice: str | frames.SpecificVariant, tools: tuple[Tool, ...]) -> Any:

@@ -101,6 +101,8 @@ class PastToolCall(_Frame):
     name: str
     arguments_json: str
     """A JSON object, as a string."""
+    status: Literal["ready"] | None = None
+    """As in `tool_call_ready.call`, which may be put back as it came."""
 
 
 class Message(_Frame):
@@ -114,9 +116,10 @@ class Message(_Frame):
     tool_name: str | None = None
     """Required for `tool`, refused elsewhere."""
     tool_calls: list[PastToolCall] | None = None
-    """Only on `assistant`."""
+    """Only on `assistant`; an empty one may stand anywhere."""
     provider_state: dict[str, Any] | None = None
-    """Only on `assistant`: `completed.backend_metadata.provider_state` of that turn, unchanged."""
+    """Only on `assistant`: `completed.backend_metadata.provider_state` of that turn, unchanged. An empty one may stand
+    anywhere."""
 
 
 class ToolDefinition(_Frame):
@@ -127,6 +130,8 @@ class ToolDefinition(_Frame):
     description: str | None = None
     input_schema: dict[str, Any]
     """A JSON Schema object."""
+    strict: bool | None = None
+    """Sent as the provider's own `strict` of the tool where it has one; it may stand in `input_schema` instead."""
 
 
 class ToolName(_Frame):

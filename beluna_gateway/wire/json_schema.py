@@ -1,4 +1,7 @@
-"""Is a value a valid JSON Schema (draft 2020-12)? A walk over one table, as fast as the schema is long.
+"""Is a value a valid JSON Schema? A walk over one table, as fast as the schema is long.
+
+A keyword may have its form of draft 2020-12 or of any draft from 4 on: `items` as an array, `exclusiveMinimum` as a
+boolean, `$recursiveAnchor` as a boolean, `$id` with a fragment.
 
 A general validator that is given the meta-schema answers the same, some hundred times slower: a client's frame of a few
 megabytes would stand still everyone else's streams, and a deep one ends in a `RecursionError`.
@@ -60,9 +63,12 @@ _SIMPLE: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "an object of booleans",
         lambda value: isinstance(value, dict) and all(map(_is_flag, value.values())),
     ),
-    "$id": ("a string without a fragment", lambda value: _is_text(value) and not value.partition("#")[2]),
-    **dict.fromkeys(("$anchor", "$dynamicAnchor", "$recursiveAnchor"), ("an anchor's name", _is_anchor)),
-    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), ("a number", _is_number)),
+    **dict.fromkeys(("$anchor", "$dynamicAnchor"), ("an anchor's name", _is_anchor)),
+    "$recursiveAnchor": ("true or false", lambda value: _is_flag(value) or _is_anchor(value)),
+    **dict.fromkeys(("minimum", "maximum"), ("a number", _is_number)),
+    **dict.fromkeys(
+        ("exclusiveMinimum", "exclusiveMaximum"), ("a number", lambda value: _is_number(value) or _is_flag(value))
+    ),
     **dict.fromkeys(
         (
             *("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"),
@@ -74,7 +80,7 @@ _SIMPLE: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(
         (
             *("title", "description", "format", "pattern", "contentEncoding", "contentMediaType"),
-            *("$schema", "$ref", "$dynamicRef", "$recursiveRef", "$comment"),
+            *("$schema", "$id", "$ref", "$dynamicRef", "$recursiveRef", "$comment"),
         ),
         ("a string", _is_text),
     ),
@@ -106,9 +112,9 @@ def schema_mistake(schema: Any) -> str | None:
                 words, is_right = simple
                 if not is_right(argument):
                     return f"{place}: expected {words}"
-            elif keyword in _ONE:
+            elif keyword in _ONE and not (keyword == "items" and isinstance(argument, list)):
                 waiting.append((place, argument))
-            elif keyword in _LIST:
+            elif keyword in _LIST or keyword == "items":
                 if not isinstance(argument, list) or not argument:
                     return f"{place}: expected an array of schemas, at least one"
                 waiting.extend((f"{place}[{index}]", inner) for index, inner in enumerate(argument))

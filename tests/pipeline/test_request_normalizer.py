@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]
 
 from beluna_gateway.canonical import (
     AssistantMessage,
@@ -166,12 +168,28 @@ def test_only_tool_messages_are_linked(role, field):
 
 
 @pytest.mark.parametrize("role", ["system", "user", "tool"])
-@pytest.mark.parametrize("field", [{"tool_calls": []}, {"tool_calls": [CALL]}, {"provider_state": {}}])
+@pytest.mark.parametrize("field", [{"tool_calls": [CALL]}, {"provider_state": {"gemini": []}}])
 def test_only_the_assistant_has_calls_and_state(role, field):
     """`tool_calls` and `provider_state` belong to the assistant alone."""
     message = {**(RESULT if role == "tool" else USER), "role": role, **field}
 
     assert f"messages[0].{next(iter(field))}: only an assistant" in refusal(messages=[message])
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
+def test_empty_calls_and_state_are_absent(role):
+    """`[]` and `{}`, which core writes on every message, mean nothing on any role."""
+    message = RESULT if role == "tool" else {**USER, "role": role}
+    empty = {**message, "tool_calls": [], "provider_state": {}}
+
+    assert normalize(messages=[empty]).messages == normalize(messages=[message]).messages
+
+
+def test_a_call_is_put_back_as_it_came():
+    """`tool_call_ready.call` has a status, and may be an entry of `tool_calls` as it is."""
+    ready = {**ASSISTANT, "tool_calls": [{**CALL, "status": "ready"}]}
+
+    assert normalize(messages=[ready]).messages == normalize(messages=[{**ASSISTANT, "tool_calls": [CALL]}]).messages
 
 
 def test_an_image_in_a_tool_message_is_refused():
@@ -295,30 +313,102 @@ def test_broken_data_urls_are_refused(url):
     assert "image_url.url" in refusal(messages=[{"role": "user", "parts": [{"image_url": {"url": url}}]}])
 
 
-# --- tools and output ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("keyword", sorted(SCHEMA_KEYWORDS))
-def test_each_listed_keyword_is_taken_at_the_top(keyword):
-    """The keywords of the protocol's list may stand at the top level of a tool's schema."""
-    good = {
-        **{key: {} for key in ("properties", "$defs")},
-        **{key: [True] for key in ("allOf", "anyOf", "oneOf")},
-        **{key: [] for key in ("required", "enum")},
-        **dict.fromkeys(("format", "pattern", "title", "description"), "x"),
-        **dict.fromkeys(("minItems", "maxItems", "minLength", "maxLength", "minimum", "maximum"), 1),
-        "type": "object",
-        "items": {},
-        "additionalProperties": False,
-    }
-    schema = {keyword: good.get(keyword, True)}
-
-    assert normalize(tools=[{"name": "t", "input_schema": schema}]).tools[0].input_schema == schema
+@pytest.mark.parametrize("url", ["data:image/jpg;base64,aGk=", "data:IMAGE/JPG;base64,aGk="])
+def test_the_common_name_of_jpeg(url):
+    """`image/jpg` is `image/jpeg`, wherever it stands."""
+    assert image(url).mime_type == "image/jpeg"
+    assert image("https://h/i", "image/jpg").mime_type == "image/jpeg"
+    assert image("data:;base64,aGk=", "image/jpg").mime_type == "image/jpeg"
 
 
 @pytest.mark.parametrize(
-    "keyword", ["$schema", "$ref", "not", "const", "patternProperties", "definitions", "x-mine", ""]
+    "options",
+    [
+        {"n": 2},
+        {"n": 2.0},
+        {"num_choices": 3},
+        {"candidateCount": 2},
+        {"generationConfig": {"candidateCount": 2}},
+        {"generation_config": {"candidate_count": 2}},
+    ],
 )
+def test_several_answers_are_refused(options):
+    """An option that asks for more than one answer is `unsupported_capability`, naming it."""
+    with pytest.raises(GatewayError, match="provider_options") as failure:
+        normalize(provider_options=options)
+    assert failure.value.kind == "unsupported_capability"
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"n": 1}, {"n": "two"}, {"generationConfig": {"candidateCount": 1}}, {"generationConfig": 5}]
+)
+def test_one_answer_may_be_asked_for(options):
+    """Options that ask for one answer, or that only the provider can judge, go on to it."""
+    assert normalize(provider_options=options).provider_options == options
+
+
+# --- tools and output ----------------------------------------------------------------------------------------
+
+
+RIGHT_VALUES: dict[str, Any] = {
+    **dict.fromkeys(("additionalProperties", "not", "if", "then", "else", "contains", "propertyNames"), True),
+    **dict.fromkeys(("items", "additionalItems", "unevaluatedItems", "unevaluatedProperties", "contentSchema"), True),
+    **{key: {"a": True} for key in ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")},
+    **{key: [True] for key in ("allOf", "anyOf", "oneOf", "prefixItems")},
+    **{key: ["a"] for key in ("required", "enum", "examples")},
+    **{key: {"a": ["b"]} for key in ("dependencies", "dependentRequired")},
+    **dict.fromkeys(("format", "pattern", "title", "description", "contentMediaType", "contentEncoding"), "x"),
+    **dict.fromkeys(("$schema", "$id", "id", "$ref", "$dynamicRef", "$recursiveRef", "$comment"), "urn:x"),
+    **dict.fromkeys(("$anchor", "$dynamicAnchor"), "x"),
+    **dict.fromkeys(("minItems", "maxItems", "minLength", "maxLength", "minimum", "maximum", "multipleOf"), 1),
+    **dict.fromkeys(("minProperties", "maxProperties", "minContains", "maxContains", "default", "const"), 1),
+    **dict.fromkeys(("exclusiveMinimum", "exclusiveMaximum", "uniqueItems", "deprecated", "readOnly"), True),
+    **dict.fromkeys(("writeOnly", "$recursiveAnchor", "nullable"), True),
+    "$vocabulary": {"urn:x": True},
+    "type": "object",
+}
+
+
+def test_every_keyword_of_json_schema_is_known():
+    """The drafts' own meta-schemas name no keyword that may not stand at the top level of a tool's schema."""
+    named = {
+        keyword
+        for uri in REGISTRY
+        if re.search(r"draft-0[467]|/(2019-09|2020-12)/", uri)
+        for keyword in REGISTRY.contents(uri)["properties"]
+    }
+
+    assert named | {"nullable"} == SCHEMA_KEYWORDS == RIGHT_VALUES.keys()
+
+
+@pytest.mark.parametrize("keyword", sorted(SCHEMA_KEYWORDS))
+def test_each_keyword_is_taken_at_the_top(keyword):
+    """Every keyword may stand at the top level of a tool's schema, and is sent where it says anything of arguments."""
+    schema = {keyword: RIGHT_VALUES[keyword]}
+
+    (tool,) = normalize(tools=[{"name": "t", "input_schema": schema}]).tools
+
+    assert tool.input_schema == ({} if keyword in ("$schema", "$id", "$comment") else schema)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_strict_stands_beside_the_schema_or_in_it(strict):
+    """`strict` is the tool's, also where it stands in `input_schema`, and no part of the schema that is sent."""
+    for fields in ({"input_schema": {"strict": strict}}, {"input_schema": {}, "strict": strict}):
+        (tool,) = normalize(tools=[{"name": "t", **fields}]).tools
+
+        assert (tool.strict, tool.input_schema) == (strict, {})
+
+
+@pytest.mark.parametrize(
+    "fields", [{"input_schema": {"strict": "yes"}}, {"input_schema": {"strict": True}, "strict": False}]
+)
+def test_a_strict_that_is_none_is_refused(fields):
+    """Anything but a boolean, and two that contradict each other."""
+    assert "strict" in refusal(tools=[{"name": "t", **fields}])
+
+
+@pytest.mark.parametrize("keyword", ["x-mine", "parameters", "optional", ""])
 def test_other_keywords_at_the_top_are_refused(keyword):
     """Any other keyword is refused, naming the tool; the same keyword deeper inside is the provider's business."""
     message = refusal(tools=[{"name": "weather", "input_schema": {keyword: {}}}])

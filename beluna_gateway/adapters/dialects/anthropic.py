@@ -7,6 +7,7 @@ has this API too, really sends.
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
 
 from pydantic import JsonValue
@@ -26,12 +27,17 @@ from ...canonical import (
 from ...config.settings import BackendProfile, Capabilities
 from ...errors import unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
+from ..encoding.call_ids import CallIds, answered_calls
 from ..encoding.claude_thinking import thinking_config
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TurnNotes, pieces
+from ..encoding.turns import shape_turns
 from .anthropic_decoder import AnthropicDecoder
 
 _VERSION = {"anthropic-version": "2023-06-01"}
 _IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
+_THINKING = frozenset({"thinking", "redacted_thinking"})
+# The API's refusals: "tool_use.id: String should match pattern '^[a-zA-Z0-9_-]+$'", "`tool_use` ids must be unique".
+_CALL_ID = re.compile(r"[a-zA-Z0-9_-]+")
 
 
 class AnthropicDialect(HttpDialect):
@@ -53,7 +59,7 @@ class AnthropicDialect(HttpDialect):
         body: JsonObject = {"model": model, "max_tokens": max_tokens, "stream": request.stream}
         if system := _system(request.messages):
             body["system"] = system
-        body["messages"] = _turns(request.messages, Origin(self.name, self.profile.id, model))
+        body["messages"] = _Conversation(request.messages, Origin(self.name, self.profile.id, model)).turns()
         if request.tools:
             body["tools"] = [
                 {
@@ -61,6 +67,7 @@ class AnthropicDialect(HttpDialect):
                     **({"description": tool.description} if tool.description is not None else {}),
                     # `type` is required here; arguments are an object in any case.
                     "input_schema": {"type": "object", **tool.input_schema},
+                    **({"strict": tool.strict} if tool.strict is not None else {}),
                 }
                 for tool in request.tools
             ]
@@ -95,69 +102,81 @@ def _tool_choice(request: CanonicalRequest) -> JsonObject:
     return {"type": "any" if choice == "required" else choice}
 
 
-def _system(messages: tuple[Message, ...]) -> JsonValue:
-    texts: list[str] = []
+def _system(messages: tuple[Message, ...]) -> list[JsonValue]:
+    blocks: list[JsonValue] = []
     for index, message in enumerate(messages):
         if isinstance(message, SystemMessage):
             for position, part in enumerate(message.parts):
                 if isinstance(part, ImagePart):
                     raise unsupported(f"messages[{index}].parts[{position}].image_url: anthropic's system is text only")
-                texts.append(part.text)
-    return _text_or_blocks([{"type": "text", "text": text} for text in texts])
+                blocks += _text_blocks(part.text)
+    return blocks
 
 
-def _turns(messages: tuple[Message, ...], origin: Origin) -> list[JsonValue]:
-    """The conversation, messages of one role in a row as one turn: all results of a turn's calls must be in one."""
-    turns: list[tuple[str, list[JsonObject]]] = []
-    for index, message in enumerate(messages):
-        if isinstance(message, SystemMessage):
-            continue
-        where = f"messages[{index}]"
-        role = "assistant" if isinstance(message, AssistantMessage) else "user"
-        if not turns or turns[-1][0] != role:
-            turns.append((role, []))
-        content = turns[-1][1]
+class _Conversation:
+    """The messages of one request as turns of content blocks. A text is always a block, whatever stands beside it."""
+
+    def __init__(self, messages: tuple[Message, ...], origin: Origin) -> None:
+        self._messages = messages
+        self._origin = origin
+        self._answered = answered_calls(messages)
+        self._ids = CallIds(messages, self._answered, allowed=_CALL_ID, unique=True)
+
+    def turns(self) -> list[JsonValue]:
+        turns = shape_turns(self._messages, self._answered, self._blocks)
+        last = turns[-1].blocks[-1] if turns[-1].role == "assistant" else {}
+        if last.get("type") == "text":
+            # "final assistant content cannot end with trailing whitespace" (HTTP 400)
+            last["text"] = str(last["text"]).rstrip()
+        return [{"role": turn.role, "content": [*turn.content]} for turn in turns]
+
+    def _blocks(self, index: int, message: Message) -> list[JsonObject]:
+        path = f"messages[{index}]"
         if isinstance(message, AssistantMessage):
-            content += _assistant_blocks(message, origin, where)
-        elif isinstance(message, ToolMessage):
-            texts: list[JsonObject] = [{"type": "text", "text": part.text} for part in message.parts]
-            result: JsonObject = {"type": "tool_result", "tool_use_id": message.call_id}
-            # Results come first in a turn, in their order ("Handle tool calls": text before them is an error).
-            results = sum(block["type"] == "tool_result" for block in content)
-            content.insert(results, {**result, "content": _text_or_blocks(texts)})
-        else:
-            content += [_user_block(part, f"{where}.parts[{n}]") for n, part in enumerate(message.parts)]
-    return [{"role": role, "content": _text_or_blocks(content)} for role, content in turns]
+            return self._assistant_blocks(index, message, path)
+        if isinstance(message, ToolMessage):
+            texts = [block for part in message.parts for block in _text_blocks(part.text)]
+            # A result without `content` is one that is empty.
+            content: JsonObject = {"content": _text_or_blocks(texts)} if texts else {}
+            return [{"type": "tool_result", "tool_use_id": self._ids.of_result(index), **content}]
+        return [block for n, part in enumerate(message.parts) for block in _user_blocks(part, f"{path}.parts[{n}]")]
+
+    def _assistant_blocks(self, index: int, message: AssistantMessage, path: str) -> list[JsonObject]:
+        """An earlier turn, its thinking where it was: "in their original order" (ThinkingBlockParam)."""
+        blocks: list[JsonObject] = []
+        for piece in pieces(message, self._origin, path):
+            if isinstance(piece, ImagePart):
+                raise unsupported(
+                    f"{path}.parts: an image_url in an assistant message; anthropic takes them from users only"
+                )
+            if isinstance(piece, OpaquePiece):
+                blocks.append(piece.value)
+            elif isinstance(piece, CallPiece):
+                call, call_id = piece.call, self._ids.of_call(index, piece.position)
+                blocks.append({"type": "tool_use", "id": call_id, "name": call.name, "input": call.arguments})
+            else:
+                blocks += _text_blocks(piece.text)
+        # "The final block in an assistant message cannot be `thinking`" (HTTP 400). What followed it is gone.
+        while blocks and blocks[-1].get("type") in _THINKING:
+            blocks.pop()
+        return blocks
+
+
+def _text_blocks(text: str) -> list[JsonObject]:
+    """One block; none for an empty text: "text content blocks must contain non-whitespace text" (HTTP 400)."""
+    return [{"type": "text", "text": text}] if text.strip() else []
 
 
 def _text_or_blocks(blocks: list[JsonObject]) -> JsonValue:
     """A single text as a string, which is shorthand for the same; anything else as blocks."""
-    return blocks[0]["text"] if len(blocks) == 1 and blocks[0]["type"] == "text" else [*blocks]
+    return blocks[0]["text"] if len(blocks) == 1 else [*blocks]
 
 
-def _user_block(part: Part, where: str) -> JsonObject:
+def _user_blocks(part: Part, path: str) -> list[JsonObject]:
     if not isinstance(part, ImagePart):
-        return {"type": "text", "text": part.text}
+        return _text_blocks(part.text)
     if part.url is not None:
-        return {"type": "image", "source": {"type": "url", "url": part.url}}
+        return [{"type": "image", "source": {"type": "url", "url": part.url}}]
     if part.mime_type not in _IMAGE_TYPES:
-        raise unsupported(f"{where}.image_url: anthropic takes {', '.join(sorted(_IMAGE_TYPES))}, not {part.mime_type}")
-    return {"type": "image", "source": {"type": "base64", "media_type": part.mime_type, "data": part.data}}
-
-
-def _assistant_blocks(message: AssistantMessage, origin: Origin, where: str) -> list[JsonObject]:
-    """An earlier turn, its thinking where it was: "in their original order" (ThinkingBlockParam)."""
-    blocks: list[JsonObject] = []
-    for piece in pieces(message, origin, where):
-        if isinstance(piece, ImagePart):
-            raise unsupported(
-                f"{where}.parts: an image_url in an assistant message; anthropic takes them from users only"
-            )
-        if isinstance(piece, OpaquePiece):
-            blocks.append(piece.value)
-        elif isinstance(piece, CallPiece):
-            call = piece.call
-            blocks.append({"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments})
-        elif piece.text:  # an empty text block is refused, and an assistant turn of calls alone often has one
-            blocks.append({"type": "text", "text": piece.text})
-    return blocks
+        raise unsupported(f"{path}.image_url: anthropic takes {', '.join(sorted(_IMAGE_TYPES))}, not {part.mime_type}")
+    return [{"type": "image", "source": {"type": "base64", "media_type": part.mime_type, "data": part.data}}]

@@ -9,7 +9,6 @@ google.rpc's error details.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from pydantic import JsonValue
@@ -21,18 +20,27 @@ from ...canonical import (
     JsonObject,
     JsonPart,
     JsonSchemaOutput,
+    Message,
     Part,
     SpecificTool,
     SystemMessage,
     ToolMessage,
-    UserMessage,
 )
 from ...config.settings import BackendProfile, Capabilities
 from ...errors import GatewayError, invalid_request, unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..decoding.provider_errors import ProviderError, error_of_status
+from ..encoding.call_ids import CallIds, CallPosition, answered_calls
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TextPiece, TurnNotes, pieces
+from ..encoding.turns import shape_turns
 from .gemini_decoder import DIALECT, GeminiDecoder, gemini_error, retry_delay_ms
+
+_CALL_ID = re.compile(r".+", re.DOTALL)  # any, but one call only may have it
+
+# The guide "Thought signatures", FAQ: what may stand in place of a signature in a turn that Gemini did not make. Models
+# from Gemini 3 on refuse a turn whose first call has none; of parallel calls only the first one has any.
+_NO_SIGNATURE = "skip_thought_signature_validator"
+_WANTS_SIGNATURES = re.compile(r"gemini-(?:[3-9]|\d\d|(?:[a-z-]+-)?latest\b)")
 
 
 class GeminiDialect(HttpDialect):
@@ -54,12 +62,13 @@ class GeminiDialect(HttpDialect):
         origin = Origin(DIALECT, self.profile.id, model)
         if not model.startswith(("models/", "tunedModels/")):
             model = f"models/{model}"
-        body: JsonObject = {"contents": _contents(request, origin)}
+        body: JsonObject = {"contents": _Conversation(request.messages, origin).contents()}
         system: list[JsonValue] = [
             _text_part(part, f"messages[{index}].parts[{position}]", "systemInstruction")
             for index, message in enumerate(request.messages)
             if isinstance(message, SystemMessage)
             for position, part in enumerate(message.parts)
+            if isinstance(part, ImagePart) or part.text
         ]
         if system:
             body["systemInstruction"] = {"parts": system}
@@ -125,36 +134,71 @@ def _generation_config(request: CanonicalRequest) -> JsonObject:
 # --- messages → contents -------------------------------------------------------------------------------------
 
 
-def _contents(request: CanonicalRequest, origin: Origin) -> list[JsonValue]:
-    contents: list[JsonValue] = []
-    results: list[JsonValue] = []  # of calls made at once: Gemini wants them in one turn
-    anonymous: set[str] = set()  # calls to which Gemini gave no id
-    for index, message in enumerate(request.messages):
-        if not isinstance(message, ToolMessage):
-            results = []
-        match message:
-            case UserMessage(parts):
-                contents.append({"role": "user", "parts": _parts(parts, f"messages[{index}]")})
-            case AssistantMessage():
-                contents.append({"role": "model", "parts": _turn(message, f"messages[{index}]", origin, anonymous)})
-            case ToolMessage(call_id) if results:
-                results.append(_function_response(message, call_id not in anonymous))
-            case ToolMessage(call_id):
-                results = [_function_response(message, call_id not in anonymous)]
-                contents.append({"role": "user", "parts": results})
-    return contents
+class _Conversation:
+    """The messages of one request as `contents`."""
+
+    def __init__(self, messages: tuple[Message, ...], origin: Origin) -> None:
+        self._messages = messages
+        self._origin = origin
+        self._answered = answered_calls(messages)
+        self._ids = CallIds(messages, self._answered, allowed=_CALL_ID, unique=True)
+        self._anonymous: set[CallPosition] = set()  # calls to which Gemini gave no id
+
+    def contents(self) -> list[JsonValue]:
+        turns = shape_turns(self._messages, self._answered, self._parts, order=self._in_order)
+        return [{"role": "model" if turn.role == "assistant" else "user", "parts": [*turn.content]} for turn in turns]
+
+    def _in_order(self, results: list[int]) -> list[int]:
+        """Results of calls without ids are told apart by their order only."""
+        if any(self._answered[result] in self._anonymous for result in results):
+            return sorted(results, key=lambda result: self._answered[result])
+        return results
+
+    def _parts(self, index: int, message: Message) -> list[JsonObject]:
+        path = f"messages[{index}]"
+        if isinstance(message, AssistantMessage):
+            return self._model_parts(index, message, path)
+        if isinstance(message, ToolMessage):
+            anonymous = self._answered.get(index) in self._anonymous
+            return [_function_response(message, None if anonymous else self._ids.of_result(index))]
+        parts: list[JsonObject] = []
+        for position, part in enumerate(message.parts):
+            if isinstance(part, ImagePart):
+                parts.append(_image(part, f"{path}.parts[{position}]"))
+            elif part.text:
+                parts.append({"text": part.text})
+        return parts
+
+    def _model_parts(self, index: int, message: AssistantMessage, path: str) -> list[JsonObject]:
+        parts: list[JsonObject] = []
+        first_call: JsonObject | None = None
+        for piece in pieces(message, self._origin, path):
+            match piece:
+                case TextPiece(text, extra):
+                    # A signature may stand on a part whose text is empty.
+                    if text or "thoughtSignature" in extra:
+                        parts.append({"text": text, **_signature(extra)})
+                case ImagePart():
+                    parts.append(_image(piece, f"{path}.parts"))
+                case OpaquePiece(part):
+                    parts.append(part)
+                case CallPiece(call, position, extra, noted):
+                    function: JsonObject = {"name": call.name, "args": call.arguments}
+                    if noted and not extra.get("id"):
+                        self._anonymous.add((index, position))
+                    else:
+                        function["id"] = self._ids.of_call(index, position)
+                    part = {"functionCall": function, **_signature(extra)}
+                    first_call = first_call or part
+                    parts.append(part)
+        if first_call is not None and _WANTS_SIGNATURES.search(self._origin.model):
+            first_call.setdefault("thoughtSignature", _NO_SIGNATURE)
+        return parts
 
 
-def _parts(parts: Iterable[Part], where: str) -> list[JsonValue]:
-    return [
-        _image(part, f"{where}.parts[{position}]") if isinstance(part, ImagePart) else {"text": part.text}
-        for position, part in enumerate(parts)
-    ]
-
-
-def _text_part(part: Part, where: str, place: str) -> JsonObject:
+def _text_part(part: Part, path: str, place: str) -> JsonObject:
     if isinstance(part, ImagePart):
-        raise unsupported(f"{where}.image_url: gemini takes text only in its {place}")
+        raise unsupported(f"{path}.image_url: gemini takes text only in its {place}")
     return {"text": part.text}
 
 
@@ -169,62 +213,29 @@ _MIME_TYPES = {
 }
 
 
-def _image(part: ImagePart, where: str) -> JsonObject:
+def _image(part: ImagePart, path: str) -> JsonObject:
     if part.url is None:
         return {"inlineData": {"mimeType": part.mime_type, "data": part.data}}
     if not part.url.startswith("https:"):
-        raise unsupported(f"{where}.image_url.url: gemini fetches https: URLs only; send the image as a data: URL")
-    path = urlsplit(part.url).path
-    mime_type = part.mime_type or _MIME_TYPES.get(path.rpartition(".")[2].lower())
+        raise unsupported(f"{path}.image_url.url: gemini fetches https: URLs only; send the image as a data: URL")
+    name = urlsplit(part.url).path
+    mime_type = part.mime_type or _MIME_TYPES.get(name.rpartition(".")[2].lower())
     file: JsonObject = {"fileUri": part.url}
     if mime_type is not None:  # files that were uploaded to Google have their type there
         file["mimeType"] = mime_type
     return {"fileData": file}
 
 
-# A turn that Gemini did not make, or whose signature is lost, may say so: "Thought signatures", FAQ. Models from
-# Gemini 3 on refuse calls without any signature.
-_NO_SIGNATURE = "skip_thought_signature_validator"
-_WANTS_SIGNATURES = re.compile(r"gemini-(?:[3-9]|\d\d)")
-
-
-def _turn(message: AssistantMessage, where: str, origin: Origin, anonymous: set[str]) -> list[JsonValue]:
-    parts: list[JsonValue] = []
-    signed = first_call = None
-    for piece in pieces(message, origin, where):
-        match piece:
-            case TextPiece(text, extra):
-                parts.append({"text": text, **_signature(extra)})
-            case ImagePart():
-                parts.append(_image(piece, f"{where}.parts"))
-            case OpaquePiece(part):
-                parts.append(part)
-            case CallPiece(call, extra, noted):
-                function: JsonObject = {"name": call.name, "args": call.arguments}
-                if noted and not extra.get("id"):
-                    anonymous.add(call.id)
-                else:
-                    function["id"] = call.id
-                signature = _signature(extra)
-                part = {"functionCall": function, **signature}
-                first_call = first_call or part
-                signed = signed or signature
-                parts.append(part)
-    if first_call is not None and not signed and _WANTS_SIGNATURES.search(origin.model):
-        first_call["thoughtSignature"] = _NO_SIGNATURE
-    return parts
-
-
 def _signature(extra: JsonObject) -> JsonObject:
     return {"thoughtSignature": extra["thoughtSignature"]} if "thoughtSignature" in extra else {}
 
 
-def _function_response(message: ToolMessage, with_id: bool) -> JsonObject:
-    parts = message.parts
+def _function_response(message: ToolMessage, call_id: str | None) -> JsonObject:
+    parts = [part for part in message.parts if part.text]
     # `response` must be an object; `output` is the API's own word for a result that is none.
-    response: JsonValue = {"output": message.text}
+    response: JsonValue = {"output": "\n".join(part.text for part in parts)}
     if len(parts) == 1 and isinstance(parts[0], JsonPart):
         value = parts[0].value
         response = value if isinstance(value, dict) else {"output": value}
-    identity: JsonObject = {"id": message.call_id} if with_id else {}
+    identity: JsonObject = {} if call_id is None else {"id": call_id}
     return {"functionResponse": {**identity, "name": message.tool_name, "response": response}}

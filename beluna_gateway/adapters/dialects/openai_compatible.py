@@ -25,7 +25,7 @@ from ...canonical import (
 from ...config.settings import BackendProfile, Capabilities
 from ...errors import unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
-from ..encoding.provider_state import TurnNotes
+from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TurnNotes, pieces
 from .openai_compatible_decoder import ChatCompletionsDecoder
 
 
@@ -45,13 +45,15 @@ class OpenAICompatibleDialect(HttpDialect):
         )
         self._stream_usage = settings.stream_usage
         self._thinking = settings.thinking
+        self._joins_texts = (settings.text_parts or ("array" if openai_itself else "joined")) == "joined"
 
     def auth_headers(self, secret: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {secret}"}
 
     def encode(self, request: CanonicalRequest, model: str) -> HttpRequest:
         body: JsonObject = {"model": model, "stream": request.stream}
-        body["messages"] = [_message(message, index) for index, message in enumerate(request.messages)]
+        origin = Origin(self.name, self.profile.id, model)
+        body["messages"] = [self._message(message, index, origin) for index, message in enumerate(request.messages)]
         if request.stream and self._stream_usage:
             body["stream_options"] = {"include_usage": True}
         if request.tools:
@@ -62,6 +64,7 @@ class OpenAICompatibleDialect(HttpDialect):
                         "name": tool.name,
                         **({"description": tool.description} if tool.description is not None else {}),
                         "parameters": tool.input_schema,
+                        **({"strict": tool.strict} if tool.strict is not None else {}),
                     },
                 }
                 for tool in request.tools
@@ -95,6 +98,12 @@ class OpenAICompatibleDialect(HttpDialect):
             return {"chat_template_kwargs": {"enable_thinking": enable}}
         if self._thinking == "enable_thinking":
             return {"enable_thinking": enable}
+        if self._thinking == "thinking_type":
+            return {"thinking": {"type": "enabled" if enable else "disabled"}}
+        if self._thinking == "reasoning_effort":
+            return {"reasoning_effort": "medium" if enable else "none"}
+        if not enable:  # such a backend is not asked to think in any request
+            return {}
         raise unsupported(
             "enable_thinking: this backend has no word for it; set openai_compatible.thinking in its configuration"
         )
@@ -103,44 +112,57 @@ class OpenAICompatibleDialect(HttpDialect):
         notes = TurnNotes(self.name, self.profile.id, model)
         return ChatCompletionsDecoder(notes, self.profile.reliability.max_event_bytes)
 
+    def _message(self, message: Message, index: int, origin: Origin) -> JsonObject:
+        path = f"messages[{index}]"
+        match message:
+            case SystemMessage(parts):
+                return {"role": "system", "content": self._text_content(parts, path)}
+            case UserMessage(parts):
+                if any(isinstance(part, ImagePart) for part in parts):
+                    return {"role": "user", "content": [_user_part(part) for part in parts]}
+                return {"role": "user", "content": self._text_content(parts, path)}
+            case ToolMessage(call_id, _, parts):
+                return {"role": "tool", "tool_call_id": call_id, "content": self._text_content(parts, path)}
+            case AssistantMessage(parts):
+                content = self._text_content(parts, path) if parts else None
+                return {"role": "assistant", "content": content, **_turn_fields(message, origin, path)}
 
-def _message(message: Message, index: int) -> JsonValue:
-    where = f"messages[{index}]"
-    match message:
-        case SystemMessage(parts):
-            return {"role": "system", "content": _text_content(parts, where)}
-        case UserMessage(parts):
-            if any(isinstance(part, ImagePart) for part in parts):
-                return {"role": "user", "content": [_user_part(part) for part in parts]}
-            return {"role": "user", "content": _text_content(parts, where)}
-        case ToolMessage(call_id, _, parts):
-            return {"role": "tool", "tool_call_id": call_id, "content": _text_content(parts, where)}
-        case AssistantMessage(parts, tool_calls):
-            turn: JsonObject = {"role": "assistant", "content": _text_content(parts, where) if parts else None}
-            if tool_calls:
-                turn["tool_calls"] = [
-                    {
-                        "id": call.id,
-                        "type": "function",
-                        "function": {"name": call.name, "arguments": call.arguments_json},
-                    }
-                    for call in tool_calls
-                ]
-            return turn
+    def _text_content(self, parts: tuple[Part, ...], path: str) -> JsonValue:
+        """One text as a string, which every server takes; several as parts or joined, as the server wants them."""
+        texts = []
+        for position, part in enumerate(parts):
+            if isinstance(part, ImagePart):
+                raise unsupported(
+                    f"{path}.parts[{position}].image_url: openai_compatible takes images in user messages only"
+                )
+            texts.append(part.text)
+        if len(texts) == 1 or self._joins_texts:
+            return "\n\n".join(texts)
+        return [{"type": "text", "text": text} for text in texts]
 
 
-def _text_content(parts: tuple[Part, ...], where: str) -> JsonValue:
-    """One text as a string, which every server takes; several as parts, so that their borders stay."""
-    texts = []
-    for position, part in enumerate(parts):
-        if isinstance(part, ImagePart):
-            raise unsupported(
-                f"{where}.parts[{position}].image_url: openai_compatible takes images in user messages only"
-            )
-        texts.append(part.text)
-    if len(texts) == 1:
-        return texts[0]
-    return [{"type": "text", "text": text} for text in texts]
+_RETURNED = ("reasoning_content", "reasoning_details", "extra_content")
+"""What a turn has besides text and calls and must have when it comes back. Sources: DeepSeek's guide "Thinking mode",
+Kimi's "Use thinking models", OpenRouter's "Reasoning tokens", Gemini's "OpenAI compatibility" (`extra_content`)."""
+
+
+def _turn_fields(message: AssistantMessage, origin: Origin, path: str) -> JsonObject:
+    """The calls of an earlier turn, and what its server must see again."""
+    calls: list[JsonObject] = [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments_json}}
+        for call in message.tool_calls
+    ]
+    fields: JsonObject = {}
+    for piece in pieces(message, origin, path):
+        if isinstance(piece, OpaquePiece):
+            fields |= {key: piece.value[key] for key in _RETURNED if key in piece.value}
+        elif isinstance(piece, CallPiece) and "extra_content" in piece.extra:
+            calls[piece.position]["extra_content"] = piece.extra["extra_content"]
+    if calls:
+        fields["tool_calls"] = [*calls]
+    else:  # wanted back with calls only; DeepSeek's older models refuse it without
+        fields.pop("reasoning_content", None)
+    return fields
 
 
 def _user_part(part: Part) -> JsonValue:

@@ -6,6 +6,9 @@ models", section "Encrypted reasoning items", and what llama.cpp's server takes.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+
 from pydantic import JsonValue
 
 from ...canonical import (
@@ -19,12 +22,13 @@ from ...canonical import (
     SpecificTool,
     SystemMessage,
     ToolMessage,
-    UserMessage,
 )
 from ...config.settings import Capabilities
-from ...errors import unsupported
+from ...errors import invalid_request, unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
-from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, Piece, TextPiece, TurnNotes, pieces
+from ..encoding.call_ids import CallIds, answered_calls
+from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TextPiece, TurnNotes, pieces
+from ..encoding.turns import NOTHING_TO_ANSWER
 from .openai_responses_decoder import CARRIED, DIALECT, ResponsesDecoder
 
 
@@ -36,15 +40,13 @@ class OpenAIResponsesDialect(HttpDialect):
         return {"Authorization": f"Bearer {secret}"}
 
     def encode(self, request: CanonicalRequest, model: str) -> HttpRequest:
-        origin = Origin(DIALECT, self.profile.id, model)
+        history = _History(request.messages, Origin(DIALECT, self.profile.id, model))
         body: JsonObject = {
             "model": model,
             "stream": request.stream,
             # Every request carries its whole history, so there is nothing to keep at the provider.
             "store": False,
-            "input": [
-                item for index, message in enumerate(request.messages) for item in _items(message, origin, index)
-            ],
+            "input": history.items(),
         }
         if request.tools:
             body["tools"] = [
@@ -54,7 +56,7 @@ class OpenAIResponsesDialect(HttpDialect):
                     **({"description": tool.description} if tool.description is not None else {}),
                     "parameters": tool.input_schema,
                     # Left out it means true here, which refuses schemas that do not forbid additional properties.
-                    "strict": False,
+                    "strict": tool.strict or False,
                 }
                 for tool in request.tools
             ]
@@ -72,7 +74,7 @@ class OpenAIResponsesDialect(HttpDialect):
         if request.max_output_tokens is not None:
             body["max_output_tokens"] = request.max_output_tokens
         body |= _sampling(request)
-        body |= _reasoning(request)
+        body |= _reasoning(request, carries_reasoning=history.carries_reasoning)
         return HttpRequest("/responses", body)
 
     def decoder(self, request: CanonicalRequest, model: str) -> ResponseDecoder:
@@ -89,7 +91,7 @@ def _sampling(request: CanonicalRequest) -> JsonObject:
     return {key: value for key, value in wanted.items() if value is not None}
 
 
-def _reasoning(request: CanonicalRequest) -> JsonObject:
+def _reasoning(request: CanonicalRequest, *, carries_reasoning: bool) -> JsonObject:
     reasoning: JsonObject = {}
     if request.enable_thinking is not None:
         reasoning["effort"] = "medium" if request.enable_thinking else "none"
@@ -98,59 +100,112 @@ def _reasoning(request: CanonicalRequest) -> JsonObject:
     body: JsonObject = {"reasoning": reasoning} if reasoning else {}
     # Only where the request shows that the model reasons: one that does not answers HTTP 400 "Encrypted content is not
     # supported with this model". Where nobody asks, newer models send encrypted reasoning of their own accord.
-    carries_reasoning = any(
-        isinstance(message, AssistantMessage) and DIALECT in message.provider_state for message in request.messages
-    )
     if request.enable_thinking or request.include_reasoning or carries_reasoning:
         body["include"] = ["reasoning.encrypted_content"]
     return body
 
 
+_MAX_ID = 64
+# "Invalid 'input[4].call_id': string too long. Expected a string with maximum length 64" (HTTP 400); item ids likewise.
+_CALL_ID = re.compile(rf".{{1,{_MAX_ID}}}", re.DOTALL)
+
+
+class _History:
+    """The messages of one request as input items."""
+
+    def __init__(self, messages: tuple[Message, ...], origin: Origin) -> None:
+        self._messages = messages
+        self._origin = origin
+        self._ids = CallIds(messages, answered_calls(messages), allowed=_CALL_ID, unique=False)
+        self.carries_reasoning = False
+        """Encrypted reasoning of earlier turns is among the items."""
+
+    def items(self) -> list[JsonValue]:
+        """The input.
+
+        Raises:
+            GatewayError: `invalid_request`, where nothing but system messages is left.
+        """
+        items: list[JsonValue] = []
+        asks = False
+        for index, message in enumerate(self._messages):
+            own = list(self._items(index, message))
+            asks = asks or (bool(own) and not isinstance(message, SystemMessage))
+            items += own
+        if not asks:
+            raise invalid_request(NOTHING_TO_ANSWER)
+        return items
+
+    def _items(self, index: int, message: Message) -> Iterator[JsonValue]:
+        path = f"messages[{index}]"
+        match message:
+            case ToolMessage(_, _, parts):
+                call_id = self._ids.of_result(index)
+                yield {"type": "function_call_output", "call_id": call_id, "output": _content(parts, path) or ""}
+            case AssistantMessage():
+                turn = list(self._turn(index, message, path))
+                if any(item.get("type") != "reasoning" for item in turn):  # reasoning that led to nothing is refused
+                    self.carries_reasoning |= any("encrypted_content" in item for item in turn)
+                    yield from turn
+            case _:
+                system = isinstance(message, SystemMessage)
+                if content := _content(message.parts, path, images=not system):
+                    yield {"type": "message", "role": "system" if system else "user", "content": content}
+
+    def _turn(self, index: int, message: AssistantMessage, path: str) -> Iterator[JsonObject]:
+        # "Item 'msg_…' of type 'message' was provided without its required 'reasoning' item: 'rs_…'" (HTTP 400)
+        reasoned = False  # reasoning with its id stands before
+        for piece in pieces(message, self._origin, path):
+            match piece:
+                case OpaquePiece(value):
+                    item = _without_long_id(value)
+                    if item.get("type") == "reasoning":
+                        reasoned = "id" in item
+                    yield item
+                case TextPiece(text, extra) if text:
+                    item = {"type": "message", "role": "assistant", "content": text, **_carried(extra, reasoned)}
+                    if "id" in item:  # an item of the API's own is more than a text
+                        item["content"] = [{"type": "output_text", "text": text, "annotations": []}]
+                        item["status"] = "completed"
+                    yield item
+                case CallPiece(call, position, extra):
+                    call_id = self._ids.of_call(index, position)
+                    item = {"type": "function_call", "call_id": call_id, "name": call.name}
+                    yield item | {"arguments": call.arguments_json, **_carried(extra, reasoned)}
+                case ImagePart():
+                    raise unsupported(f"{path}.parts.image_url: {_NO_IMAGE_HERE}")
+
+
+def _without_long_id(item: JsonObject) -> JsonObject:
+    item_id = item.get("id")
+    if isinstance(item_id, str) and len(item_id) > _MAX_ID:
+        return {key: value for key, value in item.items() if key != "id"}
+    return item
+
+
+def _carried(extra: JsonObject, reasoned: bool) -> JsonObject:
+    """What an item had besides its content. Its id goes back only together with the reasoning that it needs."""
+    carried = _without_long_id({key: extra[key] for key in CARRIED if key in extra})
+    return carried if reasoned else {key: value for key, value in carried.items() if key != "id"}
+
+
 _NO_IMAGE_HERE = "the Responses API takes images in user messages only"
 
 
-def _items(message: Message, origin: Origin, index: int) -> list[JsonValue]:
-    where = f"messages[{index}]"
-    match message:
-        case SystemMessage(parts):
-            return [{"type": "message", "role": "system", "content": _content(parts, where)}]
-        case UserMessage(parts):
-            return [{"type": "message", "role": "user", "content": _content(parts, where, images=True)}]
-        case ToolMessage(call_id, _, parts):
-            return [{"type": "function_call_output", "call_id": call_id, "output": _content(parts, where)}]
-        case AssistantMessage():
-            return [_turn_item(piece, where) for piece in pieces(message, origin, where)]
+def _content(parts: tuple[Part, ...], path: str, *, images: bool = False) -> JsonValue:
+    """One text as a string, which every server takes; anything else as parts, so that their borders stay.
 
-
-def _content(parts: tuple[Part, ...], where: str, *, images: bool = False) -> JsonValue:
-    """One text as a string, which every server takes; anything else as parts, so that their borders stay."""
-    if len(parts) == 1 and not isinstance(parts[0], ImagePart):
-        return parts[0].text
+    Empty texts, which the API refuses, are left out; None where nothing is left.
+    """
     content: list[JsonValue] = []
+    texts: list[str] = []
     for position, part in enumerate(parts):
         if not isinstance(part, ImagePart):
-            content.append({"type": "input_text", "text": part.text})
+            if part.text:
+                texts.append(part.text)
+                content.append({"type": "input_text", "text": part.text})
         elif images:
             content.append({"type": "input_image", "image_url": part.data_url, "detail": "auto"})
         else:
-            raise unsupported(
-                f"{where}.parts[{position}].image_url: the Responses API takes images in user messages only"
-            )
-    return content
-
-
-def _turn_item(piece: Piece, where: str) -> JsonValue:
-    match piece:
-        case TextPiece(text, extra):
-            item: JsonObject = {"type": "message", "role": "assistant", "content": text}
-            if "id" in extra:  # an item of the API's own is more than a text
-                item["content"] = [{"type": "output_text", "text": text, "annotations": []}]
-                item["status"] = "completed"
-            return item | {key: extra[key] for key in CARRIED if key in extra}
-        case CallPiece(call, extra):
-            item = {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments_json}
-            return item | {key: extra[key] for key in CARRIED if key in extra}
-        case OpaquePiece(value):
-            return value
-        case ImagePart():
-            raise unsupported(f"{where}.parts.image_url: {_NO_IMAGE_HERE}")
+            raise unsupported(f"{path}.parts[{position}].image_url: {_NO_IMAGE_HERE}")
+    return texts[0] if len(content) == len(texts) == 1 else content or None

@@ -12,6 +12,7 @@ wrote the bare array of pieces, without its origin; it is taken as this backend'
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -40,9 +41,13 @@ class TextPiece:
 
 @dataclass(frozen=True, slots=True)
 class CallPiece:
-    """A call of the turn. `noted`: it stands in the notes, so `extra` is all that the provider had attached to it."""
+    """A call of the turn, and its position among the turn's calls.
+
+    `noted`: it stands in the notes, so `extra` is all that the provider had attached to it.
+    """
 
     call: ToolCall
+    position: int
     extra: JsonObject = field(default_factory=dict)
     noted: bool = False
 
@@ -103,7 +108,9 @@ def pieces(message: AssistantMessage, origin: Origin, path: str) -> Iterator[Pie
         GatewayError: `invalid_request`, where the state of this dialect has not the form that `TurnNotes` gives it.
     """
     parts = list(message.parts)
-    calls = {call.id: call for call in message.tool_calls}
+    positions: dict[str, deque[int]] = {}
+    for position, call in enumerate(message.tool_calls):
+        positions.setdefault(call.id, deque()).append(position)
     entries = _entries(message.provider_state.get(origin.dialect), origin, f"{path}.provider_state.{origin.dialect}")
     text = "".join(part.text for part in parts if not isinstance(part, ImagePart))
     noted = sum(entry.text for entry in entries if entry.text is not None)
@@ -113,8 +120,9 @@ def pieces(message: AssistantMessage, origin: Origin, path: str) -> Iterator[Pie
         if entry.opaque is not None:
             yield OpaquePiece(entry.opaque)
         elif entry.call is not None:
-            if entry.call in calls:
-                yield CallPiece(calls.pop(entry.call), entry.extra, noted=True)
+            if of_this_id := positions.get(entry.call):
+                position = of_this_id.popleft()
+                yield CallPiece(message.tool_calls[position], position, entry.extra, noted=True)
         elif entry.text is not None and unchanged:
             yield TextPiece(text[begin : begin + entry.text], entry.extra)
             begin += entry.text
@@ -123,8 +131,8 @@ def pieces(message: AssistantMessage, origin: Origin, path: str) -> Iterator[Pie
             yield from _plain(parts)
             parts.clear()
     yield from _plain(parts)
-    for call in calls.values():
-        yield CallPiece(call)
+    for position in sorted(position for left in positions.values() for position in left):
+        yield CallPiece(message.tool_calls[position], position)
 
 
 def _plain(parts: list[Part]) -> Iterator[Piece]:

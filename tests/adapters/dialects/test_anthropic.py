@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -153,6 +154,82 @@ def test_a_result_that_comes_after_a_users_words_is_still_first_in_the_turn() ->
 
     assert [block["type"] for block in turns[0]["content"]] == ["tool_use"]
     assert [block["type"] for block in turns[1]["content"]] == ["tool_result", "text"]
+
+
+def turn(role: str, *parts: str, **fields: Any) -> dict[str, Any]:
+    return {"role": role, "parts": [text(part) for part in parts], **fields}
+
+
+def calls(*ids: str) -> list[dict[str, str]]:
+    return [{"id": call_id, "name": "f", "arguments_json": "{}"} for call_id in ids]
+
+
+def result(call_id: str, *parts: str) -> dict[str, Any]:
+    return turn("tool", *parts, tool_call_id=call_id, tool_name="f")
+
+
+def test_empty_text_is_left_out() -> None:
+    """Empty text and white space alone are refused by the API; a message with nothing left is left out."""
+    sent = body_of(
+        messages=[
+            turn("system", "", " "),
+            turn("user", "Hi", ""),
+            turn("assistant", ""),
+            turn("assistant", "\n\n", tool_calls=calls("a")),
+            result("a", "", "\n"),
+            {"role": "user", "parts": [text(""), {"image_url": {"url": "https://h/i.png"}}]},
+        ]
+    )
+
+    assert "system" not in sent
+    assert sent["messages"] == [
+        {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "f", "input": {}}]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "a"},
+                {"type": "image", "source": {"type": "url", "url": "https://h/i.png"}},
+            ],
+        },
+    ]
+
+
+def test_a_final_assistant_message_ends_without_white_space() -> None:
+    """The API refuses trailing white space where the model is to go on; before the end it stays."""
+    messages = [turn("user", "Hi"), turn("assistant", "So: \n")]
+
+    assert body_of(messages=messages)["messages"][-1]["content"] == [{"type": "text", "text": "So:"}]
+    longer = body_of(messages=[*messages, turn("user", "Go on")])["messages"]
+    assert longer[1]["content"] == [{"type": "text", "text": "So: \n"}]
+
+
+def test_ids_of_other_backends_are_mapped() -> None:
+    """An id that the API does not take is another one, in call and result alike."""
+    strange = "functions.get_weather:0"
+    sent = body_of(messages=[turn("user", "Hi"), turn("assistant", tool_calls=calls(strange)), result(strange, "x")])
+
+    call, answer = sent["messages"][1]["content"][0], sent["messages"][2]["content"][0]
+    assert re.fullmatch(r"[a-zA-Z0-9_-]+", call["id"])
+    assert call["id"] == answer["tool_use_id"]
+
+
+def test_a_turn_does_not_end_with_thinking() -> None:
+    """Thinking whose text or call is gone is left out: the API refuses it at the end of a message."""
+    thinking = {"opaque": {"type": "thinking", "thinking": "hm", "signature": "s"}}
+    state = {"anthropic": {"backend": "recorded", "model": "claude-x", "pieces": [thinking, {"call": "gone"}]}}
+    sent = body_of(messages=[turn("user", "Hi"), turn("assistant", "", provider_state=state), turn("user", "Well?")])
+
+    assert [message["role"] for message in sent["messages"]] == ["user"]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_strict_of_a_tool(strict: bool) -> None:
+    """A tool's `strict` is sent as the API's own; without it nothing is said."""
+    tool = {"name": "f", "input_schema": {}}
+
+    assert body_of(tools=[{**tool, "strict": strict}])["tools"][0]["strict"] is strict
+    assert "strict" not in body_of(tools=[tool])["tools"][0]
 
 
 def test_a_strange_provider_state_is_refused_by_place() -> None:

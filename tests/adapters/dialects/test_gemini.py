@@ -216,7 +216,17 @@ def test_a_result_is_an_object(parts: Any, response: Any) -> None:
 
 @pytest.mark.parametrize(
     ("model", "stands_in"),
-    [("gemini-2.5-pro", False), ("gemini-3-pro-preview", True), ("models/gemini-3.7-flash", True)],
+    [
+        ("gemini-2.5-pro", False),
+        ("gemini-2.5-flash-latest", False),
+        ("gemini-3-pro-preview", True),
+        ("models/gemini-3.7-flash", True),
+        ("gemini-10-pro", True),
+        ("gemini-flash-latest", True),
+        ("gemini-flash-lite-latest", True),
+        ("models/gemini-pro-latest", True),
+        ("learnlm-latest", False),
+    ],
 )
 def test_a_lost_signature_is_admitted_where_models_ask_for_one(model: str, stands_in: bool) -> None:
     """From Gemini 3 on a call without any signature is refused: the first of a turn says that it was lost."""
@@ -232,6 +242,89 @@ def test_foreign_state_is_refused() -> None:
 
     assert error.kind == "invalid_request"
     assert "messages[0].provider_state.gemini" in error.message
+
+
+def calls(*ids: str) -> list[dict[str, str]]:
+    return [{"id": call_id, "name": "look", "arguments_json": "{}"} for call_id in ids]
+
+
+def result(call_id: str, *parts: Any) -> dict[str, Any]:
+    return message("tool", *(parts or (text("ok"),)), tool_call_id=call_id, tool_name="look")
+
+
+def state(*pieces: Any) -> dict[str, Any]:
+    return {"gemini": {"backend": "recorded", "model": "gemini-2.5-flash", "pieces": list(pieces)}}
+
+
+def test_empty_text_is_left_out() -> None:
+    """The API refuses empty parts: they are left out, and messages of nothing else; a result stays."""
+    sent = encode(
+        message("system", text("")),
+        message("user", text("Hi"), text("")),
+        message("assistant", text("")),
+        message("assistant", text(""), tool_calls=calls("a")),
+        result("a", text(""), {"json": {"value": {"x": 1}}}),
+        message("user", text("")),
+    ).body
+
+    assert "systemInstruction" not in sent
+    assert sent["contents"] == [
+        {"role": "user", "parts": [{"text": "Hi"}]},
+        {"role": "model", "parts": [{"functionCall": {"name": "look", "args": {}, "id": "a"}}]},
+        {"role": "user", "parts": [{"functionResponse": {"id": "a", "name": "look", "response": {"x": 1}}}]},
+    ]
+
+
+def test_neighbours_are_one_turn() -> None:
+    """Two model messages in a row, and the results of a turn's calls around a user's message, are one turn each."""
+    contents = encode(
+        message("user", text("Hi")),
+        message("assistant", text("Well")),
+        message("assistant", tool_calls=calls("a", "b")),
+        result("a"),
+        message("user", text("Wait")),
+        result("b"),
+    ).body["contents"]
+
+    assert [content["role"] for content in contents] == ["user", "model", "user"]
+    assert [next(iter(part)) for part in contents[1]["parts"]] == ["text", "functionCall", "functionCall"]
+    assert [next(iter(part)) for part in contents[2]["parts"]] == ["functionResponse", "functionResponse", "text"]
+
+
+def test_results_without_ids_come_in_the_order_of_their_calls() -> None:
+    """Where Gemini gave no ids, it can tell results of one function apart by their order only."""
+    turn = message("assistant", tool_calls=calls("a", "b"), provider_state=state({"call": "a"}, {"call": "b"}))
+
+    contents = encode(message("user", text("Hi")), turn, result("b", text("B")), result("a", text("A"))).body[
+        "contents"
+    ]
+
+    assert contents[2]["parts"] == [
+        {"functionResponse": {"name": "look", "response": {"output": output}}} for output in ("A", "B")
+    ]
+
+
+def test_a_repeated_id_is_two_ids() -> None:
+    """Two calls of one id are told apart, each with its own result."""
+    contents = encode(
+        *(message("user", text("Hi")), message("assistant", tool_calls=calls("a")), result("a")),
+        *(message("assistant", tool_calls=calls("a")), result("a")),
+    ).body["contents"]
+
+    ids = [part[kind]["id"] for content in contents[1:] for part in content["parts"] for kind in part]
+    assert (ids[0], ids[2]) == ("a", ids[3])
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_a_signature_on_an_empty_text_goes_back() -> None:
+    """A part of empty text that has a signature is not empty."""
+    turn = message(
+        "assistant", text("Hi"), provider_state=state({"text": 2}, {"text": 0, "extra": {"thoughtSignature": "s"}})
+    )
+
+    parts = encode(message("user", text("Hi")), turn).body["contents"][1]["parts"]
+
+    assert parts == [{"text": "Hi"}, {"text": "", "thoughtSignature": "s"}]
 
 
 # --- errors --------------------------------------------------------------------------------------------------

@@ -84,17 +84,111 @@ def test_the_configuration_has_the_last_word_on_the_limits_name() -> None:
     assert body_of({"limits": {"max_output_tokens": 5}}, **backend)["max_tokens"] == 5
 
 
-@pytest.mark.parametrize("enable", [True, False])
-def test_thinking_goes_where_the_configuration_says(enable: bool) -> None:
-    """Servers differ; without a setting there is no place for it, and the field is named."""
-    fields = {"enable_thinking": enable}
+@pytest.mark.parametrize(
+    ("thinking", "on", "off"),
+    [
+        (
+            "chat_template_kwargs",
+            {"chat_template_kwargs": {"enable_thinking": True}},
+            {"chat_template_kwargs": {"enable_thinking": False}},
+        ),
+        ("enable_thinking", {"enable_thinking": True}, {"enable_thinking": False}),
+        ("thinking_type", {"thinking": {"type": "enabled"}}, {"thinking": {"type": "disabled"}}),
+        ("reasoning_effort", {"reasoning_effort": "medium"}, {"reasoning_effort": "none"}),
+    ],
+)
+def test_thinking_goes_where_the_configuration_says(thinking: str, on: Any, off: Any) -> None:
+    """Each word of `openai_compatible.thinking` has its own place in the body."""
+    for enable, expected in ((True, on), (False, off)):
+        body = body_of({"enable_thinking": enable}, openai_compatible={"thinking": thinking})
+        assert body.items() >= expected.items()
 
-    body = body_of(fields, openai_compatible={"thinking": "chat_template_kwargs"})
-    assert body["chat_template_kwargs"] == {"enable_thinking": enable}
-    assert body_of(fields, openai_compatible={"thinking": "enable_thinking"})["enable_thinking"] is enable
+
+def test_thinking_without_a_place_for_it() -> None:
+    """Where the configuration has no word, `false` (core's default) is satisfied and `true` is refused by name."""
+    assert body_of({"enable_thinking": False}) == body_of({})
     with pytest.raises(GatewayError, match="enable_thinking") as failure:
-        body_of(fields)
+        body_of({"enable_thinking": True})
     assert failure.value.kind == "unsupported_capability"
+
+
+@pytest.mark.parametrize(
+    ("backend", "joined"),
+    [
+        ({}, True),
+        ({"endpoint": "https://api.openai.com/v1"}, False),
+        ({"endpoint": "https://me.openai.azure.com/openai/v1"}, False),
+        ({"openai_compatible": {"text_parts": "array"}}, False),
+        ({"endpoint": "https://api.openai.com/v1", "openai_compatible": {"text_parts": "joined"}}, True),
+    ],
+)
+@pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
+def test_several_texts_of_a_message(backend: dict[str, Any], joined: bool, role: str) -> None:
+    """OpenAI and Azure get an array, other servers one string; the configuration decides otherwise."""
+    linked = {"tool_call_id": "c", "tool_name": "f"} if role == "tool" else {}
+    message = {"role": role, "parts": [{"text": {"text": "a"}}, {"json": {"value": [1]}}], **linked}
+
+    (sent,) = body_of({"messages": [message]}, **backend)["messages"]
+
+    array = [{"type": "text", "text": "a"}, {"type": "text", "text": "[1]"}]
+    assert sent["content"] == ("a\n\n[1]" if joined else array)
+
+
+def test_empty_text_is_sent() -> None:
+    """Chat Completions takes empty text and gets it."""
+    messages = [{"role": role, "parts": [{"text": {"text": ""}}]} for role in ("user", "assistant")]
+
+    assert [message["content"] for message in body_of({"messages": messages})["messages"]] == ["", ""]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_strict_of_a_tool(strict: bool) -> None:
+    """A tool's `strict` is sent as the API's own; without it nothing is said."""
+    (tool,) = body_of({"tools": [{**TOOL, "strict": strict}]})["tools"]
+
+    assert tool["function"]["strict"] is strict
+    assert "strict" not in body_of({"tools": [TOOL]})["tools"][0]["function"]
+
+
+def state(*pieces: Any, backend: str = "recorded", model: str = "m") -> dict[str, Any]:
+    return {"openai_compatible": {"backend": backend, "model": model, "pieces": list(pieces)}}
+
+
+REASONED = [
+    {"opaque": {"reasoning_content": "hm", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}},
+    {"call": "b", "extra": {"extra_content": {"google": {"thought_signature": "s"}}}},
+]
+
+
+def past_turn(*call_ids: str, **fields: Any) -> dict[str, Any]:
+    calls = [{"id": call_id, "name": "f", "arguments_json": "{}"} for call_id in call_ids]
+    return {"role": "assistant", "parts": [{"text": {"text": "Hi"}}], "tool_calls": calls, **fields}
+
+
+def test_what_the_server_must_see_again_goes_back() -> None:
+    """`reasoning_content` and `reasoning_details` beside the turn, `extra_content` on the call that had it."""
+    turn = past_turn("a", "b", provider_state=state(*REASONED))
+
+    (sent,) = body_of({"messages": [turn]})["messages"]
+
+    assert (sent["content"], sent["reasoning_content"]) == ("Hi", "hm")
+    assert sent["reasoning_details"] == [{"type": "reasoning.text", "text": "hm"}]
+    assert [call.get("extra_content") for call in sent["tool_calls"]] == [None, {"google": {"thought_signature": "s"}}]
+
+
+def test_reasoning_content_goes_back_with_calls_only() -> None:
+    """A turn without calls goes back without it, which DeepSeek's older models demand."""
+    (sent,) = body_of({"messages": [past_turn(provider_state=state(*REASONED))]})["messages"]
+
+    assert sent.keys() == {"role", "content", "reasoning_details"}
+
+
+@pytest.mark.parametrize("origin", [{"backend": "other"}, {"model": "other"}])
+def test_state_of_another_server_stays_out(origin: dict[str, str]) -> None:
+    """What another backend or another model gave is not sent here."""
+    (sent,) = body_of({"messages": [past_turn("a", provider_state=state(*REASONED, **origin))]})["messages"]
+
+    assert sent.keys() == {"role", "content", "tool_calls"}
 
 
 def test_usage_is_asked_for_only_where_it_can_be() -> None:

@@ -133,6 +133,124 @@ def test_foreign_state_is_refused() -> None:
     assert "messages[0].provider_state.openai_responses" in error.message
 
 
+def calls(*ids: str) -> list[dict[str, str]]:
+    return [{"id": call_id, "name": "look", "arguments_json": "{}"} for call_id in ids]
+
+
+def state(*pieces: Any) -> dict[str, Any]:
+    return {"openai_responses": {"backend": "recorded", "model": "gpt-5.4", "pieces": list(pieces)}}
+
+
+def test_empty_text_is_left_out() -> None:
+    """The API refuses empty text: such parts are left out, and messages of nothing else; a result stays."""
+    sent = body(
+        message("system", text("")),
+        message("user", text("Hi"), text("")),
+        message("assistant", text("")),
+        message("assistant", text(""), tool_calls=calls("a")),
+        message("tool", text(""), tool_call_id="a", tool_name="look"),
+    )["input"]
+
+    assert sent == [
+        {"type": "message", "role": "user", "content": "Hi"},
+        {"type": "function_call", "call_id": "a", "name": "look", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "a", "output": ""},
+    ]
+
+
+def test_nothing_to_answer_is_refused() -> None:
+    """A history of which nothing but system messages is left is `invalid_request`."""
+    assert refused(message("system", text("s")), message("user", text(""))).kind == "invalid_request"
+
+
+def test_long_call_ids_are_mapped() -> None:
+    """A `call_id` of more than 64 characters is another one, in call and result alike."""
+    long = "c" * 391
+    turn, answer = (
+        message("assistant", tool_calls=calls(long)),
+        message("tool", text("x"), tool_call_id=long, tool_name="look"),
+    )
+    _, call, output = body(message("user", text("Hi")), turn, answer)["input"]
+
+    assert call["call_id"] == output["call_id"]
+    assert len(call["call_id"]) <= 64
+
+
+ENCRYPTED = {"opaque": {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "e"}}
+
+
+@pytest.mark.parametrize(
+    ("before", "sent_id"),
+    [
+        ([ENCRYPTED], "msg_1"),
+        ([], None),
+        ([{"opaque": {**ENCRYPTED["opaque"], "id": "r" * 416}}], None),
+        ([{"opaque": {"type": "web_search_call", "id": "ws_1"}}], None),
+    ],
+    ids=["with its reasoning", "without", "with reasoning of a long id", "with another item"],
+)
+def test_an_item_id_goes_back_with_its_reasoning_only(before: list[Any], sent_id: str | None) -> None:
+    """The API refuses an id whose reasoning is not there; the text and its phase go back all the same."""
+    noted = {"text": 2, "extra": {"id": "msg_1", "phase": "final_answer"}}
+    turn = message("assistant", text("Hi"), provider_state=state(*before, noted))
+
+    item = body(message("user", text("Hi")), turn)["input"][-1]
+
+    assert (item.get("id"), item["phase"], "Hi" in json.dumps(item["content"])) == (sent_id, "final_answer", True)
+
+
+def test_no_item_id_is_too_long() -> None:
+    """Ids above 64 characters, which some servers give, are left out; the items go back."""
+    long = "x" * 416
+    reasoning = {"opaque": {**ENCRYPTED["opaque"], "id": long}}
+    turn = message(
+        "assistant",
+        text("Hi"),
+        tool_calls=calls("a"),
+        provider_state=state(
+            ENCRYPTED, reasoning, {"text": 2, "extra": {"id": long}}, {"call": "a", "extra": {"id": long}}
+        ),
+    )
+
+    sent = body(message("user", text("Hi")), turn)["input"]
+
+    assert [(item["type"], item.get("id")) for item in sent[1:]] == [
+        ("reasoning", "rs_1"),
+        ("reasoning", None),
+        ("message", None),
+        ("function_call", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("provider_state", "asks"),
+    [
+        (state(ENCRYPTED, {"text": 2}), True),
+        (state({"opaque": {"type": "reasoning", "id": "rs_1", "summary": [], "content": []}}, {"text": 2}), False),
+        ({"openai_responses": {"backend": "other", "model": "gpt-5.4", "pieces": [ENCRYPTED, {"text": 2}]}}, False),
+    ],
+    ids=["encrypted", "in the open", "of another backend"],
+)
+def test_encrypted_reasoning_is_asked_for_where_there_is_some(provider_state: Any, asks: bool) -> None:
+    """Only a history that shows that the model encrypts its reasoning has it asked for."""
+    turn = message("assistant", text("Hi"), provider_state=provider_state)
+
+    assert ("include" in body(message("user", text("Hi")), turn)) == asks
+
+
+def test_reasoning_alone_is_left_out() -> None:
+    """A turn whose text and calls are gone has nothing that its reasoning could stand before."""
+    turn = message("assistant", text(""), provider_state=state(ENCRYPTED, {"text": 2}))
+
+    assert len(body(message("user", text("Hi")), turn)["input"]) == 1
+
+
+@pytest.mark.parametrize(("strict", "sent"), [(True, True), (False, False), (None, False)])
+def test_strict_of_a_tool(strict: bool | None, sent: bool) -> None:
+    """A tool's `strict` is the API's own; left out it would mean true there."""
+    assert body(tools=[{**LOOK, "strict": strict}])["tools"][0]["strict"] is sent
+
+
 # --- response ------------------------------------------------------------------------------------------------
 
 

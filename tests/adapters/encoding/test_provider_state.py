@@ -48,7 +48,7 @@ def test_the_notes_give_the_order() -> None:
     assert laid_out(turn("Hi there"[:5], "c1", state=NOTES)) == [
         OpaquePiece({"x": 1}),
         TextPiece("Hi", {"id": "a"}),
-        CallPiece(call("c1"), {}, noted=True),
+        CallPiece(call("c1"), 0, {}, noted=True),
         OpaquePiece({"x": 2}),
         TextPiece(" th"),
     ]
@@ -56,7 +56,7 @@ def test_the_notes_give_the_order() -> None:
 
 def test_without_notes_text_comes_before_calls() -> None:
     """A turn of a client that carries no state is its parts, then its calls."""
-    assert laid_out(turn("Hi", "c1", "c2")) == [TextPiece("Hi"), CallPiece(call("c1")), CallPiece(call("c2"))]
+    assert laid_out(turn("Hi", "c1", "c2")) == [TextPiece("Hi"), CallPiece(call("c1"), 0), CallPiece(call("c2"), 1)]
 
 
 def test_notes_of_another_dialect_are_passed_over() -> None:
@@ -71,7 +71,7 @@ def test_notes_of_another_backend_or_model_are_passed_over(backend: str, model: 
     """Signatures are valid for the backend and the model that made them: elsewhere the turn is text and calls."""
     state = {"backend": backend, "model": model, "pieces": NOTES}
 
-    assert laid_out(turn("Hi th", "c1", state=state)) == [TextPiece("Hi th"), CallPiece(call("c1"))]
+    assert laid_out(turn("Hi th", "c1", state=state)) == [TextPiece("Hi th"), CallPiece(call("c1"), 0)]
 
 
 def test_notes_without_an_origin_are_taken() -> None:
@@ -86,7 +86,7 @@ def test_a_changed_text_is_the_clients() -> None:
     assert laid_out(turn("Something else", "c1", state=NOTES)) == [
         OpaquePiece({"x": 1}),
         TextPiece("Something else"),
-        CallPiece(call("c1"), {}, noted=True),
+        CallPiece(call("c1"), 0, {}, noted=True),
         OpaquePiece({"x": 2}),
     ]
 
@@ -96,7 +96,7 @@ def test_calls_are_the_clients() -> None:
     assert laid_out(turn("Hi th", "c9", state=NOTES))[-3:] == [
         OpaquePiece({"x": 2}),
         TextPiece(" th"),
-        CallPiece(call("c9")),
+        CallPiece(call("c9"), 0),
     ]
 
 
@@ -146,7 +146,7 @@ def test_foreign_notes_are_refused(state: Any) -> None:
 def test_any_notes_are_taken_or_refused(state: Any) -> None:
     """Whatever a client sends as state, it is refused or the turn is whole."""
     with suppress(GatewayError):
-        assert CallPiece(call("c1")) in laid_out(turn("Hi", "c1", state=state))
+        assert CallPiece(call("c1"), 0) in laid_out(turn("Hi", "c1", state=state))
 
 
 _pieces = st.one_of(
@@ -183,7 +183,7 @@ def _flat(piece: Piece) -> tuple[str, Any, Any]:
     match piece:
         case TextPiece(text, extra):
             return "text", text, extra
-        case CallPiece(made, extra):
+        case CallPiece(made, _, extra):
             return "call", made.id, extra
         case OpaquePiece(value):
             return "opaque", value, {}

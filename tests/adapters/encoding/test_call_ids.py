@@ -1,0 +1,133 @@
+"""`encoding/call_ids.py`: ids of calls as a provider takes them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beluna_gateway.adapters.encoding.call_ids import CallIds, answered_calls
+from beluna_gateway.canonical import AssistantMessage, Message, TextPart, ToolCall, ToolMessage, UserMessage
+
+STRICT = re.compile(r"[a-zA-Z0-9_-]+")
+SHORT = re.compile(r".{1,64}", re.DOTALL)
+
+
+def calls(*ids: str) -> AssistantMessage:
+    return AssistantMessage((), tuple(ToolCall(call_id, "f", "{}", {}) for call_id in ids))
+
+
+def result(call_id: str) -> ToolMessage:
+    return ToolMessage(call_id, "f", (TextPart("ok"),))
+
+
+def sent(*messages: Message, allowed: re.Pattern[str] = STRICT, unique: bool = True) -> list[list[str]]:
+    """The ids of each message as they are sent."""
+    ids = CallIds(messages, answered_calls(messages), allowed=allowed, unique=unique)
+    return [
+        [ids.of_call(index, position) for position in range(len(message.tool_calls))]
+        if isinstance(message, AssistantMessage)
+        else [ids.of_result(index)]
+        for index, message in enumerate(messages)
+        if isinstance(message, AssistantMessage | ToolMessage)
+    ]
+
+
+def test_an_allowed_id_is_sent_as_it_is() -> None:
+    """Where nothing is restricted, nothing changes."""
+    assert sent(calls("toolu_1", "b-2"), result("b-2"), result("toolu_1")) == [["toolu_1", "b-2"], ["b-2"], ["toolu_1"]]
+
+
+def test_a_restricted_id_is_mapped_with_its_result() -> None:
+    """An id with other characters becomes one that is taken; call and result keep together."""
+    (mapped,), (answered,) = sent(calls("functions.get_weather:0"), result("functions.get_weather:0"))
+
+    assert mapped == answered
+    assert STRICT.fullmatch(mapped)
+    assert mapped.startswith("functions_get_weather_0_")
+
+
+@pytest.mark.parametrize(("length", "changes"), [(64, False), (65, True), (391, True)])
+def test_a_long_id_is_mapped(length: int, changes: bool) -> None:
+    """An id of up to 64 characters is taken by the Responses API, whatever its characters."""
+    long = "é" * length
+
+    (mapped,), (answered,) = sent(calls(long), result(long), allowed=SHORT, unique=False)
+
+    assert mapped == answered
+    assert (mapped != long) == changes
+    assert len(mapped) <= 64
+
+
+def test_a_repeated_id_pairs_each_call_with_the_next_result() -> None:
+    """Two calls of one id get two ids where they must be unique, and each result goes with its own call."""
+    (first,), (answer,), (second,), (later,) = sent(calls("a"), result("a"), calls("a"), result("a"))
+    assert (first, answer) == ("a", "a")
+    assert second == later != "a"
+
+    (one, two), *answers = sent(calls("a", "a"), result("a"), result("a"))
+    assert answers == [[one], [two]]
+    assert one != two
+
+
+def test_a_repeated_id_stays_where_it_may_be_repeated() -> None:
+    """The Responses API takes an id twice."""
+    history = (calls("a", "a"), result("a"), calls("a"), result("a"))
+
+    assert sent(*history, allowed=SHORT, unique=False) == [["a", "a"], ["a"], ["a"], ["a"]]
+
+
+def test_a_mapped_id_is_no_other_calls_id() -> None:
+    """A client may use the very id that another one would be mapped to: both are told apart."""
+    (mapped,), _ = sent(calls("a.b"), result("a.b"))
+
+    (first, second), *_ = sent(calls("a.b", mapped))
+
+    assert second == mapped != first
+
+
+def test_results_without_calls() -> None:
+    """A history without calls may hold results, which are mapped all the same."""
+    ((one,), (other,)) = sent(result("a.b"), result("a.b"))
+
+    assert one == other
+    assert STRICT.fullmatch(one)
+
+
+def test_one_result_too_many() -> None:
+    """A second answer to a call belongs to that call."""
+    assert sent(calls("a"), result("a"), result("a")) == [["a"], ["a"], ["a"]]
+
+
+_ids = st.sampled_from(["a", "b", "a.b", "a:b", "a_b", "", "é", "x" * 65, "x" * 65 + "y"]).filter(bool)
+_histories = st.lists(st.lists(_ids, min_size=1, max_size=3), max_size=5)
+
+
+@given(_histories, st.sampled_from([(STRICT, True), (SHORT, False), (SHORT, True)]))
+def test_ids_of_any_history(turns: list[list[str]], rule: tuple[re.Pattern[str], bool]) -> None:
+    """Every id is allowed; two ids never become one; what is sent does not depend on what follows."""
+    allowed, unique = rule
+    messages: list[Message] = []
+    for turn in turns:
+        messages += [calls(*turn), *map(result, turn), UserMessage((TextPart("and?"),))]
+
+    ids = sent(*messages, allowed=allowed, unique=unique)
+
+    made = [call_id for turn in ids for call_id in turn]
+    assert all(allowed.fullmatch(call_id) for call_id in made)
+    position = 0
+    of_calls: list[tuple[str, str]] = []
+    for turn in turns:
+        own, answers = ids[position], ids[position + 1 : position + 1 + len(turn)]
+        assert sorted(own) == sorted(answer[0] for answer in answers)
+        of_calls += zip(turn, own, strict=True)
+        position += 1 + len(turn)
+    if unique:
+        assert len({mapped for _, mapped in of_calls}) == len(of_calls)
+    else:
+        assert len({mapped for _, mapped in of_calls}) == len({original for original, _ in of_calls})
+    for end in range(len(messages)):
+        shorter = sent(*messages[:end], allowed=allowed, unique=unique)
+        assert shorter == ids[: len(shorter)]
