@@ -32,7 +32,7 @@ def _first_unsupported(request: CanonicalRequest, can: Capabilities) -> tuple[st
     if request.tools and not can.tool_calls:
         return "tools", "tool_calls"
     if request.output_mode == "json_object" and not can.json_mode:
-        return "output_mode", "json_mode"
+        return "output_mode json_object", "json_mode"
     if isinstance(request.output_mode, JsonSchemaOutput) and not can.json_schema_mode:
         return "output_mode", "json_schema_mode"
     if not can.reasoning:

@@ -145,7 +145,8 @@ def test_a_backends_defaults_are_the_contracts():
     """A backend says nothing but what it must: nothing else is switched on."""
     one = Config.model_validate(config()).ai_gateway.backends[0]
 
-    assert one.openai_compatible.model_dump() == {"max_tokens_field": None, "stream_usage": True, "thinking": None}
+    chat = {"max_tokens_field": None, "stream_usage": True, "thinking": None, "text_parts": None}
+    assert one.openai_compatible.model_dump() == chat
     assert one.anthropic.default_max_tokens == 4096
     launch = BackendSettings.model_validate(backend(launch={"command": "x"})).launch
     assert launch is not None

@@ -40,7 +40,7 @@ def refusal(asked: CanonicalRequest, **can: bool) -> str:
 CASES: list[tuple[str, dict[str, Any], str]] = [
     ("streaming", {"stream": True}, "stream"),
     ("tool_calls", {"tools": (Tool("t", None, {}),)}, "tools"),
-    ("json_mode", {"output_mode": "json_object"}, "output_mode"),
+    ("json_mode", {"output_mode": "json_object"}, "output_mode json_object"),
     ("json_schema_mode", {"output_mode": JsonSchemaOutput("n", {}, strict=True)}, "output_mode"),
     ("reasoning", {"enable_thinking": True}, "enable_thinking"),
     ("reasoning", {"include_reasoning": True}, "include_reasoning"),
