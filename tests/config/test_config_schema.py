@@ -32,7 +32,12 @@ FULL: dict[str, Any] = {
                 "default_model": "m",
                 "models": [{"id": "m", "aliases": ["low-cost"]}],
                 "capabilities": dict.fromkeys(models.Capabilities.model_fields, False),
-                "openai_compatible": {"max_tokens_field": "max_tokens", "stream_usage": False, "thinking": None},
+                "openai_compatible": {
+                    "max_tokens_field": "max_tokens",
+                    "stream_usage": False,
+                    "thinking": None,
+                    "text_parts": "array",
+                },
                 "anthropic": {"default_max_tokens": 1},
                 "headers": {"X-A": "1"},
                 "reliability": {"max_retries": 0},
