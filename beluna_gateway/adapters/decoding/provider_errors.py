@@ -382,7 +382,7 @@ def beginning(body: bytes) -> str:
 def error_of_status(
     status: int, error: ProviderError, *, retry_after_ms: int | None = None, where: str = "the backend answered"
 ) -> GatewayError:
-    """The error for an HTTP answer that is not a success."""
+    """The error for an HTTP answer that is not a success; it names the longer of `retry_after_ms` and RetryInfo."""
     kind, retryable = _kind_of_status(status, error)
     said = f": {error.message}" if error.message else ""
     return GatewayError(
@@ -391,7 +391,7 @@ def error_of_status(
         retryable=retryable,
         provider_code=error.code,
         provider_http_status=status,
-        retry_after_ms=retry_after_ms,
+        retry_after_ms=_longest([retry_after_ms, _delay_ms(error)]),
     )
 
 

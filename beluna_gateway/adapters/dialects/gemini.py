@@ -33,7 +33,7 @@ from ..decoding.provider_errors import ProviderError, error_of_status
 from ..encoding.call_ids import CallIds, CallPosition, answered_calls
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TextPiece, TurnNotes, pieces
 from ..encoding.turns import shape_turns
-from .gemini_decoder import DIALECT, GeminiDecoder, gemini_error, retry_delay_ms
+from .gemini_decoder import DIALECT, GeminiDecoder, gemini_error
 
 _CALL_ID = re.compile(r".+", re.DOTALL)  # any, but one call only may have it
 
@@ -94,8 +94,7 @@ class GeminiDialect(HttpDialect):
         return GeminiDecoder(notes, self.profile.reliability.max_event_bytes)
 
     def error(self, status: int, error: ProviderError, retry_after_ms: int | None) -> GatewayError:
-        delay = retry_after_ms if retry_after_ms is not None else retry_delay_ms(error)
-        return gemini_error(error_of_status(status, error, retry_after_ms=delay), error)
+        return gemini_error(error_of_status(status, error, retry_after_ms=retry_after_ms), error)
 
 
 def _calling(request: CanonicalRequest) -> JsonObject:

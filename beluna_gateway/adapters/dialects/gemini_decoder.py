@@ -7,8 +7,6 @@ send a `finishReason` in every chunk, or before the last parts.
 
 from __future__ import annotations
 
-import re
-
 from pydantic import JsonValue
 
 from ...canonical import (
@@ -273,15 +271,6 @@ def gemini_error(failure: GatewayError, error: ProviderError) -> GatewayError:
     if failure.kind == "invalid_request" and any(d.get("reason") == "API_KEY_INVALID" for d in _details(error)):
         return failure.replace(kind="authentication")
     return failure
-
-
-def retry_delay_ms(error: ProviderError) -> int | None:
-    """google.rpc.RetryInfo's `retryDelay`, a protobuf duration in JSON (``"3.5s"``)."""
-    for detail in _details(error):
-        delay = detail.get("retryDelay")
-        if isinstance(delay, str) and (match := re.fullmatch(r"(\d{1,9})(?:\.(\d{1,9}))?s", delay)):
-            return int(match[1]) * 1000 + -(-int((match[2] or "0").ljust(9, "0")) // 1_000_000)
-    return None
 
 
 def _details(error: ProviderError) -> list[JsonObject]:

@@ -486,6 +486,14 @@ def test_the_longest_wait_counts(body: Any, headers: Any, expected: int | None) 
     assert wait_ms(read_error(body), NOW, **headers) == expected
 
 
+@pytest.mark.parametrize(("header", "expected"), [(None, 17_000), (3000, 17_000), (20_000, 20_000)])
+def test_an_http_error_names_the_longer_wait(header: int | None, expected: int) -> None:
+    """Of its header and of Google's RetryInfo in its body."""
+    error = read_error({"error": {"code": 429, "details": [{"retryDelay": "17s"}]}})
+
+    assert error_of_status(429, error, retry_after_ms=header).retry_after_ms == expected
+
+
 def test_an_error_inside_an_answer_names_its_wait_too() -> None:
     """Gemini's RetryInfo stands in the stream; a time of day needs the time of now."""
     gemini: Any = {"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "details": [{"retryDelay": "17s"}]}}
