@@ -279,7 +279,17 @@ def _status(options: argparse.Namespace) -> int:
         f"beluna-gateway {frame['version']}, pid {frame['pid']}, up {frame['uptime_ms'] / 1000:.0f} s, "
         f"{frame['connections']} connections, {frame['in_flight']} requests in flight"
     )
-    columns = ("id", "dialect", "default_model", "breaker", "in_flight", "queued", "requests", "failures")
+    columns = (
+        "id",
+        "dialect",
+        "default_model",
+        "breaker",
+        "in_flight",
+        "queued",
+        "requests",
+        "failures",
+        "used_tokens",
+    )
     _print_table([columns, *([str(backend[name]) for name in columns] for backend in frame["backends"])])
     return OK
 

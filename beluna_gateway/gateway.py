@@ -1,4 +1,9 @@
-"""The way of one request, from the frame to its last event: read `AIGateway.infer`, then `_attempts`."""
+"""`AIGateway`: takes a request from its frame to its last event.
+
+`AIGateway.infer` is the whole way, one line for each step: frame → request normaliser → router → credentials →
+capabilities → budget → reliability (timers, circuit breaker, retries: `_attempts`) → adapter → response normaliser.
+The steps are the modules of `pipeline/`; each knows its own rule and none of the others.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +43,7 @@ MESSAGE_CHARACTERS = 2000
 
 
 class LiveBackend:
-    """One configured backend with everything that outlives a request: adapter, budget, breaker, counters."""
+    """A configured backend with what outlives a request: its adapter, budget, circuit breaker and counters."""
 
     def __init__(self, profile: BackendProfile, make_adapter: AdapterFactory, clock: Callable[[], float]) -> None:
         self.profile = profile
@@ -51,38 +56,37 @@ class LiveBackend:
 
     @cached_property
     def adapter(self) -> BackendAdapter:
-        """Made when it is first needed: its imports are most of the daemon's start-up time."""
+        """Made on first use: its imports take most of the daemon's start-up time."""
         return self._make_adapter(self.profile)
 
     @property
     def has_adapter(self) -> bool:
-        """Whether there is anything to close."""
+        """Whether the adapter has been made, and so has to be closed."""
         return "adapter" in self.__dict__
 
-    async def opens_within(self, seconds: float) -> bool:
-        """Waits; True, and at once, where the circuit opens meanwhile."""
+    async def wait_for_retry(self, seconds: float) -> None:
+        """Waits for `seconds`, or until the circuit opens: the next attempt is then refused anyway."""
         opened = asyncio.Event()
         self.breaker.on_open.add(opened.set)
         try:
             async with asyncio.timeout(seconds):
                 await opened.wait()
-            return True
         except TimeoutError:
-            return False
+            pass
         finally:
             self.breaker.on_open.discard(opened.set)
 
 
 class AIGateway:
-    """Every model call goes through here, from the socket or from a program that embeds it.
+    """Serves inference requests, from the socket or from a program that embeds it.
 
     Use as ``async with AIGateway(config) as gateway:``; leaving the block ends connections and child processes.
 
     Args:
-        config: As `load_config` gives it.
-        folder: Where relative paths of the configuration are looked up.
-        adapters: Dialect name → what makes its adapter; the real ones, unless a test brings its own.
-        telemetry: Told of each request that ended.
+        config: From `load_config`.
+        folder: What relative paths of the configuration are relative to.
+        adapters: Dialect name → factory of its adapter; the real ones by default.
+        telemetry: Sinks that get a record of each request that ended.
         redactor: Learns every secret; shared with the log.
     """
 
@@ -135,27 +139,27 @@ class AIGateway:
                     stack.push_async_callback(backend.adapter.close)
 
     async def start(self) -> None:
-        """Starts what the configuration wants started before the first request (`launch`), and loads what the default
-        backend needs. Need not be called.
+        """Starts model servers that are to run before the first request (`launch`), and loads the default backend's
+        adapter. Optional: otherwise the first request does both.
         """
         for backend in self.backends.values():
             if backend.id == self._router.default_backend or backend.profile.backend.launch is not None:
                 await backend.adapter.start()
 
-    # --- the way of a request --------------------------------------------------------------------------------
+    # --- one request -----------------------------------------------------------------------------------------
 
     async def infer(self, frame: Infer, request_id: str, sink: EventSink) -> None:
-        """Serves one request: pushes its events into `sink`, the last one is terminal.
+        """Serves one request: writes its events to `sink`, the last one is terminal. Raises nothing.
 
-        Cancelling this call is the cancel: when it has returned, the backend's connection is closed. A request that is
-        cancelled gets no terminal event from here; whoever cancelled it knows.
+        Cancelling this call cancels the request: when it has returned, the backend's connection is closed. A cancelled
+        request gets no terminal event from here; the caller knows that it cancelled.
         """
         record = RequestRecord(request_id, frame.metadata, self._clock())
         response = ResponseNormalizer(sink, frame.include_reasoning, self._clock, self._later)
         backend = None
         try:
             request = self._request_normalizer.normalize(frame, request_id)
-            del frame  # 4 KB that nobody needs for as long as the answer takes
+            del frame  # otherwise kept, 4 KB or more, for as long as the answer takes
             selected = self._router.select(request)
             backend = self._backend_of(selected, record)
             credential = self._credentials.resolve(selected.profile)
@@ -169,7 +173,7 @@ class AIGateway:
                     await self._attempts(call, selected, backend, response, record, total.deadline)
         except GatewayError as error:
             response.fail(self._presentable(error, backend))
-        except Exception as error:  # noqa: BLE001 - the client gets its one end, whatever we did wrong
+        except Exception as error:  # noqa: BLE001 - also a bug ends the request with one terminal event
             self._log.exception("bug", request_id=request_id)
             forget_frames(error)
             response.fail(self._presentable(GatewayError("internal", f"a bug in the gateway: {error!r}"), backend))
@@ -185,7 +189,7 @@ class AIGateway:
         record: RequestRecord,
         deadline: float,
     ) -> None:
-        """One attempt, and others while the retry rule and the breaker allow."""
+        """Makes one attempt, and further ones as long as the retry rule and the circuit breaker allow."""
         settings = selected.profile.reliability
         last: GatewayError | None = None
         for attempt in count(1):
@@ -199,7 +203,7 @@ class AIGateway:
                 return
             except GatewayError as error:
                 if last is not None and error.kind == "circuit_open":
-                    raise last from None  # others opened the circuit while this request waited for its turn
+                    raise last from None  # the circuit opened during the wait: this request's own error says more
                 delay = retry_delay(
                     settings,
                     error,
@@ -212,11 +216,10 @@ class AIGateway:
                 last = error.replace()
                 forget_frames(error)
             record.attempt_errors.append(self._redactor.redact(f"{last.kind}: {last.message}")[:300])
-            if await backend.opens_within(delay):
-                raise last
+            await backend.wait_for_retry(delay)
 
     def _later(self, function: Callable[[], None]) -> None:
-        """Calls it when the loop has looked at its sockets once more, and whoever that woke has had its turn."""
+        """Runs `function` after the event loop's next I/O poll and its callbacks."""
         self._loop.call_soon(self._loop.call_soon, function)
 
     def _backend_of(self, selected: SelectedBackend, record: RequestRecord) -> LiveBackend:
@@ -227,7 +230,7 @@ class AIGateway:
         return backend
 
     def _presentable(self, error: GatewayError, backend: LiveBackend | None) -> GatewayError:
-        """`error` as a client may see it: secrets taken out, then cut to length. `error` itself is done with."""
+        """`error` for the client: without secrets, then cut to length. `error` itself is not to be raised again."""
         forget_frames(error)
         code = error.provider_code
         return error.replace(
@@ -237,7 +240,7 @@ class AIGateway:
         )
 
     def _finish(self, record: RequestRecord, response: ResponseNormalizer, backend: LiveBackend | None) -> None:
-        """Accounts for the request, once, however it ended."""
+        """Counts the request and reports it to the telemetry sinks, once, however it ended."""
         record.duration = self._clock() - record.started_at
         if response.first_output_at is not None:
             record.first_output_after = response.first_output_at - record.started_at
@@ -267,7 +270,8 @@ class AIGateway:
     async def infer_stream(self, request: Infer | Mapping[str, Any]) -> AsyncIterator[EventStream]:
         """One inference as a stream of events: ``async with gateway.infer_stream({...}) as events: async for …``.
 
-        Leaving the block cancels what is still under way. The backend is not read faster than the events are taken.
+        Leaving the block cancels the request if it is still running. The backend is read no faster than the events are
+        taken.
 
         Args:
             request: An `Infer` frame, or the fields of one (`type` may be left out).
@@ -292,7 +296,7 @@ class AIGateway:
             return await collect(events)
 
     def status(self) -> list[dict[str, Any]]:
-        """Each backend as it stands in a `status` frame."""
+        """The backends of a `status` frame."""
         return [
             {
                 "id": backend.id,
@@ -303,6 +307,7 @@ class AIGateway:
                 "breaker": backend.breaker.state,
                 "requests": backend.requests,
                 "failures": backend.failures,
+                "used_tokens": backend.budget.used_tokens,
             }
             for backend in self.backends.values()
         ]

@@ -217,6 +217,37 @@ async def test_a_circuit_that_opens_ends_who_waits_for_another_attempt():
 
 
 @virtual_time
+async def test_a_circuit_that_others_opened_refuses_a_retry():
+    """A request whose wait ends in the moment in which the circuit opens ends with its own error, too."""
+    limits = {"max_retries": 3, "backoff_base_ms": 2000, "breaker_failure_threshold": 2, "breaker_open_ms": 60_000}
+    async with stage([transient("own")], reliability=limits) as played:
+        waiting, breaker = Client(), played.backend.breaker
+        first = played.begin(waiting)
+        await asyncio.sleep(1)
+        breaker.on_open.clear()  # as if the wait had just ended
+        with pytest.raises(GatewayError), breaker.attempt():
+            raise transient("another request's")
+        await first
+
+        assert isinstance(waiting.events[-1], Failed)
+        assert (waiting.events[-1].error.kind, waiting.events[-1].error.message) == ("backend_transient", "own")
+        assert played.adapter.begun == 1
+
+
+@virtual_time
+async def test_a_request_that_opens_the_circuit_itself_does_not_wait():
+    """Its last failure ends it at once: no attempt could follow within the open window."""
+    limits = {"max_retries": 3, "backoff_base_ms": 2000, "breaker_failure_threshold": 2, "breaker_open_ms": 60_000}
+    async with stage([transient("first")], [transient("second")], reliability=limits) as played:
+        begun = now()
+        _, error = await played.failure()
+
+        assert (error.kind, error.message, played.adapter.begun) == ("backend_transient", "second", 2)
+        assert now() - begun < 2.5
+        assert played.records[0].attempt_errors == ["backend_transient: first"]
+
+
+@virtual_time
 async def test_requests_that_queued_before_the_circuit_opened():
     """They are refused when their turn comes, as any other: `Failed` alone."""
     keys: Any = {"budget": {"max_concurrency_per_backend": 1}}

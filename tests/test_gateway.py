@@ -182,7 +182,7 @@ async def test_usage_is_priced_and_accounted():
 
         assert events[2] == Usage(UsageStats(3, 4, 7, cost=3.0))
         assert unpriced[2] == Usage(UsageStats(3, 4, 7))
-        assert played.backend.budget.used_tokens == 14
+        assert played.gateway.status()[0]["used_tokens"] == 14
 
 
 @pytest.mark.parametrize(
@@ -284,6 +284,7 @@ async def test_status_and_close():
             "breaker": "closed",
             "requests": 3,
             "failures": 0,
+            "used_tokens": 0,
         }
         assert played.adapter.closed == 0
     assert played.adapter.closed == 1

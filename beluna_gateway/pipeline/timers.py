@@ -1,8 +1,12 @@
-"""The timers of one request: its total time, and of each attempt connect, first event, silence.
+"""The timers of one request: its total time, and for each attempt the time to connect, to the first event, and between
+events.
 
-The hot path (`AttemptTimer.progressed`, once per batch of events) writes one number. When the loop's timer fires too
-early, because the deadline has moved since, it is set again; so a stream of a thousand batches costs a handful of timer
-calls.
+The hot path (`AttemptTimer.progressed`, once per batch of events) writes one number. A timer of the event loop that
+fires before the deadline, because that has moved since, is set again; so a stream of a thousand batches costs a handful
+of timer calls.
+
+A deadline that has passed ends a block only after the event loop has polled its sockets again and their callbacks have
+run: where the process was stopped, or the loop was busy, what the backend sent meanwhile is read first.
 """
 
 from __future__ import annotations
@@ -16,18 +20,23 @@ from typing import Self
 from ..config.settings import Reliability
 from ..errors import GatewayError
 
+LAST_POLLS = 8
+"""Event-loop turns between a deadline and its effect. Each polls the sockets; from the bytes of an event to
+`progressed` it takes up to four of them: the transport reads, a task is woken, it wakes another one."""
+
 
 class _Timer:
-    """Around a block, inside its task. When the time is over the block is cancelled, and left with `GatewayError`.
+    """A context manager around a block of a task. At its deadline it cancels the task, and makes the `CancelledError`
+    that leaves the block a `GatewayError`.
 
-    As `asyncio.timeout()`, which knows one deadline and raises nothing of ours: a cancellation from outside stays one.
+    Like `asyncio.timeout()`, which has one deadline and raises `TimeoutError`: a cancellation from outside stays one.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
-        self._handle: asyncio.TimerHandle | None = None
+        self._handle: asyncio.Handle | None = None
         self._expired = False
 
     def __enter__(self) -> Self:
@@ -42,15 +51,19 @@ class _Timer:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
-        task, self._task = self._task, None  # a cancelled task holds its frames, and they hold us
+        task, self._task = self._task, None  # breaks the reference cycle: task, its frames, this timer
         if not self._expired or task is None:
             return
-        # Our own cancel() is taken back, and only if nobody else cancelled as well is this a timeout.
+        # Takes the timer's own cancel() back. It is a timeout only if nobody else cancelled the task as well.
         alone = task.uncancel() <= self._cancelling
         if alone and kind is asyncio.CancelledError:
             raise self._error() from error
 
-    def _expire(self) -> None:
+    def _due(self, polls: int = LAST_POLLS) -> None:
+        """Cancels the block after `polls` more turns of the event loop."""
+        if polls:
+            self._handle = self._loop.call_soon(self._due, polls - 1)
+            return
         self._handle = None
         self._expired = True
         assert self._task is not None  # noqa: S101 - set on entry
@@ -61,7 +74,7 @@ class _Timer:
 
 
 class TotalTimer(_Timer):
-    """``with TotalTimer(seconds) as timer:`` around a request, waits between its attempts included."""
+    """``with TotalTimer(seconds) as timer:`` around a request, the waits between its attempts included."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
@@ -70,7 +83,7 @@ class TotalTimer(_Timer):
         """On the event loop's clock."""
 
     def __enter__(self) -> Self:
-        self._handle = self._loop.call_at(self.deadline, self._expire)
+        self._handle = self._loop.call_at(self.deadline, self._due)
         return super().__enter__()
 
     def _error(self) -> GatewayError:
@@ -99,14 +112,14 @@ class AttemptTimer(_Timer):
         self._limit("request_timeout_ms", inf)
 
     def progressed(self) -> None:
-        """Something with content came: from now on `idle_timeout_ms` runs, counted from here."""
+        """An event with content has come: from now on `idle_timeout_ms` runs, counted from here."""
         self._name = "idle_timeout_ms"
         self._at = at = self._loop.time() + self._idle_seconds
         if self._armed_at > at:
             self._arm()
 
     def suspended(self) -> None:
-        """Nobody waits for the backend: no timer runs until `progressed`."""
+        """The gateway does not wait for the backend: no timer runs until `progressed`."""
         self._at = inf
 
     def _limit(self, name: str, at: float) -> None:
@@ -119,17 +132,16 @@ class AttemptTimer(_Timer):
         if self._handle is not None:
             self._handle.cancel()
         self._armed_at = self._at
-        self._handle = self._loop.call_at(self._at, self._fire)
+        self._handle = self._loop.call_at(self._at, self._due)
 
-    def _fire(self) -> None:
-        self._handle = None
-        self._armed_at = inf
+    def _due(self, polls: int = LAST_POLLS) -> None:
+        self._armed_at = inf  # so that progressed() sets the timer again
         if self._at == inf:
-            return  # suspended; progressed() will set the timer again
-        if self._loop.time() < self._at:
+            self._handle = None  # suspended
+        elif self._loop.time() < self._at:
             self._arm()
         else:
-            self._expire()
+            super()._due(polls)
 
     def _error(self) -> GatewayError:
         limit = getattr(self._settings, self._name)

@@ -404,6 +404,8 @@ class BackendStatus(_ServerFrame):
     breaker: Literal["closed", "open", "half_open"]
     requests: int
     failures: int
+    used_tokens: int
+    """Reported by the backend for all requests since the daemon's start."""
 
 
 class StatusFrame(_ServerFrame):

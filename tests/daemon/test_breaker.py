@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.answers import CUT, DONE, SILENCE, delta, fails, finish, plays, silent, text
+from tests.fakes.answers import CUT, SILENCE, delta, fails, plays, silent, text
+from tests.fakes.backend import Exchange
 from tests.fakes.client import Client, infer, said
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -147,10 +148,18 @@ async def test_cancel_disconnect_and_total_time_do_not_count(stage, name):
 async def test_exactly_one_probe_among_many(stage, name):
     """A half-open circuit lets one attempt through, whoever else asks; its success closes the circuit for all."""
     client = await half_open(stage, name)
-    stage.backend.on(name, plays(0.2, delta("probe"), finish(), DONE), text("after"))
+    others_are_refused = asyncio.Event()
+
+    async def probe(exchange: Exchange) -> None:
+        await others_are_refused.wait()
+        await text("probe")(exchange)
+
+    stage.backend.on(name, probe, text("after"))
     clients = [await stage.client() for _ in range(10)]
     for one in clients:
         await one.send(*(infer(name, f"{number}") for number in range(30)))
+    await stage.until(name, requests=3 + 300)
+    others_are_refused.set()
 
     answers = [frames for one in clients for frames in (await one.answers(30)).values()]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from itertools import pairwise
 
 import pytest
 
@@ -16,7 +15,7 @@ BACKENDS = {
     "b": {"budget": {"max_concurrency_per_backend": 2}},
     "one": {"budget": {"max_concurrency_per_backend": 1}},
     "other": {},
-    "rate": {"budget": {"rate_smoothing_per_second": 5}},
+    "rate": {"budget": {"rate_smoothing_per_second": 2}},
     "frugal": {"budget": {"max_usage_tokens_per_request": 6}},
 }
 
@@ -118,17 +117,17 @@ async def test_cancelled_waiters_lose_their_turn_and_nothing_else(stage):
 
 
 async def test_starts_are_smoothed(stage):
-    """A burst of one second's worth, then one start after the other at the configured rate."""
+    """A burst of one second's worth, then one start after the other at the configured rate, two in a second.
+
+    How soon a start follows is left to the tests in virtual time (tests/pipeline/test_budget.py).
+    """
     client = await stage.client()
     stage.backend.on("rate", text("x"))
-    await asyncio.sleep(0.1)
-    await client.send(*(infer("rate", f"{number}") for number in range(8)))
-    await client.answers(8)
+    await client.send(*(infer("rate", f"{number}") for number in range(5)))
+    await client.answers(5)
 
     times = [exchange.arrived for exchange in stage.backend.requests("rate")]
-    assert times[4] - times[0] < 0.3
-    assert 0.5 <= times[7] - times[0] < 2
-    assert all(later - earlier >= 0.1 for earlier, later in pairwise(times[4:]))
+    assert times[4] - times[1] > 1.0  # 1.5, less what the second one was late
 
 
 async def test_asking_for_too_many_tokens(stage):

@@ -252,4 +252,5 @@ async def test_status(stage):
         "breaker": "closed",
         "requests": before["requests"] + 1,
         "failures": before["failures"],
+        "used_tokens": before["used_tokens"],
     }

@@ -1,16 +1,19 @@
-"""`AttemptTimer`: each timer alone fires, names itself, and leaves cancellation from outside alone."""
+"""The timers: each fires alone, names itself, waits for what can be read, and leaves other cancellations alone."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import uvloop
 
 from beluna_gateway.config.settings import Reliability
 from beluna_gateway.errors import GatewayError
-from beluna_gateway.pipeline.timers import AttemptTimer
+from beluna_gateway.pipeline.timers import LAST_POLLS, AttemptTimer, TotalTimer
 
 from ..fakes.clock import VirtualLoop, virtual_time
 
@@ -22,7 +25,9 @@ def settings(**shorter: int) -> Reliability:
     return Reliability(**{**long, **shorter})
 
 
-async def expired(limits: Reliability, attempt: Callable[[AttemptTimer], Awaitable[None]]) -> tuple[str, float]:
+async def expired(
+    limits: Reliability, attempt: Callable[[AttemptTimer], Awaitable[None]], cancelling: int = 0
+) -> tuple[str, float]:
     """The message of the timeout that ended `attempt`, and after how many seconds."""
     loop = asyncio.get_running_loop()
     begun = loop.time()
@@ -31,7 +36,7 @@ async def expired(limits: Reliability, attempt: Callable[[AttemptTimer], Awaitab
     assert (caught.value.kind, caught.value.retryable) == ("timeout", True)
     task = asyncio.current_task()
     assert task is not None
-    assert task.cancelling() == 0
+    assert task.cancelling() == cancelling
     return caught.value.message, loop.time() - begun
 
 
@@ -182,12 +187,15 @@ async def test_cancellation_stays_cancellation():
 
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
-    both = asyncio.create_task(attempt(1))
-    await asyncio.sleep(0)
-    loop.call_later(0.001, both.cancel)
-    loop.now += 0.005  # both are due in the same turn of the loop
-    await asyncio.wait([both])
-    assert both.cancelled()
+    for turns in range(LAST_POLLS + 2):  # the last ones: in the turn in which the timer cancels, and in the one after
+        both = asyncio.create_task(attempt(1))
+        await asyncio.sleep(0)
+        loop.now += 0.005
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        both.cancel()
+        await asyncio.wait([both])
+        assert both.cancelled() or turns > LAST_POLLS
 
 
 @virtual_time
@@ -202,6 +210,167 @@ async def test_an_outer_timeout_is_not_taken_for_ours():
 
     with pytest.raises(TimeoutError):
         await attempt()
+
+
+@pytest.mark.parametrize(
+    ("total", "connect", "name"),
+    [(10, 50, "max_request_time_ms"), (50, 10, "connect_timeout_ms"), (10, 10, "max_request_time_ms")],
+    ids=["outer first", "inner first", "both in one turn"],
+)
+def test_timers_inside_each_other(total: int, connect: int, name: str):
+    """The one whose time is over names itself; where both are due at once, the request's total time is what counts."""
+
+    async def request() -> None:
+        with TotalTimer(total / 1000), AttemptTimer(settings(connect_timeout_ms=connect)) as timer:
+            timer.connecting()
+            await forever()
+
+    @virtual_time
+    async def run() -> None:
+        with pytest.raises(GatewayError, match=name) as caught:
+            await request()
+
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+        assert caught.value.retryable == (name != "max_request_time_ms")
+        await asyncio.sleep(1)
+
+    run()
+
+
+@virtual_time
+async def test_a_total_time_outlives_the_attempts_inside_it():
+    """An attempt that timed out leaves the request's own timer running, which ends a later attempt."""
+    ended: list[str] = []
+
+    async def attempt(milliseconds: int) -> None:
+        with AttemptTimer(settings(connect_timeout_ms=milliseconds)) as timer:
+            timer.connecting()
+            await forever()
+
+    async def request() -> None:
+        with TotalTimer(0.05):
+            try:
+                await attempt(20)
+            except GatewayError as error:
+                ended.append(error.message)
+            await attempt(1000)
+
+    with pytest.raises(GatewayError, match="max_request_time_ms"):
+        await request()
+    assert len(ended) == 1
+    assert "connect_timeout_ms" in ended[0]
+
+
+@virtual_time
+async def test_a_timer_that_fires_while_suspended():
+    """It does nothing, sets no other timer, and `progressed` starts the count anew."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    set_meanwhile: list[int] = []
+
+    async def attempt(timer: AttemptTimer) -> None:
+        timer.connecting()
+        timer.progressed()
+        timer.suspended()
+        before = loop.timers_set
+        await asyncio.sleep(0.2)
+        set_meanwhile.append(loop.timers_set - before)
+        timer.progressed()
+        await forever()
+
+    message, seconds = await expired(settings(idle_timeout_ms=30), attempt)
+
+    assert set_meanwhile == [1]  # the sleep's own
+    assert "idle_timeout_ms" in message
+    assert seconds == pytest.approx(0.23, abs=0.001)
+
+
+@virtual_time
+async def test_a_cancellation_from_before_is_none_of_the_blocks():
+    """A task that was cancelled once and went on (to clean up, say) still gets a timeout as what it is."""
+
+    async def cleaning_up() -> str:
+        try:
+            await forever()
+        except asyncio.CancelledError:
+            return (await expired(settings(connect_timeout_ms=20), connect, cancelling=1))[0]
+        return "not cancelled"
+
+    async def connect(timer: AttemptTimer) -> None:
+        timer.connecting()
+        await forever()
+
+    task = asyncio.create_task(cleaning_up())
+    await asyncio.sleep(0)
+    task.cancel()
+
+    assert "connect_timeout_ms" in await task
+
+
+@virtual_time
+async def test_suspended_at_the_last_moment():
+    """A deadline that has passed has no effect if the gateway stops waiting for the backend before it takes effect."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    with AttemptTimer(settings(idle_timeout_ms=30)) as timer:
+        timer.connecting()
+        timer.progressed()
+        await asyncio.sleep(0)
+        loop.now += 1
+        await asyncio.sleep(0)
+        timer.suspended()
+        await asyncio.sleep(1)
+
+
+class Reader(asyncio.Protocol):
+    """Wakes whoever waits for the next bytes."""
+
+    def __init__(self) -> None:
+        self.came = asyncio.Event()
+
+    def data_received(self, data: bytes) -> None:
+        self.came.set()
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("timed", ["connect_timeout_ms", "idle_timeout_ms", "max_request_time_ms"])
+def test_what_waits_is_read_before_a_timer_has_its_effect(new_loop: Any, timed: str):
+    """The process stands still until long after the deadline, and what came meanwhile counts: also where a task hands
+    it to another one.
+    """
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        transport, protocol = await loop.create_connection(Reader, sock=ours)
+        limits = settings(**({timed: 50} if timed != "max_request_time_ms" else {}))
+        handed_on = asyncio.Event()
+
+        async def hand_on() -> None:
+            await protocol.came.wait()
+            handed_on.set()
+
+        helper = asyncio.create_task(hand_on())
+        try:
+            with TotalTimer(0.05 if timed == "max_request_time_ms" else 60), AttemptTimer(limits) as timer:
+                timer.connecting()
+                if timed == "idle_timeout_ms":
+                    timer.progressed()
+                await asyncio.sleep(0)
+                time.sleep(0.2)  # the process is stopped
+                theirs.sendall(b"x")
+                await handed_on.wait()
+                timer.progressed()
+            await helper
+        finally:
+            transport.close()
+            theirs.close()
+            await asyncio.sleep(0)
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(run())
 
 
 @virtual_time

@@ -165,6 +165,7 @@ def test_rejections_and_status():
                 "queued": 0,
                 "breaker": "half_open",
                 "requests": 1,
+                "used_tokens": 8,
                 "failures": 0,
             }
         ],
