@@ -9,6 +9,7 @@ from ...canonical import (
     OutputTextDelta,
     Progress,
     ReasoningDelta,
+    ToolCallDelta,
     Usage,
     UsageStats,
 )
@@ -43,9 +44,8 @@ class OllamaDecoder(ResponseDecoder):
         self._chunk(parse_object(payload), events)
 
     def feed_whole(self, body: JsonObject, events: list[BackendRawEvent]) -> None:
-        before = len(events)
         self._chunk(body, events)
-        if "done" not in body and len(events) > before:
+        if "done" not in body and any(isinstance(event, OutputTextDelta | ToolCallDelta) for event in events):
             self.ended = True  # HTTP proves that it is whole, and it does not say that it is not
         if not self.ended:
             raise protocol_violation('the backend sent an unstreamed answer that is not "done"')

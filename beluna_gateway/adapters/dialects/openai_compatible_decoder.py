@@ -16,6 +16,7 @@ from ...canonical import (
     OutputTextDelta,
     Progress,
     ReasoningDelta,
+    ToolCallDelta,
     Usage,
 )
 from ...errors import cut_off, protocol_violation
@@ -110,7 +111,8 @@ class ChatCompletionsDecoder(ResponseDecoder):
 
     def feed_whole(self, body: JsonObject, events: list[BackendRawEvent]) -> None:
         self._chunk(body, events, streamed=False)
-        if not (self.ended or self._output):
+        # HTTP proves that it is whole; but without a finish_reason only text or calls are an answer.
+        if not (self.ended or any(isinstance(event, OutputTextDelta | ToolCallDelta) for event in events)):
             raise protocol_violation("the backend sent an unstreamed answer with neither content nor a finish_reason")
         self.ended = self.done = True
 

@@ -241,6 +241,7 @@ def test_a_whole_answer_is_complete_unless_it_says_that_it_is_not() -> None:
 
     assert text_of(completed(lines(body), stream=False)) == "x"
     assert failed(lines({**body, "done": False}), stream=False).kind == "protocol_violation"
+    assert failed(lines({"message": {"thinking": "hm"}}), stream=False).kind == "protocol_violation"
     assert failed(lines({**body, "done": False})).kind == "backend_transient"
 
 

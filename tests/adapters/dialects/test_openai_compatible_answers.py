@@ -303,7 +303,8 @@ def test_a_whole_answer_without_a_finish_reason_is_complete(finish: Any) -> None
     """HTTP proves that it is whole."""
     assert whole(message({"content": "x"}, finish)).reason == "stop"
     assert whole(message(piece(None, "{}", id="a", name="f"), finish)).reason == "tool_calls"
-    assert whole(message({"content": ""}, finish)).kind == "protocol_violation"
+    for nothing in ({"content": ""}, {"content": None, "reasoning_content": "hm"}):
+        assert whole(message(nothing, finish)).kind == "protocol_violation"
 
 
 # --- errors (B8, B9) -----------------------------------------------------------------------------------------
