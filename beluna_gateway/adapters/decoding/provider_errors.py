@@ -441,9 +441,7 @@ def _kind_in_stream(error: ProviderError) -> tuple[ErrorKind, bool]:
             return "rate_limited", False
         if (status := _status_of_word(said)) is not None:
             return _kind_of_status(status, error)
-    if error.words or (status := _http_status(error.code)) is None:
-        return "backend_transient", True
-    return _kind_of_status(status, error)
+    return "backend_transient", True
 
 
 def _words_of(error: ProviderError) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from ...errors import cut_off, protocol_violation
 from ..base import ResponseDecoder, expect_object, expect_text, parse_object
 from ..decoding.content import read_content
 from ..decoding.finish_reasons import finish_reason, said_reason
+from ..decoding.gathering import gathered
 from ..decoding.not_carried import NotCarried
 from ..decoding.provider_errors import error_in
 from ..decoding.tool_calls import DEFAULT_MAX_BYTES, ToolCalls, arguments_text
@@ -44,8 +45,10 @@ class OllamaDecoder(ResponseDecoder):
         self._chunk(parse_object(payload), events)
 
     def feed_whole(self, body: JsonObject, events: list[BackendRawEvent]) -> None:
-        self._chunk(body, events)
-        if "done" not in body and any(isinstance(event, OutputTextDelta | ToolCallDelta) for event in events):
+        pieces: list[BackendRawEvent] = []
+        self._chunk(body, pieces)
+        events += gathered(pieces)
+        if "done" not in body and any(isinstance(event, OutputTextDelta | ToolCallDelta) for event in pieces):
             self.ended = True  # HTTP proves that it is whole, and it does not say that it is not
         if not self.ended:
             raise protocol_violation('the backend sent an unstreamed answer that is not "done"')

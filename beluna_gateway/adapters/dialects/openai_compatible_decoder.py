@@ -24,6 +24,7 @@ from ..base import ResponseDecoder, expect_object, expect_text, parse_object
 from ..decoding.content import Kind, read_content
 from ..decoding.delta_template import DeltaTemplate
 from ..decoding.finish_reasons import finish_reason, is_cut, said_reason
+from ..decoding.gathering import gathered
 from ..decoding.not_carried import NotCarried, client_action
 from ..decoding.provider_errors import error_in
 from ..decoding.said_text import MAX_PIECES, SaidText
@@ -110,9 +111,11 @@ class ChatCompletionsDecoder(ResponseDecoder):
         self.ended = self.ended or self._output
 
     def feed_whole(self, body: JsonObject, events: list[BackendRawEvent]) -> None:
-        self._chunk(body, events, streamed=False)
+        pieces: list[BackendRawEvent] = []
+        self._chunk(body, pieces, streamed=False)
+        events += gathered(pieces)
         # HTTP proves that it is whole; but without a finish_reason only text or calls are an answer.
-        if not (self.ended or any(isinstance(event, OutputTextDelta | ToolCallDelta) for event in events)):
+        if not (self.ended or any(isinstance(event, OutputTextDelta | ToolCallDelta) for event in pieces)):
             raise protocol_violation("the backend sent an unstreamed answer with neither content nor a finish_reason")
         self.ended = self.done = True
 

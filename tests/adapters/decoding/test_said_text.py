@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from beluna_gateway.adapters.decoding.said_text import SaidText
 
 
-@given(st.lists(st.text(min_size=1, max_size=4), max_size=200), st.text(max_size=5))
-def test_the_rest_of_a_whole_is_what_the_pieces_left_out(pieces: list[str], rest: str) -> None:
-    """However the text was cut."""
-    said = SaidText()
+@given(st.lists(st.text(min_size=1, max_size=4), max_size=20), st.text(max_size=5), st.integers(0, 40))
+def test_the_rest_of_a_whole_is_what_the_pieces_left_out(pieces: list[str], rest: str, times: int) -> None:
+    """However the text was cut, and however many pieces it came in."""
+    said, pieces = SaidText(), pieces * times
     for piece in pieces:
         said.add(piece)
 

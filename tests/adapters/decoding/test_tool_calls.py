@@ -448,6 +448,18 @@ def test_a_whole_call_with_another_name_is_refused() -> None:
         calls.whole(0, events, name="g", arguments="{}")
 
 
+def test_an_ended_call_stays_ended() -> None:
+    """Its end may be said again; another id does not make it another call."""
+    calls, events = ToolCalls(), list[BackendRawEvent]()
+    Fragment(0, None, "f", '{"x":1}').feed(calls, events)
+
+    assert calls.end_if_whole(0, events)
+    assert calls.end_if_whole(0, events)
+    assert len(ready_calls(events)) == 1
+    with pytest.raises(GatewayError, match="after it had ended"):
+        Fragment(0, "late", None, " ").feed(calls, events)
+
+
 def test_a_ready_call_may_be_repeated_but_not_changed() -> None:
     """After its end a call that is said once more must be the same."""
     calls, events = ToolCalls(), list[BackendRawEvent]()

@@ -208,6 +208,14 @@ def test_a_message_in_place_of_a_delta_is_the_whole_or_a_piece() -> None:
         assert stream(*chunks).text == "Hello"
 
 
+def test_a_long_text_is_told_from_its_repetition() -> None:
+    """What was said in hundreds of deltas adds nothing when it is said once more; what goes on does."""
+    texts = [f"{number} " for number in range(700)]
+    final = instead({"content": "".join(texts) + "end"}, "stop")
+
+    assert stream(*(chunk({"content": text}) for text in texts), final).text == "".join(texts) + "end"
+
+
 def test_calls_in_a_message_in_place_of_a_delta_are_whole_or_pieces() -> None:
     """Told apart as the text is; where there is no index the place in the list is one."""
     pieces = [instead(piece(None, '{"city":', id="a", name="f")), instead(piece(None, '"Paris"}'), "tool_calls")]
@@ -388,6 +396,14 @@ def test_content_may_be_an_array_of_parts() -> None:
     """Mistral's reasoning models."""
     for read in (stream(chunk({"content": MISTRAL}), chunk(finish="stop")), whole(message({"content": MISTRAL}))):
         assert (read.text, read.reasoning, read.reason) == ("4", "2+2", "stop")
+
+
+def test_a_whole_answer_is_one_delta_of_each_kind() -> None:
+    """Reasoning first, then the text, however they alternate in the content."""
+    read = whole(message({"content": [*MISTRAL, *MISTRAL]}))
+
+    assert read.events[:2] == [ReasoningDelta("2+22+2"), OutputTextDelta("44")]
+    assert read.reason == "stop"
 
 
 def test_a_legacy_text_is_content() -> None:
