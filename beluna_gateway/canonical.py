@@ -1,8 +1,8 @@
-"""What the gateway thinks in: one request, and the events of one answer.
+"""The provider-neutral types: one request, and the events of one answer.
 
-A `CanonicalRequest` is made by the request normaliser only, so whoever holds one may rely on it: messages are
-linked, tool schemas are valid, images are split into media type and data.
-Dialects turn it into a provider's body and a provider's answer into the events below.
+Only the request normaliser makes a `CanonicalRequest`, so its rules hold for each one: tool results follow their calls,
+tool schemas are valid, images are split into media type and data.
+Dialects encode it as a provider's body, and decode a provider's answer into the events below.
 """
 
 from __future__ import annotations

@@ -4,17 +4,17 @@
 kind                     what it means
 =======================  ======================================================================
 invalid_request          the request itself is wrong; sending it again cannot help
-unsupported_capability   the chosen backend has no place for something that was asked for
+unsupported_capability   the chosen backend cannot carry something that the request asks for
 authentication           no credential, or one that the backend does not accept
 authorization            the credential is known, but may not do this
-rate_limited             the backend says "too many"
-timeout                  one of our timers ran out; the message names it
-circuit_open             the breaker of this backend refuses for now
-budget_exceeded          a limit of our own configuration
+rate_limited             the backend refused for a quota or a rate limit
+timeout                  one of the gateway's timers ran out; the message names it
+circuit_open             the circuit breaker of this backend is open
+budget_exceeded          the request exceeds a limit of the configuration
 backend_transient        the backend failed in a way that may pass
 backend_permanent        the backend failed in a way that will not pass by itself
-protocol_violation       the backend answered something that its dialect does not allow
-internal                 a bug here, or the daemon is stopping (then retryable)
+protocol_violation       the backend's answer breaks the rules of its dialect
+internal                 a bug in the gateway, or the daemon is stopping (then retryable)
 cancelled                the client sent ``cancel``
 =======================  ======================================================================
 
@@ -56,12 +56,12 @@ class GatewayError(Exception):
     """The one exception that leaves the gateway. Its fields are read-only, for several requests may hold one error.
 
     Args:
-        kind: One of the table above.
-        message: What was found, where, what was expected, what to do.
-        retryable: Whether the same request may succeed if it is simply sent again.
+        kind: One of the kinds in the table above.
+        message: For people: what was found, where, what was expected, what to do.
+        retryable: Whether the same request may succeed if it is sent again.
         backend_id: The configured backend, where one had been chosen.
-        provider_code: The provider's own word for the failure.
-        provider_http_status: The status of the provider's answer.
+        provider_code: The provider's own error code.
+        provider_http_status: The HTTP status of the provider's answer.
         retry_after_ms: The wait that the backend or the breaker asks for, in milliseconds.
     """
 
@@ -122,15 +122,15 @@ def invalid_request(message: str) -> GatewayError:
 
 
 def unsupported(message: str) -> GatewayError:
-    """The dialect or backend has no place for what was asked; `message` names the field."""
+    """The dialect or backend cannot carry what the request asks for; `message` names the field."""
     return GatewayError("unsupported_capability", message)
 
 
 def protocol_violation(message: str) -> GatewayError:
-    """A backend said something that its dialect does not allow."""
+    """The backend's answer breaks the rules of its dialect."""
     return GatewayError("protocol_violation", message)
 
 
 def cut_off(message: str) -> GatewayError:
-    """A backend's answer stopped before its end mark."""
+    """The backend's answer ended before its end mark."""
     return GatewayError("backend_transient", message, retryable=True)

@@ -1,4 +1,4 @@
-"""A request's events for a program that embeds the gateway: an async iterator, and all of them as one result."""
+"""A request's events for a program that embeds the gateway: as an async iterator, or collected into one result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .canonical import (
 )
 
 HIGH_WATER = 256
-"""Events that wait to be taken before the backend is no longer read."""
+"""High-water mark of events that have not been taken; at it reading from the backend is paused."""
 
 
 class EventStream:
@@ -52,7 +52,7 @@ class EventStream:
         await self._room.wait()
 
     def close(self, _task: object = None) -> None:
-        """Nothing will be written any more."""
+        """Ends the iteration after the events that are there."""
         self._closed = True
         self._changed.set()
 

@@ -60,10 +60,11 @@ def _parse_json5(text: str, path: Path) -> Any:
     try:
         return pyjson5.decode(text)
     except pyjson5.Json5DecoderException as error:
-        # The library says where ("… near 123, …"), in characters from 1; the rest may quote the file and is not shown.
+        # The library names the position ("… near 123, …"), in characters from 1; the rest may quote the file, and is
+        # not shown.
         said = str(error.args[0])
-        where = re.search(r"near (\d+)", said)
-        before = text[: max(int(where[1]) - 1, 0)] if where else text
+        position = re.search(r"near (\d+)", said)
+        before = text[: max(int(position[1]) - 1, 0)] if position else text
         if isinstance(error, pyjson5.Json5ExtraData):  # it says where the value ended
             before = text[: len(text) - len(text[len(before) + 1 :].lstrip())]
         line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1

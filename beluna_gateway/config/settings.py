@@ -1,4 +1,4 @@
-"""The models of `beluna.jsonc`, the one source of its keys: `beluna.schema.json` is generated from them.
+"""The models of `beluna.jsonc`, the only source of its keys: `beluna.schema.json` is generated from them.
 
 Base keys are Beluna core's, with core's defaults; everything is strict at every depth. What no schema can say is in
 `config/rules.py`.
@@ -53,7 +53,7 @@ class EnvCredential(_Section):
 class InlineCredential(_Section):
     type: Literal["inline_token"]
     token: NonEmpty = Field(repr=False)
-    """The secret itself. Prefer `env` or `file`: this file is read by people."""
+    """The secret itself. Prefer `env` or `file`: people read this file."""
 
 
 class FileCredential(_Section):
@@ -82,11 +82,11 @@ class Capabilities(_Section):
 
 class Reliability(_Section):
     request_timeout_ms: Milliseconds = 30_000
-    """One attempt's time to its first event."""
+    """Time from the start of an attempt to its first event."""
     idle_timeout_ms: Milliseconds = 30_000
-    """Longest silence between two events of an attempt."""
+    """Longest time between two events of an attempt."""
     max_event_bytes: Count = 33_554_432
-    """Largest event or unstreamed body that is taken from a backend."""
+    """Largest event, or unstreamed body, that is accepted from a backend."""
     connect_timeout_ms: Milliseconds = 5_000
     """TCP and TLS, or process start and handshake."""
     max_retries: Annotated[int, Field(ge=0, le=MAX_INTEGER)] = 2
@@ -104,16 +104,17 @@ class Reliability(_Section):
 
 class Budget(_Section):
     max_request_time_ms: Milliseconds = 45_000
-    """A whole request from acceptance, waiting and retries included. A request may ask for less; more is cut to it."""
+    """Time for a whole request, from its acceptance, waiting and retries included. A request may ask for less; more is
+    cut to this."""
     max_usage_tokens_per_request: Count | None = None
-    """A request that asks for more `max_output_tokens` is refused. Reported usage above it is only accounted."""
+    """A request that asks for more `max_output_tokens` is refused. Reported usage above it is only counted."""
     max_concurrency_per_backend: Count = 8
     rate_smoothing_per_second: Count | None = None
     """Request starts per second and backend, with a burst of one second's worth."""
 
 
 class CopilotProvider(_Section):
-    """Bring your own model: passed to the Copilot CLI as its session's provider (`protocol` `sdk` only)."""
+    """A model of your own: passed to the Copilot CLI as its session's provider (`protocol` `sdk` only)."""
 
     type: Literal["openai", "azure", "anthropic"] = "openai"
     base_url: NonEmpty
@@ -286,7 +287,7 @@ class Config(_Section):
 
 @dataclass(frozen=True, slots=True)
 class BackendProfile:
-    """A backend with everything resolved that its configuration leaves to the sections above it."""
+    """A backend's settings, with the shared sections merged in."""
 
     backend: BackendSettings
     reliability: Reliability
@@ -310,7 +311,7 @@ class BackendProfile:
 
 
 def profiles(config: Config, folder: Path) -> dict[str, BackendProfile]:
-    """Each backend by id, its own `reliability` and `budget` keys laid over the shared ones."""
+    """Each backend by id, its own `reliability` and `budget` keys merged over the shared ones."""
     gateway = config.ai_gateway
     reliability, budget = (
         _laid_over(gateway.reliability, gateway.resilience),

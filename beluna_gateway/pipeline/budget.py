@@ -1,6 +1,6 @@
-"""What a request may use: tokens asked for, time, a place among the running ones, a start among this second's.
+"""Per-backend limits: token cap, deadline, concurrency, start rate.
 
-A lease is taken with `async with`; leaving the block, in whatever way, gives it back.
+A lease is taken with `async with`; leaving the block in any way releases it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class BudgetEnforcer:
-    """The budget of one backend."""
+    """The limits of one backend, and what is in use of them."""
 
     def __init__(self, budget: Budget, backend_id: str) -> None:
         self._budget = budget
@@ -31,10 +31,10 @@ class BudgetEnforcer:
         self.in_flight = 0
         self.queued = 0
         self.used_tokens = 0
-        """Reported by the backend since the start, all requests together."""
+        """Reported by the backend for all requests so far."""
 
     def check(self, request: CanonicalRequest) -> None:
-        """Refuses what asks for more tokens than a request may have.
+        """Refuses a request that asks for more output tokens than the token cap.
 
         Raises:
             GatewayError: `budget_exceeded`.
@@ -49,16 +49,16 @@ class BudgetEnforcer:
             )
 
     def seconds(self, request: CanonicalRequest) -> float:
-        """How long the whole request may take: what it asks for, cut to the configured most."""
-        most = self._budget.max_request_time_ms
-        return min(most, request.max_request_time_ms or most) / 1000
+        """The time for the whole request in seconds: what it asks for, at most what is configured."""
+        limit = self._budget.max_request_time_ms
+        return min(limit, request.max_request_time_ms or limit) / 1000
 
     def lease(self) -> BudgetLease:
         """Around a request: ``async with budget.lease(): …``."""
         return BudgetLease(self)
 
     def account(self, usage: UsageStats) -> None:
-        """Counts what the backend reported. A request over its limit is not stopped: the tokens are spent."""
+        """Counts the tokens that the backend reported. Usage above the cap stops nothing: the tokens are spent."""
         total = usage.total_tokens
         if total is None:
             total = (usage.input_tokens or 0) + (usage.output_tokens or 0)
@@ -66,8 +66,9 @@ class BudgetEnforcer:
 
 
 class BudgetLease:
-    """A place among the running requests. Entering waits, in order of arrival, for a place and then for a start;
-    cancelling the wait gives back what it had.
+    """A slot among the concurrent requests.
+
+    Entering waits, in order of arrival, for a slot and then for the start rate; cancelling the wait releases the slot.
     """
 
     __slots__ = ("_budget",)

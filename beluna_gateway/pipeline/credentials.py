@@ -1,4 +1,4 @@
-"""`CredentialRef` → `ResolvedCredential`. The one place that reads secrets, from the environment or a file."""
+"""Resolves a backend's `credential` to its secret. The only module that reads secrets, from environment or file."""
 
 from __future__ import annotations
 
@@ -33,23 +33,25 @@ class CredentialResolver:
             return _NOTHING
         match profile.backend.credential:
             case EnvCredential(var=name):
-                where, secret = f"the environment variable {name}", self._environment.get(name)
+                source, secret = f"the environment variable {name}", self._environment.get(name)
             case FileCredential(path=path):
-                where, secret = f"the credential file {path}", self._read(path, profile)
+                source, secret = f"the credential file {path}", self._read(path, profile)
             case InlineCredential(token=token):
-                where, secret = "the inline token", token
+                source, secret = "the inline token", token
         if secret is None:
-            raise _no_credential(profile, f"{where} is missing")
+            raise _no_credential(profile, f"{source} is missing")
         secret = secret.strip()
         if not secret:
-            raise _no_credential(profile, f"{where} is blank")
+            raise _no_credential(profile, f"{source} is blank")
         if not secret.isprintable():
-            raise _no_credential(profile, f"{where} holds control characters")
+            raise _no_credential(profile, f"{source} holds control characters")
         self._redactor.learn(secret)
         return ResolvedCredential(secret)
 
     def _read(self, path: str, profile: BackendProfile) -> str | None:
-        """The file's text, or None. A relative path is systemd's (LoadCredential=) first, then beside the config."""
+        """The file's text; None where there is no file. A relative path is looked up in systemd's folder of credentials
+        (`LoadCredential=`) first, then beside the configuration.
+        """
         folders = [profile.folder]
         if credentials_directory := self._environment.get("CREDENTIALS_DIRECTORY"):
             folders.insert(0, Path(credentials_directory))

@@ -1,4 +1,4 @@
-"""Usage and a configured price → US dollars."""
+"""Computes the cost of a request from its usage and a configured price."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ..config.settings import Pricing
 
 
 def cost(usage: UsageStats, price: Pricing) -> float | None:
-    """US dollars, or None where the backend did not say how many tokens it was."""
+    """The cost in US dollars; None where the backend did not report both token counts."""
     if usage.input_tokens is None or usage.output_tokens is None:
         return None
     cached = min(usage.cached_input_tokens or 0, usage.input_tokens)

@@ -1,4 +1,4 @@
-"""May we try, may we try again, after how long. Decisions only: the gateway sleeps, the adapter calls.
+"""Decides whether a request may be tried, and whether and when again. The gateway waits and the adapter calls.
 
 Source of the rules: protocol/README.md, "Retry and breaker".
 """
@@ -15,8 +15,8 @@ from ..errors import GatewayError
 BreakerState = Literal["closed", "open", "half_open"]
 
 COUNTED_KINDS = frozenset({"backend_transient", "rate_limited", "timeout"})
-"""What the breaker counts. `timeout` inside an attempt is one of connect, first event, idle, or HTTP 408: the total
-time of a request reaches an attempt as a cancellation, and cancellation is neither failure nor success."""
+"""The kinds that the breaker counts. A `timeout` inside an attempt is one of connect, first event, idle, or HTTP 408:
+the total time of a request reaches an attempt as a cancellation, which is neither failure nor success."""
 
 
 class CircuitBreaker:
@@ -34,20 +34,20 @@ class CircuitBreaker:
         self._failures = 0
         self._opened_at: float | None = None
         self._probing = False
-        # Each opening or closing begins a new generation; what an attempt of an older one finds out no longer counts.
+        # Each opening or closing begins a new generation; the results of attempts of an older one do not count.
         self._generation = 0
         self.on_open: set[Callable[[], None]] = set()
-        """Called when the circuit opens: requests that wait for their next attempt."""
+        """Callbacks for when the circuit opens, of requests that wait for their next attempt."""
 
     @property
     def state(self) -> BreakerState:
-        """`half_open` from the end of the open window on, whether or not its probe is under way."""
+        """`half_open` from the end of the open window on, whether or not the probe has begun."""
         if self._opened_at is None:
             return "closed"
         return "open" if self._remaining() > 0 else "half_open"
 
     def check(self) -> None:
-        """Refuses while no attempt would be let through; takes nothing.
+        """Refuses where no attempt would be let through; reserves nothing.
 
         Raises:
             GatewayError: `circuit_open`, with `retry_after_ms`.
@@ -59,9 +59,13 @@ class CircuitBreaker:
             raise self._refusal("the circuit is half-open and its one probe is under way", self._open_seconds)
 
     def attempt(self) -> BreakerAttempt:
-        """Around one attempt: ``with breaker.attempt(): …``. Leaving it normally is success, by a counted
-        `GatewayError` failure, by anything else (a cancellation, a 400, a bug) neither; every way frees the probe's
-        place. Entering it raises `GatewayError`, `circuit_open`.
+        """A context manager around one attempt: ``with breaker.attempt(): …``.
+
+        Leaving it normally is a success, by a `GatewayError` of a counted kind a failure, by anything else (a
+        cancellation, a 400, a bug) neither; each of them ends a probe.
+
+        Raises:
+            GatewayError: `circuit_open`, on entering.
         """
         return BreakerAttempt(self)
 
@@ -128,14 +132,14 @@ def retry_delay(
     seconds_left: float,
     jitter: Callable[[], float] = random.random,
 ) -> float | None:
-    """Seconds to wait before the next attempt, or None where there is to be none.
+    """Seconds to wait before the next attempt; None where there must be none.
 
     Args:
         settings: Attempts and backoff.
         error: How the last attempt ended.
         attempt: Its number, from 1.
-        output_sent: An output or tool event has reached the client: nothing may be said twice.
-        seconds_left: Until the request's own deadline; a wait that does not end before it is not begun.
+        output_sent: An output or tool event has reached the client: another attempt would repeat it.
+        seconds_left: Until the request's deadline; a wait that would not end before it is not begun.
         jitter: A number in [0, 1).
     """
     if not error.retryable or output_sent or attempt > settings.max_retries:

@@ -1,7 +1,7 @@
-"""A backend's events → the client's, in the order that the protocol promises.
+"""Turns a backend's events into the client's, in the order that the protocol promises.
 
-`Started` first and once, usage at most once, one terminal event and nothing after it. What a dialect did wrong ends in
-`internal`, so that a client never sees a broken order.
+`Started` first and once, usage at most once, one terminal event and nothing after it. A dialect that breaks the order
+ends the request with `internal`, so that a client never sees a broken order.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from .pricing import cost
 
 
 class EventSink(Protocol):
-    """Where the events of one request go: a client's connection, or a program that embeds the gateway."""
+    """The receiver of one request's events: a client's connection, or a program that embeds the gateway."""
 
     def write(self, events: Sequence[GatewayEvent]) -> None:
         """Takes a batch; never blocks, never raises."""
 
     @property
     def blocked(self) -> bool:
-        """Enough is waiting to be read: write no more before `drained` returns."""
+        """The reader is slow: write no more before `drained` returns."""
 
     async def drained(self) -> None:
-        """Returns once enough has been read."""
+        """Returns once the reader has caught up."""
 
 
 class ResponseNormalizer:
-    """The `Emit` of one request's attempts.
+    """The `Emit` of one request, for all its attempts.
 
     Args:
         sink: Where the client's events go.
         include_reasoning: Whether the client asked for reasoning.
         clock: Monotonic seconds.
-        later: Has a function called in a moment.
+        later: Schedules a callback two event-loop turns from now.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class ResponseNormalizer:
         self._clock = clock
         self._later = later
         self.price: Pricing | None = None
-        """Of the chosen backend and model, where the configuration has one."""
+        """The configured price of the chosen backend and model."""
         self.first_output_at: float | None = None
         self._named_calls: set[str] = set()
         self._ready_calls: set[str] = set()
         self.started = False
-        self._unsaid: Started | None = None
+        self._held_started: Started | None = None
         self.output_sent = False
-        """An output or tool event has gone out: from now on no other attempt may follow."""
+        """An output or tool event has been written: no other attempt may follow."""
         self.usage: UsageStats | None = None
         self.terminal: Completed | Failed | None = None
 
@@ -86,19 +86,19 @@ class ResponseNormalizer:
         await self._sink.drained()
 
     def start(self, backend_id: str, model: str) -> None:
-        """Says `Started`, the first time: in a moment, for the backend's request is to go out before it."""
+        """Schedules `Started`, on the first call only: the backend's request is to be sent before it is written."""
         if not self.started:
             self.started = True
-            self._unsaid = Started(backend_id, model)
-            self._later(self._say_started)
+            self._held_started = Started(backend_id, model)
+            self._later(self._write_started)
 
-    def _say_started(self) -> None:
-        if self._unsaid is not None:
-            unsaid, self._unsaid = self._unsaid, None
-            self._sink.write([unsaid])
+    def _write_started(self) -> None:
+        if self._held_started is not None:
+            started, self._held_started = self._held_started, None
+            self._sink.write([started])
 
     def __call__(self, events: Sequence[BackendRawEvent]) -> None:
-        """Passes a batch on, in one write."""
+        """Passes a batch on in one write."""
         passed: list[GatewayEvent] = []
         end = self.terminal
         for event in events:
@@ -115,18 +115,18 @@ class ResponseNormalizer:
                 passed.append(event)
             elif not isinstance(event, Progress):
                 passed.append(self._rare(event))
-        self.terminal = end  # only now: a batch that is refused half-way has said nothing
+        self.terminal = end  # only now: of a batch that is refused half-way nothing is written
         if passed:
             if not self.output_sent:
                 self.output_sent = True
                 self.first_output_at = self._clock()
-                if self._unsaid is not None:
-                    passed.insert(0, self._unsaid)
-                    self._unsaid = None
+                if self._held_started is not None:
+                    passed.insert(0, self._held_started)
+                    self._held_started = None
             self._sink.write(passed)
 
     def assert_ended(self) -> None:
-        """An attempt that returned has said `Completed`.
+        """Checks that an attempt that returned has emitted `Completed`.
 
         Raises:
             GatewayError: `internal`, where it has not.
@@ -135,10 +135,10 @@ class ResponseNormalizer:
             raise GatewayError("internal", "the dialect left its answer without an end")
 
     def fail(self, error: GatewayError) -> None:
-        """Says `Failed`, unless the request has ended already."""
+        """Writes `Failed`, unless the request has ended already."""
         if self.terminal is None:
             self.terminal = Failed(error)
-            self._say_started()
+            self._write_started()
             self._sink.write([self.terminal])
 
     def _rare(self, event: Usage | ToolCallDelta | ToolCallReady) -> GatewayEvent:

@@ -1,4 +1,4 @@
-"""The docstring under a field → its description in the JSON Schema.
+"""Puts the docstring under a model's field into the JSON Schema, as the field's description.
 
 pydantic can do this itself (`use_attribute_docstrings`), but at import, by parsing the source of every model: 25 ms of
 each start of the daemon, for schemas that are only printed by `beluna-gateway schema`.

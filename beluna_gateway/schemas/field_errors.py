@@ -1,4 +1,4 @@
-"""pydantic's errors in plain words: where, and what was expected; never what stands there, which may be private."""
+"""pydantic's errors in plain words: the path and what was expected; never the value found, which may be private."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ _EXPECTED = {
 
 
 def expected(details: Mapping[str, Any]) -> str:
-    """What should have stood where one of `ValidationError.errors()` was found."""
+    """What was expected in the place of one of `ValidationError.errors()`."""
     template = _EXPECTED.get(details["type"])
     message: str = details["msg"]
     return message if template is None else template.format(**details.get("ctx", {}))
 
 
 def locate(details: Mapping[str, Any], raw: Any, is_tag: Callable[[int | str, str], bool]) -> tuple[str, Any]:
-    """The path as a person would write it (empty for the whole), and what stands there.
+    """The path as a person would write it (empty for the whole), and the value found there.
 
     Args:
         details: One of `ValidationError.errors()`.
         raw: What was validated.
-        is_tag: Whether a step, after the one before it, is no key but the name of a variant. Other names that pydantic
-            gives to the members of a union are no keys of `raw`, and passed over.
+        is_tag: Whether a step, given the one before it, is not a key but the name of a variant. Other names that
+            pydantic gives to the members of a union are no keys of `raw`, and are skipped.
     """
     path, value = "", raw
     loc: Loc = details["loc"]

@@ -1,10 +1,10 @@
-"""Every frame a client may send and every frame the daemon writes, strict at every depth.
+"""The models of all frames, of clients and of the daemon, strict at every depth.
 
 The shapes are what serde's derive gives for Beluna core's own types: enum variants with data are *externally tagged*
 (``{"text":{"text":"hello"}}``), an absent `Option` may be null or missing, anything else may not be null.
 `protocol/*.schema.json` are generated from here; the docstring under a field is its description there.
 
-Only shape is checked here (a line that fails is `rejected`); what takes understanding is the request normaliser's.
+Only shape is checked here (a line that fails is `rejected`); rules between fields are the request normaliser's.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _kind(value: Any) -> str | None:
 
 
 def _empty(kind: type[list[Any] | dict[str, Any]]) -> Any:
-    """A default that is made anew for each frame. One that pydantic is given as a value it copies deeply, each time."""
+    """A default that is made anew for each frame: pydantic makes a deep copy of one that it is given as a value."""
     return Field(default_factory=kind, json_schema_extra={"default": kind()})
 
 

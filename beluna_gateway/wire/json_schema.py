@@ -1,11 +1,12 @@
-"""Is a value a valid JSON Schema? A walk over one table, as fast as the schema is long.
+"""Checks whether a value is a valid JSON Schema: one walk along a table, linear in the schema's size.
 
 A keyword may have its form of draft 2020-12 or of any draft from 4 on: `items` as an array, `exclusiveMinimum` as a
 boolean, `$recursiveAnchor` as a boolean, `$id` with a fragment.
 
-A general validator that is given the meta-schema answers the same, some hundred times slower: a client's frame of a few
-megabytes would stand still everyone else's streams, and a deep one ends in a `RecursionError`.
-References are not followed, and patterns are not compiled: theirs is another language than Python's.
+A validator in Rust (`jsonschema-rs`), given the meta-schema, is as fast, but costs 15 MB of memory in every daemon for
+this one check. The pure Python `jsonschema` is some hundred times slower, so that a large frame of one client would
+stall the streams of all others, and a deep schema ends it with a `RecursionError`; it is the oracle of the tests.
+References are not followed. Patterns are not compiled: ECMA-262's regular expressions are not Python's.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def _is_anchor(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[A-Za-z_][-A-Za-z0-9._]*", value) is not None
 
 
-# What the value of a keyword must be, in words and as a check.
+# Keyword → what its value must be, in words and as a check.
 _SIMPLE: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "type": ("one of the seven types, or a list of different ones", _is_type),
     "enum": ("an array", lambda value: isinstance(value, list)),
@@ -86,7 +87,7 @@ _SIMPLE: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
 }
 
-# Where the schemas inside a schema are.
+# Keywords whose value is a schema, an array of schemas, or an object of schemas.
 _ONE = frozenset(
     {
         *("additionalProperties", "items", "contains", "propertyNames", "not", "if", "then", "else"),
@@ -98,32 +99,45 @@ _BY_NAME = frozenset({"properties", "patternProperties", "dependentSchemas", "$d
 
 
 def schema_mistake(schema: Any) -> str | None:
-    """The first thing that is wrong with `schema`, with its place; None for a valid one."""
-    waiting = [("$", schema)]
+    """The first mistake in `schema`, with its path; None for a valid schema."""
+    waiting: list[tuple[_Path, Any]] = [(None, schema)]
     while waiting:
-        at, value = waiting.pop()
+        parent, value = waiting.pop()
         if isinstance(value, bool):
             continue
         if not isinstance(value, dict):
-            return f"{at}: expected a schema: an object, true or false"
+            return f"{_written(parent)}: expected a schema: an object, true or false"
         for keyword, argument in value.items():
-            place = f"{at}.{keyword}"
+            path = (parent, keyword)
             if (simple := _SIMPLE.get(keyword)) is not None:
                 words, is_right = simple
                 if not is_right(argument):
-                    return f"{place}: expected {words}"
+                    return f"{_written(path)}: expected {words}"
             elif keyword in _ONE and not (keyword == "items" and isinstance(argument, list)):
-                waiting.append((place, argument))
+                waiting.append((path, argument))
             elif keyword in _LIST or keyword == "items":
                 if not isinstance(argument, list) or not argument:
-                    return f"{place}: expected an array of schemas, at least one"
-                waiting.extend((f"{place}[{index}]", inner) for index, inner in enumerate(argument))
+                    return f"{_written(path)}: expected an array of schemas, at least one"
+                waiting.extend(((path, index), inner) for index, inner in enumerate(argument))
             elif keyword in _BY_NAME:
                 if not isinstance(argument, dict):
-                    return f"{place}: expected an object of schemas"
+                    return f"{_written(path)}: expected an object of schemas"
                 waiting.extend(
-                    (f"{place}.{name}", inner)
+                    ((path, name), inner)
                     for name, inner in argument.items()
-                    if not (keyword == "dependencies" and _is_text_list(inner))  # an older draft's second form
+                    if not (keyword == "dependencies" and _is_text_list(inner))  # the second form of older drafts
                 )
     return None
+
+
+# A path in the schema: its parent's path and the last step. It is written out for a mistake only, because the names in
+# it may be megabytes long, with thousands of keywords below.
+_Path = tuple["_Path", str | int] | None
+
+
+def _written(path: _Path) -> str:
+    steps: list[str] = []
+    while path is not None:
+        path, step = path
+        steps.append(f"[{step}]" if isinstance(step, int) else f".{step[:100]}")
+    return "$" + "".join(reversed(steps))

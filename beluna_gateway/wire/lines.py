@@ -1,4 +1,4 @@
-"""Bytes in, lines out, and never more than a limit in hand."""
+"""Cuts a byte stream into lines, and keeps no more of it than one line up to a limit."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A line → a frame or the reason why not; events → lines.
+"""Decodes a client's lines into frames, and encodes events as lines.
 
 Reading is strict: UTF-8, one JSON object (`strict_json`), a known frame. Of two equal keys the last counts.
-Writing is by templates of bytes: an answer of a thousand tokens is a thousand lines that differ in one string.
+Text deltas are written by templates: an answer of a thousand tokens is a thousand lines that differ in one string.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .frames import CLIENT_FRAMES, Cancel, Exit, Infer, StatusQuery
 
 
 class RejectedLine(Exception):
-    """A line that did not become a frame: it had no effect. `request_id` is None where none could be read."""
+    """A line that is no frame, and had no effect. `request_id` is None where the line has none that can be read."""
 
     def __init__(self, message: str, request_id: str | None = None, kind: ErrorKind = "invalid_request") -> None:
         super().__init__(message)
@@ -52,10 +52,10 @@ class RejectedLine(Exception):
 
 
 def decode(line: bytes) -> Infer | Cancel | Exit | StatusQuery:
-    """The frame that `line` holds.
+    """The frame in `line`.
 
     Raises:
-        RejectedLine: It holds none; the message says why.
+        RejectedLine: There is none; the message says why.
     """
     try:
         value = strict_json.parse_loosely(line)
@@ -88,7 +88,7 @@ def _readable_id(value: dict[str, Any]) -> str | None:
 
 
 def _explain(error: ValidationError, value: Any) -> str:
-    """All mistakes of a frame, with their places; never the values, which may be private."""
+    """The mistakes of a frame, each with its path; never the values, which may be private."""
     sentences = [_mistake(details, value) for details in error.errors(include_input=False, include_url=False)]
     return "; ".join(sentences[:20]) + ("; …" if len(sentences) > 20 else "")
 

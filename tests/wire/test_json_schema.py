@@ -115,3 +115,20 @@ def test_a_large_schema_takes_no_time():
 
     assert schema_mistake(schema) is None
     assert time.process_time() - begun < 0.5
+
+
+def test_long_names_are_not_copied_for_each_keyword():
+    """A name of a megabyte above ten thousand keywords costs as much as the two apart: its bytes, not their product."""
+    inner = {f"x{i}": True for i in range(10_000)}
+    schema = {"properties": {"n" * 1_000_000: {**inner, "properties": dict.fromkeys(("a", "b"), inner)}}}
+    begun = time.process_time()
+
+    assert schema_mistake(schema) is None
+    assert time.process_time() - begun < 0.5
+
+
+def test_long_names_are_quoted_in_part():
+    """A mistake's path repeats the first hundred characters of a name."""
+    mistake = schema_mistake({"properties": {"n" * 500: {"type": 1}}})
+
+    assert mistake == f"$.properties.{'n' * 100}.type: expected one of the seven types, or a list of different ones"
