@@ -321,7 +321,8 @@ def _text(value: JsonValue, depth: int = _DEPTH) -> str | None:
     text = next((said for key in _TEXT_KEYS if (said := _text(value.get(key), depth - 1)) is not None), None)
     path = value.get("loc")  # FastAPI: where in the request the mistake is
     if text is not None and isinstance(path, list) and path:
-        return ".".join(str(step) for step in path[:_ENTRIES] if isinstance(step, str | int)) + f": {text}"
+        steps = [str(step) for step in path[:_ENTRIES] if isinstance(step, str) or whole_number(step) is not None]
+        return f"{'.'.join(steps)}: {text}"
     return text
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from math import isfinite
-
 from pydantic import JsonValue
 
 from ...canonical import JsonObject, UsageStats
-from .scalars import whole_number, word
+from .scalars import LARGEST_NUMBER, whole_number, word
 
 count = whole_number
 """A token count, or None where there is none; what is no whole number, or above 2^53-1, counts as not said."""
@@ -112,7 +110,7 @@ def openai_usage(raw: JsonObject, input_key: str, output_key: str, *, service_ti
         total_tokens=total_tokens,
         cached_input_tokens=_largest(
             _detail(raw, f"{input_key}_details", "cached_tokens"),
-            # Kimi; llama-server forks and SGLang; DeepSeek
+            # Kimi's name, one of several servers, and DeepSeek's
             *(count(raw.get(key)) for key in ("cached_tokens", "num_cached_tokens", "prompt_cache_hit_tokens")),
         ),
         cache_write_input_tokens=_largest(
@@ -129,13 +127,14 @@ def openai_usage(raw: JsonObject, input_key: str, output_key: str, *, service_ti
 def provider_cost(raw: JsonObject) -> float | None:
     """What the provider itself charges, where it says so in US dollars.
 
-    ``cost`` is OpenRouter's (a credit is a dollar), ``cost.total_cost`` Perplexity's, ``estimated_cost`` DeepInfra's.
+    ``cost`` is OpenRouter's (a credit is a dollar), ``cost.total_cost`` Perplexity's, ``estimated_cost`` DeepInfra's,
+    ``cost_in_usd_ticks`` xAI's (10,000,000,000 to the dollar).
     """
-    named = raw.get("cost")
+    named, ticks = raw.get("cost"), whole_number(raw.get("cost_in_usd_ticks"))
     for value in (named.get("total_cost") if isinstance(named, dict) else named, raw.get("estimated_cost")):
-        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 and isfinite(value):
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST_NUMBER:
             return float(value)
-    return None
+    return None if ticks is None else ticks / 10_000_000_000
 
 
 def _detail(raw: JsonObject, group: str, key: str) -> int | None:

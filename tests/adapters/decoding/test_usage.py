@@ -46,7 +46,7 @@ def test_what_is_no_count_is_not_said(count: Any) -> None:
     ],
 )
 def test_cached_tokens_have_several_names(raw: Any) -> None:
-    """OpenAI's, Kimi's, SGLang's and DeepSeek's."""
+    """OpenAI's, Kimi's and DeepSeek's among them."""
     assert chat(prompt_tokens=12, completion_tokens=1, **raw).cached_input_tokens == 5
 
 
@@ -101,15 +101,19 @@ def test_what_the_total_shows_to_be_left_out_is_added(raw: Any, output_tokens: i
         ({"cost": 0}, 0.0),
         ({"cost": {"total_cost": 0.006, "input_tokens_cost": 0.001}}, 0.006),
         ({"estimated_cost": 0.0002}, 0.0002),
+        ({"cost_in_usd_ticks": 318_319_000}, 0.0318319),
+        ({"cost_in_usd_ticks": True}, None),
         ({"cost": "0.95"}, None),
         ({"cost": True}, None),
         ({"cost": -1}, None),
         ({"cost": float("inf")}, None),
+        ({"cost": float("nan")}, None),
+        ({"cost": 10**400}, None),
         ({}, None),
     ],
 )
 def test_the_provider_may_name_its_own_price(raw: Any, cost: float | None) -> None:
-    """OpenRouter, Perplexity and DeepInfra say in dollars what they charge."""
+    """OpenRouter, Perplexity, DeepInfra and xAI say in dollars what they charge."""
     assert chat(**raw).cost == cost
 
 
