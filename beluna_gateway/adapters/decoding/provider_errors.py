@@ -396,34 +396,21 @@ def error_of_status(
     )
 
 
-def error_in(value: JsonValue, *, now: float | None = None) -> GatewayError | None:
-    """The error in a parsed event or body of an answer that began with HTTP 200, None where it has none.
-
-    Args:
-        value: The event or body.
-        now: Unix time, for an error that names the time of its end; without it such a time is passed over.
-    """
+def error_in(value: JsonValue) -> GatewayError | None:
+    """The error in a parsed event or body of an answer that began with HTTP 200, None where it has none."""
     error = find_error(value)
-    return None if error is None else error_in_stream(error, now=now)
+    return None if error is None else error_in_stream(error)
 
 
-def error_in_stream(
-    error: ProviderError, *, retry_after_ms: int | None = None, now: float | None = None
-) -> GatewayError:
-    """The error for an error inside an answer that began with HTTP 200.
-
-    Args:
-        error: As it was read.
-        retry_after_ms: A wait that is known from elsewhere; the longest counts.
-        now: As for `error_in`.
-    """
+def error_in_stream(error: ProviderError) -> GatewayError:
+    """The error for an error inside an answer that began with HTTP 200. It names the wait of Google's RetryInfo."""
     kind, retryable = _kind_in_stream(error)
     return GatewayError(
         kind,
         f"the backend reported an error inside its answer: {error.message or error.code or 'no reason given'}",
         retryable=retryable,
         provider_code=error.code,
-        retry_after_ms=_longest([retry_after_ms, _delay_ms(error), None if now is None else _reset_ms(error, now)]),
+        retry_after_ms=_delay_ms(error),
     )
 
 
