@@ -274,13 +274,16 @@ def test_a_url_without_a_host_is_refused(url):
         ("DATA:IMAGE/PNG;BASE64,aGk=", None, ImagePart(None, "aGk=", "image/png")),
         ("data:image/png;name=a;base64,aGk=", None, ImagePart(None, "aGk=", "image/png")),
         ("data:;base64,aGk=", "image/gif", ImagePart(None, "aGk=", "image/gif")),
+        ("data:image/png;base64,aGk=", "image/gif", ImagePart(None, "aGk=", "image/png")),
         ("data:image/png;base64,aGk%3D", None, ImagePart(None, "aGk=", "image/png")),
         ("data:image/svg+xml,%3Csvg/%3E", None, ImagePart(None, base64.b64encode(b"<svg/>").decode(), "image/svg+xml")),
         ("data:image/svg+xml;base64x,hi", None, ImagePart(None, "aGk=", "image/svg+xml")),
     ],
 )
 def test_data_urls_become_base64(url, mime_type, expected):
-    """Media type and data of a `data:` URL come apart, whichever way it is written."""
+    """Media type and data of a `data:` URL come apart, whichever way it is written; `mime_type` is for one that has no
+    media type of its own.
+    """
     assert expected == image(url, mime_type)
 
 
