@@ -38,3 +38,13 @@ def survives(decoder: ResponseDecoder, payloads: Iterable[Any]) -> list[BackendR
     except GatewayError:
         pass
     return events
+
+
+def flooded(decoder: ResponseDecoder, payloads: Iterable[Any]) -> GatewayError | None:
+    """The error in which so many payloads end, None where the decoder takes them all."""
+    try:
+        for payload in payloads:
+            decoder.feed(json.dumps(payload).encode(), [])
+    except GatewayError as error:
+        return error
+    return None

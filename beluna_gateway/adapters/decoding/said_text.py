@@ -22,6 +22,12 @@ class SaidText:
     def __bool__(self) -> bool:
         return bool(self.pieces or self._length)
 
+    @property
+    def length(self) -> int:
+        """Characters so far."""
+        self._fold()
+        return self._length
+
     def add(self, text: str) -> None:
         """Takes the next piece."""
         self.pieces.append(text)

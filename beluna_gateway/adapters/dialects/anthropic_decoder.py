@@ -23,7 +23,7 @@ from ...wire import strict_json
 from ..base import ResponseDecoder, expect_object, expect_text, parse_object
 from ..decoding.delta_template import DeltaTemplate
 from ..decoding.finish_reasons import finish_reason, is_cut, said_reason
-from ..decoding.gathering import gathered
+from ..decoding.gathering import gathered, is_answer
 from ..decoding.kept import KeptBytes
 from ..decoding.not_carried import NotCarried
 from ..decoding.provider_errors import error_in
@@ -127,7 +127,7 @@ class AnthropicDecoder(ResponseDecoder):
         events += gathered(pieces)
         self._end(body)
         if not self.ended:
-            if not pieces:
+            if not is_answer(pieces):
                 raise protocol_violation("the backend sent an unstreamed answer without a stop_reason")
             self.ended, self._stop_reason = True, "end_turn"
         self.done = True

@@ -22,7 +22,7 @@ from ...canonical import (
 from ...errors import GatewayError, cut_off, protocol_violation
 from ..base import ResponseDecoder, expect_object, expect_text, parse_object
 from ..decoding.finish_reasons import finish_reason, said_reason
-from ..decoding.gathering import gathered
+from ..decoding.gathering import gathered, is_answer
 from ..decoding.kept import KeptBytes
 from ..decoding.not_carried import NotCarried
 from ..decoding.provider_errors import ProviderError, error_in_stream, find_error
@@ -72,7 +72,7 @@ class GeminiDecoder(ResponseDecoder):
         pieces: list[BackendRawEvent] = []
         self._chunk(body, pieces)
         if not self.ended:
-            if not pieces:
+            if not is_answer(pieces):
                 raise protocol_violation("the backend sent an unstreamed answer without a finishReason")
             self._end("STOP")  # the body is whole, and has something in it
         events += gathered(pieces)

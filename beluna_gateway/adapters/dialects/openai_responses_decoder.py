@@ -28,10 +28,11 @@ from ...errors import cut_off, protocol_violation
 from ..base import ResponseDecoder, expect_object, expect_text, parse_object
 from ..decoding.delta_template import DeltaTemplate
 from ..decoding.finish_reasons import finish_reason, said_reason
-from ..decoding.gathering import gathered
+from ..decoding.gathering import gathered, is_answer
 from ..decoding.kept import KeptBytes
 from ..decoding.not_carried import NotCarried, client_action
 from ..decoding.provider_errors import error_in, error_in_stream, read_error
+from ..decoding.said_text import SaidText
 from ..decoding.tool_calls import ToolCalls, arguments_text
 from ..decoding.usage import openai_usage
 from ..encoding.provider_state import TurnNotes
@@ -52,10 +53,13 @@ _CLIENT_ITEMS = frozenset(
 )
 """Items that wait for the client to act. `_waits_for_client` knows two more, which OpenAI may also run itself."""
 
-_ITEM_COST = 500  # bytes of memory, about, that an item takes whatever is in it
+# Bytes of memory, about, that an item and a part of one take whatever is in them.
+_ITEM_COST = 500
+_PART_COST = 300
 
 _PartKey = tuple[str, int | None]
-"""A part of an item: ``content`` or ``summary``, and its index where the server sends one."""
+"""A part of an item: ``content`` or ``summary``, and its index where the server sends one; or ``whole``, and its index
+where it came with the whole item only."""
 
 
 @dataclass(slots=True, eq=False)
@@ -69,11 +73,8 @@ class _Item:
     backend_id: str = ""
     """Of a call: its `call_id`. `call_id` is the one that the client knows."""
     call_id: str = ""
-    parts: dict[_PartKey, list[str]] = field(default_factory=dict)
+    parts: dict[_PartKey, SaidText] = field(default_factory=dict)
     """The text of a message or of reasoning, as it was delivered."""
-    closed: set[_PartKey] = field(default_factory=set)
-    forgotten: int = 0
-    """Characters of text that were delivered and are no longer kept."""
     first_arguments: str = ""
     """Of a call: what it began with. It counts where nothing else comes: some servers send `{}` and then deltas."""
     ended: bool = False
@@ -86,7 +87,7 @@ class _Item:
     citations: int = 0
 
     def characters(self) -> int:
-        return self.forgotten + sum(len(piece) for part in self.parts.values() for piece in part)
+        return sum(part.length for part in self.parts.values())
 
 
 class _TextEvent(NamedTuple):
@@ -97,7 +98,6 @@ class _TextEvent(NamedTuple):
     text_key: str = "text"
 
 
-_WHOLE: _PartKey = ("whole", None)
 _SEPARATOR = "\n\n"
 
 
@@ -117,17 +117,16 @@ class ResponsesDecoder(ResponseDecoder):
         self._notes = notes
         self._limit = limit
         self._kept = KeptBytes(max_bytes)
-        self._max_text = self._text_room = max_bytes
         self._calls = ToolCalls(max_bytes)
         self._order: list[_Item] = []
         self._items: dict[int | str, _Item] = {}  # by index and by id: a server may name an item by either
         self._open_calls: set[int] = set()
-        self._repeating: list[str] | None = None  # the part whose deltas the template knows
+        self._repeating: SaidText | None = None  # the part whose deltas the template knows
         self._template = _template()
         self._speaking: _Item | None = None
         self._spoken: list[_Item] = []  # messages in the order of their texts
         self._interleaved = False  # a message went on after another one
-        self._reasoning: list[str] | None = None  # the part of the last reasoning
+        self._reasoning: SaidText | None = None  # the part of the last reasoning
         self._not_carried = NotCarried()
         self._response_id = ""
         self._word = ""
@@ -138,11 +137,8 @@ class ResponsesDecoder(ResponseDecoder):
     def feed(self, payload: bytes, events: list[BackendRawEvent]) -> None:
         part = self._repeating
         if part is not None and (delta := self._template.match(payload)) is not None:
-            part.append(delta)
+            part.add(delta)
             events.append(OutputTextDelta(delta))
-            self._text_room -= len(delta)
-            if self._text_room < 0:
-                self._forget_texts()
             return
         event = parse_object(payload)
         kind = event.get("type")
@@ -164,8 +160,9 @@ class ResponsesDecoder(ResponseDecoder):
         pieces: list[BackendRawEvent] = []
         if status in _END_STATUS:
             self._response(body, status, pieces)
-        elif status not in _UNFINISHED_STATUS and isinstance(output := body.get("output"), list) and output:
+        elif status not in _UNFINISHED_STATUS:
             self._response(body, status or "completed", pieces)
+            self.ended = self.done = is_answer(pieces)
         if not self.ended:
             raise protocol_violation("the backend sent an unstreamed answer that it has not completed")
         events += gathered(pieces)
@@ -191,7 +188,7 @@ class ResponsesDecoder(ResponseDecoder):
 
     def _text_delta(self, event: JsonObject, delta: str, events: list[BackendRawEvent]) -> None:
         item = self._text_item(event, "message")
-        part = item.parts.setdefault(("content", _index(event.get("content_index"))), [])
+        part = self._part(item, ("content", _index(event.get("content_index"))))
         if part is not self._repeating:  # a template knows the envelope of one part only
             self._template = _template()
             self._repeating = part
@@ -206,7 +203,7 @@ class ResponsesDecoder(ResponseDecoder):
         if delta := _delta(event):
             text = _TEXT_EVENTS[str(event["type"])]
             item = self._text_item(event, text.kind)
-            part = item.parts.setdefault((text.group, _index(event.get(f"{text.group}_index"))), [])
+            part = self._part(item, (text.group, _index(event.get(f"{text.group}_index"))))
             self._say(item, part, delta, events)
 
     def _text_done(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
@@ -236,21 +233,22 @@ class ResponsesDecoder(ResponseDecoder):
         if not said:
             return
         item = self._text_item(event, text.kind)
-        key = (text.group, _index(event.get(f"{text.group}_index")))
-        if key in item.closed or item.ended or item.forgotten:
-            return
-        item.closed.add(key)
-        part = item.parts.setdefault(key, [])
+        part = self._part(item, (text.group, _index(event.get(f"{text.group}_index"))))
         if part is next(reversed(item.parts.values())):
-            begun = "".join(part)
-            if said.startswith(begun):
-                self._say(item, part, said[len(begun) :], events)
+            self._say(item, part, part.rest(said), events)
 
-    def _say(self, item: _Item, part: list[str], text: str, events: list[BackendRawEvent]) -> None:
-        """Delivers text of a message or of reasoning, and keeps it to be compared with the whole item."""
+    def _part(self, item: _Item, key: _PartKey) -> SaidText:
+        part = item.parts.get(key)
+        if part is None:
+            self._kept.add(_PART_COST)
+            part = item.parts[key] = SaidText()
+        return part
+
+    def _say(self, item: _Item, part: SaidText, text: str | None, events: list[BackendRawEvent]) -> None:
+        """Delivers text of a message or of reasoning, if there is any."""
         if not text:
             return
-        part.append(text)
+        part.add(text)
         if item.kind == "message":
             events.append(OutputTextDelta(text))
             if item is not self._speaking:
@@ -263,17 +261,6 @@ class ResponsesDecoder(ResponseDecoder):
             begins = self._reasoning is not None and part is not self._reasoning
             self._reasoning = part
             events.append(ReasoningDelta(_SEPARATOR + text if begins else text))
-        self._text_room -= len(text)
-        if self._text_room < 0:
-            self._forget_texts()
-
-    def _forget_texts(self) -> None:
-        """Bounds what is kept of texts: what was forgotten cannot be compared any more, and stands as it was said."""
-        for item in self._order:
-            item.forgotten = item.characters()
-            for part in item.parts.values():
-                part.clear()
-        self._text_room = self._max_text
 
     # Events of calls and items.
 
@@ -403,10 +390,10 @@ class ResponsesDecoder(ResponseDecoder):
         if _waits_for_client(value):
             raise client_action(item.kind, _text_or_none(value.get("name")))
         if item.kind == "message":
-            self._fill(item, self._message_texts(item, _parts(value.get("content"))), "", events)
+            self._fill(item, self._message_texts(item, _parts(value.get("content"))), events)
         elif item.kind == "reasoning":
             texts = [_part_text(part) for key in ("summary", "content") for part in _parts(value.get(key))]
-            self._fill(item, texts, _SEPARATOR, events)
+            self._fill(item, texts, events)
         elif item.kind == "function_call":
             self._call(item, value, arguments_text(value.get("arguments")), events)
             if proven and item.key in self._open_calls and self._calls.end_if_whole(item.key, events):
@@ -427,20 +414,25 @@ class ResponsesDecoder(ResponseDecoder):
         if first:
             self._kept.add_value(item.opaque or item.extra)
 
-    def _fill(self, item: _Item, texts: list[str], separator: str, events: list[BackendRawEvent]) -> None:
-        """The rest of an item's text. Where the whole text does not continue what was said, that stands."""
-        text = separator.join(text for text in texts if text)
-        if item.forgotten or not text:
+    def _fill(self, item: _Item, texts: list[str], events: list[BackendRawEvent]) -> None:
+        """The rest of an item's text, as one delta. Where the whole text does not continue what was said, that stands.
+
+        Args:
+            item: Where its deltas were counted.
+            texts: The texts of the whole item's parts.
+            events: Where the delta goes.
+        """
+        whole = [text for text in texts if text]
+        said = [part for part in item.parts.values() if part]
+        rests = [part.rest(text) for part, text in zip(said, whole, strict=False)]
+        if len(rests) < len(said) or None in rests or any(rests[:-1]):
             return
-        said = separator.join("".join(part) for part in item.parts.values() if part)
-        if not text.startswith(said) or len(text) == len(said):
-            return
-        whole = [said] if said else []
-        if any(part is self._reasoning for part in item.parts.values()):
-            self._reasoning = whole  # the rest has the blank line that it needs
-        item.parts = {_WHOLE: whole}
-        self._repeating = None
-        self._say(item, whole, text[len(said) :], events)
+        more: list[BackendRawEvent] = []
+        if said:
+            self._say(item, said[-1], rests[-1], more)
+        for index in range(len(said), len(whole)):
+            self._say(item, self._part(item, ("whole", index)), whole[index], more)
+        events += gathered(more)
 
     def _message_texts(self, item: _Item, parts: list[JsonObject]) -> list[str]:
         """The texts of a message's parts. What else is in them is counted when the item ends for the first time."""
@@ -467,6 +459,8 @@ class ResponsesDecoder(ResponseDecoder):
         """A call as its item has it. The first id counts: the item is known by then, and some servers change ids."""
         call_id = expect_text(value.get("call_id"), "a tool call's id")
         name = expect_text(value.get("name"), "a tool call's name")
+        if name and item.name not in ("", name):
+            raise protocol_violation(f"the backend named one tool call twice: {item.name!r}, {name!r}")
         item.name, item.backend_id = item.name or name, item.backend_id or call_id
         item.call_id = self._calls.whole(item.key, events, call_id=item.backend_id, name=name, arguments=arguments)
 

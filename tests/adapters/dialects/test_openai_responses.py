@@ -8,12 +8,23 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import JsonValue
 
 from beluna_gateway.adapters.dialects.openai_responses_decoder import ResponsesDecoder
-from beluna_gateway.canonical import BackendRawEvent, Completed, JsonObject, OutputTextDelta, Progress, ToolCallReady
+from beluna_gateway.canonical import (
+    BackendRawEvent,
+    Completed,
+    JsonObject,
+    OtherFinishReason,
+    OutputTextDelta,
+    Progress,
+    ReasoningDelta,
+    ToolCallDelta,
+    ToolCallReady,
+)
 from beluna_gateway.errors import GatewayError
 
-from ..arbitrary import json_values, shaken, survives
+from ..arbitrary import flooded, json_values, shaken, survives
 from ..recorded import canonical, dialect, notes
 
 RESPONSES = dialect("openai_responses")
@@ -277,14 +288,14 @@ def end(status: str = "completed", output_tokens: int | None = None, **response:
     return event(status, response={"id": "resp_1", "status": status, "output": [], "usage": usage, **response})
 
 
-def call_item(arguments: str = "", **more: Any) -> dict[str, Any]:
+def call_item(arguments: Any = "", **more: Any) -> dict[str, Any]:
     return {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "look", "arguments": arguments, **more}
 
 
 ADDED = event("output_item.added", output_index=0, item=call_item())
 
 
-def done(arguments: str, **more: Any) -> dict[str, Any]:
+def done(arguments: Any, **more: Any) -> dict[str, Any]:
     return event("output_item.done", output_index=0, item=call_item(arguments, status="completed", **more))
 
 
@@ -512,6 +523,500 @@ def test_done_is_no_end_mark() -> None:
     with pytest.raises(GatewayError) as failure:
         decoder.finish(events)
     assert (failure.value.kind, failure.value.retryable) == ("backend_transient", True)
+
+
+# --- whole items fill what deltas left out -------------------------------------------------------------------
+
+
+def finished(*payloads: Any, limit: int | None = None) -> list[BackendRawEvent]:
+    decoder, events = feed(*payloads, limit=limit)
+    decoder.finish(events)
+    return events
+
+
+def said(events: list[BackendRawEvent]) -> str:
+    return "".join(e.delta for e in events if isinstance(e, OutputTextDelta))
+
+
+def reasoned(events: list[BackendRawEvent]) -> str:
+    return "".join(e.delta for e in events if isinstance(e, ReasoningDelta))
+
+
+def ready(events: list[BackendRawEvent]) -> list[tuple[str, str, str]]:
+    return [(e.call.id, e.call.name, e.call.arguments_json) for e in events if isinstance(e, ToolCallReady)]
+
+
+def metadata(events: list[BackendRawEvent]) -> dict[str, Any]:
+    assert isinstance(events[-1], Completed)
+    return events[-1].backend_metadata
+
+
+def pieces_of(events: list[BackendRawEvent]) -> Any:
+    return metadata(events)["provider_state"]["openai_responses"]["pieces"]
+
+
+def text_item(*texts: str, **more: Any) -> dict[str, Any]:
+    return {"type": "message", "content": [{"type": "output_text", "text": value} for value in texts], **more}
+
+
+CITY = '{"city":"A"}'
+ARGUMENTS_DONE = event("function_call_arguments.done", output_index=0, item_id="fc_1", arguments=CITY)
+
+
+@pytest.mark.parametrize(
+    "payloads",
+    [
+        [ADDED, ARGUMENTS_DONE, done(""), end()],
+        [ADDED, ARGUMENTS_DONE, end()],
+        [ADDED, done(CITY), end()],
+        [ADDED, done(""), end(output=[call_item(CITY)])],
+        [ADDED, end(output=[call_item(CITY, status="completed")])],
+        [done(CITY), end(output=[call_item(CITY)])],
+        [end(output=[call_item(CITY)])],
+        [event("output_item.added", output_index=0, item=call_item(CITY)), done(""), end()],
+        [event("output_item.added", output_index=0, item=call_item("{}")), ARGUMENTS_DONE, done(""), end()],
+        [ADDED, done({"city": "A"}), end(output=[call_item({"city": "A"})])],
+        [ADDED, event("function_call_arguments.delta", output_index=0, delta=CITY[:5]), done(CITY), end()],
+        [ADDED, event("function_call_arguments.delta", output_index=0, delta=CITY), done(' {"city": "A"}'), end()],
+    ],
+)
+def test_a_call_has_the_arguments_that_the_backend_gave_anywhere(payloads: list[Any]) -> None:
+    """Whichever event has a call's arguments, the call is ready once, and with them."""
+    [(call_id, name, arguments)] = ready(finished(*payloads))
+
+    assert (call_id, name) == ("call_1", "look")
+    assert json.loads(arguments) == {"city": "A"}
+
+
+@pytest.mark.parametrize(
+    "payloads",
+    [
+        [ADDED, ARGUMENTS_DONE, done('{"city":"B"}')],
+        [ADDED, ARGUMENTS_DONE, end(output=[call_item("{}")])],
+        [ADDED, done(CITY), end(output=[call_item('{"city":"B"}')])],
+        [ADDED, done(CITY), end(output=[call_item(CITY, name="other")])],
+        [ADDED, ARGUMENTS_DONE, ARGUMENTS_DONE | {"arguments": '{"city":"AB"}'}],
+        [ARGUMENTS_DONE],
+        [event("output_item.added", output_index=0, item=text_item(id="fc_1")), ARGUMENTS_DONE],
+        [
+            event("output_item.added", output_index=0, item=text_item(id="fc_1")),
+            event("function_call_arguments.delta", output_index=0, item_id="fc_1", delta="{}"),
+        ],
+        [ADDED, done(7)],
+    ],
+)
+def test_contradicting_arguments_are_a_protocol_violation(payloads: list[Any]) -> None:
+    """Of two versions of a call, or of arguments of no call, nothing is guessed."""
+    with pytest.raises(GatewayError) as failure:
+        feed(*payloads)
+
+    assert failure.value.kind == "protocol_violation"
+
+
+def test_no_call_is_ready_where_one_cannot_be_completed() -> None:
+    """The end mark makes all open calls ready or, where one is broken, none."""
+    second = event("output_item.added", output_index=1, item=call_item("", id="fc_2", call_id="call_2"))
+    broken = event("function_call_arguments.delta", output_index=1, delta='{"a"')
+    decoder, events = feed(ADDED, ARGUMENTS_DONE, second, broken, end())
+
+    with pytest.raises(GatewayError) as failure:
+        decoder.finish(events)
+    assert failure.value.kind == "protocol_violation"
+    assert not ready(events)
+
+
+def test_an_index_used_again_after_its_item_ended_begins_another_call() -> None:
+    """A server that says `output_index` 0 for every item, and sends only whole ones, loses none."""
+    other = event("output_item.done", output_index=0, item=call_item("{}", id="fc_2", call_id="call_2"))
+
+    assert [r[0] for r in ready(finished(done(CITY), other, end()))] == ["call_1", "call_2"]
+
+
+def test_a_call_whose_id_changes_at_its_index_is_one_call() -> None:
+    """The index holds; the id that the client has seen first stays."""
+    renamed = call_item(CITY, call_id="call_x", id="fc_x")
+    events = finished(
+        ADDED, event("output_item.done", output_index=0, item=renamed), end(output=[renamed | {"id": "fc_y"}])
+    )
+
+    assert ready(events) == [("call_1", "look", CITY)]
+
+
+MESSAGE = event("output_item.added", output_index=0, item={"type": "message", "id": "m", "content": []})
+
+
+def spoken(delta: str, **more: Any) -> dict[str, Any]:
+    return event("output_text.delta", output_index=0, content_index=0, delta=delta) | more
+
+
+@pytest.mark.parametrize(
+    ("payloads", "expected"),
+    [
+        ([MESSAGE, end(output=[text_item("Hello")])], "Hello"),
+        ([end(output=[text_item("Hello")])], "Hello"),
+        ([MESSAGE, spoken("Hel"), end(output=[text_item("Hello", " you")])], "Hello you"),
+        ([spoken("Hello."), end(output=[text_item("Hello world")])], "Hello."),
+        ([spoken("Hello"), end(output=[text_item("Hell")])], "Hello"),
+        ([spoken("Hello"), end(output=[])], "Hello"),
+        (
+            [spoken("Hello"), event("output_text.done", output_index=0, content_index=0, text="Hello you"), end()],
+            "Hello you",
+        ),
+        (
+            [
+                event("output_text.done", output_index=0, text="Hello"),
+                event("output_text.done", output_index=0, text="Hello"),
+                end(output=[text_item("Hello")]),
+            ],
+            "Hello",
+        ),
+        ([event("content_part.done", output_index=0, part={"type": "output_text", "text": "Hello"}), end()], "Hello"),
+        (
+            [
+                spoken("A"),
+                spoken("B", content_index=1),
+                event("output_text.done", output_index=0, content_index=0, text="Ab"),
+                end(output=[text_item("Ab", "B")]),
+            ],
+            "AB",
+        ),
+        ([spoken("A"), spoken("B", content_index=1), end(output=[text_item("A", "B", "C")])], "ABC"),
+        (
+            [
+                spoken("A"),
+                event("output_item.done", output_index=0, item=text_item("AB")),
+                end(output=[text_item("ABC")]),
+            ],
+            "ABC",
+        ),
+        (
+            [spoken("A"), event("output_item.done", output_index=0, item=text_item()), end(output=[text_item("AB")])],
+            "AB",
+        ),
+    ],
+)
+def test_text_that_came_in_no_delta_comes_with_the_whole(payloads: list[Any], expected: str) -> None:
+    """The rest of a text is delivered where the whole continues what was said; otherwise that stands."""
+    assert said(finished(*payloads)) == expected
+
+
+def test_the_rest_of_a_text_is_one_delta() -> None:
+    """However many parts of a message came in no delta."""
+    events = finished(spoken("A"), end(output=[text_item("AB", "C", "D")]))
+
+    assert [e.delta for e in events if isinstance(e, OutputTextDelta)] == ["A", "BCD"]
+
+
+def test_a_refusal_as_a_whole_is_one() -> None:
+    """A refusal that came in no delta is told by the finish reason, wherever it stands."""
+    part = {"type": "refusal", "refusal": "No."}
+    for payloads in (
+        [event("refusal.done", output_index=0, refusal="No."), end()],
+        [event("content_part.done", output_index=0, part=part), end()],
+        [event("output_item.done", output_index=0, item={"type": "message", "content": [part]}), end()],
+        [event("refusal.delta", output_index=0, delta="No."), end()],
+    ):
+        events = finished(*payloads)
+        assert said(events) == "No."
+        assert isinstance(events[-1], Completed)
+        assert events[-1].finish_reason == OtherFinishReason("refusal")
+
+
+def summary(delta: str, index: int, **more: Any) -> dict[str, Any]:
+    return event("reasoning_summary_text.delta", output_index=0, summary_index=index, delta=delta) | more
+
+
+def reasoning_item(*parts: str, **more: Any) -> dict[str, Any]:
+    return {"type": "reasoning", "summary": [{"type": "summary_text", "text": part} for part in parts], **more}
+
+
+@pytest.mark.parametrize(
+    "payloads",
+    [
+        [summary("**One**", 0), summary("**Tw", 1), summary("o**", 1), end()],
+        [summary("**One**", 0), summary("**Two**", 0, output_index=1), end()],
+        [summary("**One**", 0), end(output=[reasoning_item("**One**", "**Two**")])],
+        [summary("**On", 0), end(output=[reasoning_item("**One**", "**Two**")])],
+        [end(output=[reasoning_item("**One**", "**Two**")])],
+        [end(output=[reasoning_item("**One**", id="a"), reasoning_item("**Two**", id="b")])],
+        [
+            event("reasoning_summary_text.done", output_index=0, summary_index=0, text="**One**"),
+            event("reasoning_summary_part.done", output_index=0, summary_index=1, part={"text": "**Two**"}),
+            end(output=[reasoning_item("**One**", "**Two**")]),
+        ],
+        [
+            event("reasoning_text.delta", output_index=0, content_index=0, delta="**One**"),
+            event("reasoning_text.done", output_index=0, content_index=1, text="**Two**"),
+            event(
+                "content_part.done", output_index=0, content_index=1, part={"type": "reasoning_text", "text": "**Two**"}
+            ),
+            end(),
+        ],
+    ],
+)
+def test_parts_and_items_of_reasoning_are_separated_by_a_blank_line(payloads: list[Any]) -> None:
+    """Whether they come in deltas, in parts, or only with the whole output."""
+    assert reasoned(finished(*payloads)) == "**One**\n\n**Two**"
+
+
+def test_a_whole_item_that_no_event_began_is_matched_by_its_turn() -> None:
+    """llama.cpp gives no index: items of the whole output are matched by their ids, or else in their order."""
+    events = finished(
+        event("output_item.added", item={"type": "message", "id": "m1"}),
+        event("output_text.delta", item_id="m1", delta="One"),
+        event("output_item.added", item=call_item(id="fc_a", call_id="call_a")),
+        event("output_item.added", item=call_item(id="fc_b", call_id="call_b", name="other")),
+        end(
+            output=[
+                text_item("One.", id="changed"),
+                call_item('{"b":1}', id="y", call_id="", name="other"),
+                call_item('{"a":1}', id="x", call_id=""),
+                text_item(" Two.", id="new"),
+            ]
+        ),
+    )
+
+    assert said(events) == "One. Two."
+    assert sorted(ready(events)) == [("call_a", "look", '{"a":1}'), ("call_b", "other", '{"b":1}')]
+
+
+def test_an_unstreamed_answer_has_one_delta_of_text() -> None:
+    """However many messages it is made of: reasoning first, then text, then calls."""
+    decoder, events = a_decoder(), list[BackendRawEvent]()
+    output: list[JsonValue] = [text_item("One."), reasoning_item("Hm"), call_item("{}"), text_item(" Two.", id="m2")]
+    decoder.feed_whole({"status": "completed", "output": output}, events)
+    decoder.finish(events)
+
+    kinds = [type(e) for e in events if not isinstance(e, Progress)]
+    assert kinds == [ReasoningDelta, OutputTextDelta, ToolCallDelta, ToolCallDelta, ToolCallReady, Completed]
+    assert said(events) == "One. Two."
+
+
+@pytest.mark.parametrize("status", [None, "", "null", "None"])
+def test_a_whole_body_without_a_status_is_completed_where_it_has_content(status: str | None) -> None:
+    """HTTP proves that it is whole. One that says that it is not finished is none; nor is reasoning an answer."""
+    decoder, events = a_decoder(), list[BackendRawEvent]()
+    decoder.feed_whole({"status": status, "output": [text_item("Hi"), call_item("{}")]}, events)
+    decoder.finish(events)
+
+    assert isinstance(events[-1], Completed)
+    assert (said(events), events[-1].finish_reason) == ("Hi", "tool_calls")
+    bodies: list[JsonObject] = [
+        {"status": "in_progress", "output": [text_item("Hi")]},
+        {"status": "queued", "output": [text_item("Hi")]},
+        {"status": status, "output": [reasoning_item("Hm")]},
+    ]
+    for unfinished in bodies:
+        with pytest.raises(GatewayError) as failure:
+            a_decoder().feed_whole(unfinished, [])
+        assert failure.value.kind == "protocol_violation"
+
+
+# --- what no frame carries, and what goes back ---------------------------------------------------------------
+
+
+def test_what_no_frame_carries_is_counted_by_kind() -> None:
+    """Each piece once, although the whole output repeats it."""
+    cited = text_item("Hi", id="m")
+    cited["content"][0] |= {"annotations": [{"type": "url_citation"}] * 2, "logprobs": [{"token": "Hi"}]}
+    cited["content"].append({"type": "output_audio", "data": "…"})
+    search = {"type": "web_search_call", "id": "ws", "status": "completed"}
+    annotation = event("output_text.annotation.added", output_index=1, annotation={"type": "url_citation"})
+    for payloads in (
+        [
+            event("output_item.done", output_index=0, item=search),
+            annotation,
+            annotation,
+            event("output_item.done", output_index=1, item=cited),
+            end(output=[search, cited]),
+        ],
+        [end(output=[search, cited])],
+    ):
+        counted = metadata(finished(*payloads))["not_carried"]
+        assert counted == {"web_search_call": 1, "logprobs": 1, "audio": 1, "citations": 2}
+    assert metadata(finished(annotation, spoken("Hi", output_index=1), end()))["not_carried"] == {"citations": 1}
+    assert "not_carried" not in metadata(finished(spoken("Hi"), end(output=[text_item("Hi")])))
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "custom_tool_call", "name": "grep", "call_id": "c", "input": "x"},
+        {"type": "local_shell_call", "call_id": "c", "action": {}},
+        {"type": "apply_patch_call", "call_id": "c"},
+        {"type": "mcp_approval_request", "name": "pay", "arguments": "{}"},
+        {"type": "computer_call", "call_id": "c"},
+        {"type": "shell_call", "call_id": "c", "environment": {"type": "local"}},
+        {"type": "shell_call", "call_id": "c", "environment": None},
+        {"type": "tool_search_call", "execution": "client"},
+    ],
+    ids=json.dumps,
+)
+def test_an_item_that_waits_for_the_client_is_refused_by_name(item: dict[str, Any]) -> None:
+    """No frame can carry it, and without an answer to it the turn could not go on."""
+    for payload in (event("output_item.done", output_index=0, item=item), end(output=[item])):
+        with pytest.raises(GatewayError) as failure:
+            feed(payload)
+        assert failure.value.kind == "unsupported_capability"
+        assert item["type"] in failure.value.message
+        assert item.get("name", "") in failure.value.message
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "shell_call", "environment": {"type": "container_reference", "container_id": "c"}},
+        {"type": "tool_search_call", "execution": "server"},
+        {"type": "code_interpreter_call"},
+        {"type": "of_the_future"},
+    ],
+    ids=json.dumps,
+)
+def test_an_item_that_the_provider_answers_itself_is_counted(item: dict[str, Any]) -> None:
+    """What OpenAI runs itself does not end the answer, whether it is begun, ended or both."""
+    for kind in ("added", "done"):
+        events = finished(event(f"output_item.{kind}", output_index=0, item=item), end())
+        assert metadata(events)["not_carried"] == {item["type"]: 1}
+
+
+def encrypted(item_id: str = "rs_1") -> dict[str, Any]:
+    return {"type": "reasoning", "id": item_id, "summary": [], "encrypted_content": "e"}
+
+
+def test_reasoning_in_plain_text_goes_back() -> None:
+    """Servers of open models have `content` in place of `encrypted_content`; with neither nothing goes back."""
+    plain = {"type": "reasoning", "id": "rs", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm"}]}
+    events = finished(end(output=[plain, call_item("{}")]))
+
+    assert pieces_of(events) == [{"opaque": plain}, {"call": "call_1", "extra": {"id": "fc_1"}}]
+    bare = finished(end(output=[plain | {"content": []}, call_item("{}")]))
+    assert "provider_state" not in metadata(bare)
+
+
+@pytest.mark.parametrize(
+    ("output", "ids"),
+    [
+        ([encrypted(), call_item("{}")], ["rs_1", "fc_1"]),
+        ([encrypted(), call_item("{}", id="i" * 64)], ["rs_1", "i" * 64]),
+        ([encrypted(), call_item("{}", id="i" * 65)], ["rs_1", None]),
+        ([encrypted("r" * 65), call_item("{}")], [None, None]),
+        ([call_item("{}"), encrypted()], [None, "rs_1"]),
+        ([encrypted(), text_item("A", id="m"), reasoning_item("B", id="x"), call_item("{}")], ["rs_1", "m", None]),
+        ([encrypted(), {"type": "web_search_call", "id": "ws"}, text_item("A", id="m")], [None, None]),
+    ],
+)
+def test_an_id_goes_back_only_with_the_reasoning_that_it_needs(output: list[Any], ids: list[Any]) -> None:
+    """And never above 64 characters, nor in a turn of which something is left out."""
+    pieces = pieces_of(finished(end(output=output)))
+
+    assert [piece.get("opaque", piece.get("extra", {})).get("id") for piece in pieces] == ids
+
+
+def test_a_compaction_goes_back_and_is_not_counted() -> None:
+    """It has nothing for the client."""
+    item = {"type": "compaction", "id": "cmp", "encrypted_content": "e"}
+    events = finished(event("output_item.done", output_index=0, item=item), end())
+
+    assert pieces_of(events) == [{"opaque": item}]
+    assert "not_carried" not in metadata(events)
+
+
+def test_an_item_that_only_the_whole_output_has_is_noted_in_its_place() -> None:
+    """The reasoning of a call stands before it, although it came later."""
+    events = finished(ADDED, done("{}"), end(output=[encrypted(), call_item("{}")]))
+
+    assert [next(iter(piece)) for piece in pieces_of(events)] == ["opaque", "call"]
+
+
+def test_texts_in_another_order_than_their_items_are_noted_as_one() -> None:
+    """What cannot be told apart any more keeps no extras; what follows stays whole."""
+    first, second = text_item("One.", id="a", phase="commentary"), text_item("Two.", id="b")
+    events = finished(spoken("On"), spoken("Two.", output_index=1), end(output=[first, second, encrypted()]))
+
+    assert said(events) == "OnTwo.e."
+    assert pieces_of(events) == [{"text": 8}, {"opaque": encrypted()}]
+
+
+def test_a_namespace_goes_back() -> None:
+    """A call of a tool that was searched for is known by it."""
+    events = finished(end(output=[call_item("{}", namespace="crm")]))
+
+    assert pieces_of(events) == [{"call": "call_1", "extra": {"namespace": "crm"}}]
+
+
+def test_another_response_inside_one_answer_is_a_protocol_violation() -> None:
+    """`response.created` with another id; the same one again says nothing new."""
+    first, second = (event("created", response={"id": name}) for name in ("a", "b"))
+    assert feed(first, first, event("created", response={}))[1] == []
+
+    with pytest.raises(GatewayError) as failure:
+        feed(first, spoken("x"), second)
+    assert failure.value.kind == "protocol_violation"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"error": "overloaded"},
+        {"type": "proxy_error", "error": {"message": "overloaded"}},
+        {"detail": "overloaded"},
+        {"type": "error", "message": "overloaded"},
+        end(error={"code": "server_error", "message": "overloaded"}),
+    ],
+    ids=json.dumps,
+)
+def test_an_error_is_found_wherever_it_stands(payload: Any) -> None:
+    """Also in an event of an unknown type, and in a response that calls itself completed."""
+    with pytest.raises(GatewayError, match="overloaded") as failure:
+        feed(spoken("x"), payload)
+
+    assert (failure.value.kind, failure.value.retryable) == ("backend_transient", True)
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        lambda n: event(
+            "output_item.done", output_index=n, item=encrypted(f"rs_{n}") | {"encrypted_content": "e" * 500}
+        ),
+        lambda n: event("output_item.added", output_index=n, item={"type": "message"}),
+        lambda n: spoken("x", content_index=n),
+        lambda n: event("output_item.added", output_index=n, item=call_item("x" * 500, call_id=f"c{n}")),
+    ],
+)
+def test_what_is_kept_of_an_answer_is_bounded(flood: Any) -> None:
+    """Items without end are a protocol violation that names the setting."""
+    error = flooded(a_decoder(max_bytes=20_000), (flood(number) for number in range(100)))
+
+    assert error is not None
+    assert error.kind == "protocol_violation"
+    assert "max_event_bytes" in error.message
+
+
+def test_a_text_of_any_length_is_delivered() -> None:
+    """The text itself is not kept: neither a bound nor its end changes what is compared with it."""
+    decoder, events = a_decoder(max_bytes=1000), list[BackendRawEvent]()
+    for _ in range(1000):
+        decoder.feed(json.dumps(spoken("0123456789")).encode(), events)
+    decoder.feed(json.dumps(end(output=[text_item("0123456789" * 1000 + "!")])).encode(), events)
+
+    assert said(events) == "0123456789" * 1000 + "!"
+
+
+def test_deltas_of_two_items_in_turns_belong_to_their_items() -> None:
+    """The envelope that one item's deltas repeat is not taken for another's."""
+    one, two = (event("output_text.delta", item_id=name, delta="") for name in ("m1", "m2"))
+    payloads = [
+        event("output_item.added", item={"type": "message", "id": "m1"}),
+        *(one | {"delta": delta} for delta in ("a", "b", "c")),
+        event("output_item.added", item={"type": "message", "id": "m2"}),
+        *(two | {"delta": delta} for delta in ("d", "e", "f")),
+        one | {"delta": "delta"},  # stands twice in its event: no template comes of it
+        *(two | {"delta": delta} for delta in ("g", "h")),
+        end(output=[text_item("abcdelta", id="m1"), text_item("defgh!", id="m2")]),
+    ]
+
+    assert said(finished(*payloads)) == "abcdefdeltagh!"
 
 
 # --- both halves ---------------------------------------------------------------------------------------------
