@@ -36,3 +36,15 @@ def test_a_rest_is_asked_for_any_number_of_times() -> None:
         assert said.rest(whole) == rest
         if rest:
             said.add(rest)
+
+
+@given(st.lists(st.text(max_size=3), max_size=200))
+def test_the_length_counts_all_pieces(pieces: list[str]) -> None:
+    """In characters, whenever it is asked for."""
+    said = SaidText()
+    for number, piece in enumerate(pieces, 1):
+        said.add(piece)
+        if number % 7 == 0:
+            assert said.length == sum(map(len, pieces[:number]))
+
+    assert said.length == sum(map(len, pieces))

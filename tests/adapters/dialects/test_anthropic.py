@@ -7,19 +7,27 @@ import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from beluna_gateway.adapters.base import ResponseDecoder
+from beluna_gateway.adapters.dialects.anthropic_decoder import AnthropicDecoder
 from beluna_gateway.adapters.encoding.claude_thinking import thinking_config
 from beluna_gateway.canonical import (
     BackendRawEvent,
     Completed,
+    OtherFinishReason,
+    OutputTextDelta,
     Progress,
+    ReasoningDelta,
     ToolCallDelta,
     ToolCallReady,
     Usage,
 )
 from beluna_gateway.errors import GatewayError
 
-from ..recorded import canonical, dialect
+from ..arbitrary import flooded, json_values, shaken, survives
+from ..recorded import canonical, dialect, notes
 
 TOOL = {"name": "get_time", "input_schema": {"type": "object"}}
 
@@ -36,8 +44,12 @@ def body_of(model: str = "claude-x", **fields: Any) -> dict[str, Any]:
     return dialect("anthropic").encode(canonical(frame(**fields)), model).body
 
 
+def a_decoder(max_bytes: int = 1 << 20) -> ResponseDecoder:
+    return AnthropicDecoder(notes("anthropic", "claude-x"), max_bytes)
+
+
 def decode(*payloads: Any, finish: bool = True) -> list[BackendRawEvent]:
-    decoder, events = dialect("anthropic").decoder(canonical(frame()), "claude-x"), list[BackendRawEvent]()
+    decoder, events = a_decoder(), list[BackendRawEvent]()
     for payload in payloads:
         decoder.feed(json.dumps(payload).encode(), events)
     if finish:
@@ -472,3 +484,405 @@ def test_a_malformed_known_event_is_a_protocol_violation(payload: Any) -> None:
         decode(payload)
 
     assert failure.value.kind == "protocol_violation"
+
+
+@pytest.mark.parametrize(
+    "payloads",
+    [
+        [CALL, stop(0), ARGUMENTS],
+        [CALL, stop(0), begin(1, type="text", text=""), ARGUMENTS],
+        [CALL, ARGUMENTS, stop(0), CALL | {"index": 1}],
+        [begin(0, type="tool_use", id="a", name="f", input={"x": 1}), ARGUMENTS, stop(0)],
+        [begin(0, type="tool_use", id="a", name="f", input='{"x":1}'), stop(0)],
+        [CALL, ARGUMENTS],
+    ],
+)
+def test_arguments_are_never_invented(payloads: list[Any]) -> None:
+    """A call gets `{}` only where the answer gives it nothing, early or late, in the block or in deltas."""
+    events = decode(*payloads, end("tool_use"))
+    [first, *_] = [event.call for event in events if isinstance(event, ToolCallReady)]
+
+    assert (first.id, first.arguments) == ("a", {"x": 1})
+
+
+@pytest.mark.parametrize(
+    "payloads",
+    [
+        [begin(0, type="tool_use", id="a", name="f", input={"x": 2}), ARGUMENTS, stop(0)],
+        [begin(0, type="tool_use", id="a", name="f", input=[1]), stop(0)],
+        [CALL, ARGUMENTS, stop(0), ARGUMENTS],
+        [CALL, ARGUMENTS, stop(0), ARGUMENTS | {"index": 1}],
+        [begin(0, type="text", text=""), stop(0), ARGUMENTS],
+        [CALL, CALL],
+        [stop(0)],
+        [begin(0, type="tool_use", id="a", name="", input={}), stop(0), end("tool_use")],
+        [begin(0, type="tool_use", id="a", name="f", input={"x": 1e999}), stop(0), end("tool_use")],
+    ],
+)
+def test_a_contradiction_or_a_delta_of_no_call_is_a_protocol_violation(payloads: list[Any]) -> None:
+    """Of two versions of a call, or of a piece of none, nothing is guessed."""
+    with pytest.raises(GatewayError) as failure:
+        decode(*payloads)
+
+    assert failure.value.kind == "protocol_violation"
+
+
+def test_no_call_is_ready_where_one_cannot_be_completed() -> None:
+    """The end mark makes all open calls ready or, where one is broken, none."""
+    decoder, events = a_decoder(), list[BackendRawEvent]()
+    broken = delta(1, type="input_json_delta", partial_json='{"x":')
+    for payload in (CALL, SECOND, broken, end("tool_use")):
+        decoder.feed(json.dumps(payload).encode(), events)
+
+    with pytest.raises(GatewayError):
+        decoder.finish(events)
+    assert ready_ids(events) == []
+
+
+def test_an_index_used_again_is_another_block() -> None:
+    """A server that says index 0 for every block loses no call."""
+    events = decode(CALL, stop(0), SECOND | {"index": 0}, ARGUMENTS, stop(0), end("tool_use"))
+
+    assert sorted(ready_ids(events)) == ["a", "b"]
+    assert {e.call.id: e.call.arguments for e in events if isinstance(e, ToolCallReady)} == {"a": {}, "b": {"x": 1}}
+
+
+def test_calls_stopped_after_the_end_mark_are_no_content() -> None:
+    """A late content_block_stop gives no event, so that the answer is not taken to go on; the calls are ready in the
+    end, also in an answer that was cut."""
+    for reason in ("tool_use", "max_tokens"):
+        events = decode(CALL, ARGUMENTS, end(reason), finish=False)
+        assert decode(CALL, ARGUMENTS, end(reason), stop(0), finish=False) == events
+        assert ready_ids(decode(CALL, ARGUMENTS, end(reason), stop(0))) == ["a"]
+
+
+def test_content_after_an_end_mark_is_delivered() -> None:
+    """The last stop_reason counts (B3)."""
+    events = decode(
+        begin(0, type="text", text="One"), end("end_turn"), delta(0, type="text_delta", text=" two"), end("max_tokens")
+    )
+
+    assert said(events) == "One two"
+    assert isinstance(events[-1], Completed)
+    assert events[-1].finish_reason == "length"
+
+
+def said(events: list[BackendRawEvent]) -> str:
+    return "".join(event.delta for event in events if isinstance(event, OutputTextDelta))
+
+
+def metadata(events: list[BackendRawEvent]) -> dict[str, Any]:
+    assert isinstance(events[-1], Completed)
+    return events[-1].backend_metadata
+
+
+def pieces_of(events: list[BackendRawEvent]) -> Any:
+    return metadata(events)["provider_state"]["anthropic"]["pieces"]
+
+
+@pytest.mark.parametrize("word", ["", "null", "None", None])
+def test_some_words_are_no_stop_reason(word: str | None) -> None:
+    """The answer goes on (B5)."""
+    decoder = a_decoder()
+    decoder.feed(json.dumps(end(word)).encode(), [])
+
+    assert not decoder.ended
+
+
+def whole(*content: Any, **fields: Any) -> list[BackendRawEvent]:
+    decoder, events = a_decoder(), list[BackendRawEvent]()
+    decoder.feed_whole({"type": "message", "id": "m", "content": [*content], **fields}, events)
+    decoder.finish(events)
+    return events
+
+
+@pytest.mark.parametrize("word", ["", "null", None])
+def test_a_whole_body_without_a_stop_reason_is_completed_where_it_has_content(word: str | None) -> None:
+    """Text or calls, which HTTP proves whole; thinking alone is no answer (B6)."""
+    words = {"type": "text", "text": "Hi"}
+    call = {"type": "tool_use", "id": "a", "name": "f", "input": {"x": 1}}
+
+    text_only, with_call = whole(words, stop_reason=word), whole(words, call, stop_reason=word)
+
+    assert [e.finish_reason for e in (text_only[-1], with_call[-1]) if isinstance(e, Completed)] == [
+        "stop",
+        "tool_calls",
+    ]
+    for content in ([], [{"type": "thinking", "thinking": "Hm"}]):
+        with pytest.raises(GatewayError) as failure:
+            whole(*content, stop_reason=word)
+        assert failure.value.kind == "protocol_violation"
+
+
+def test_an_unstreamed_answer_has_one_delta_of_text() -> None:
+    """Thinking first, then text, then calls; a text in place of the blocks is one."""
+    call = {"type": "tool_use", "id": "a", "name": "f", "input": {}}
+    thoughts = [{"type": "thinking", "thinking": word, "signature": "s"} for word in ("A", "B")]
+    events = whole(
+        {"type": "text", "text": "1"}, call, *thoughts, {"type": "text", "text": "2"}, stop_reason="tool_use"
+    )
+
+    assert [type(e) for e in events[:2]] == [ReasoningDelta, OutputTextDelta]
+    assert (said(events), ready_ids(events)) == ("12", ["a"])
+    decoder, more = a_decoder(), list[BackendRawEvent]()
+    decoder.feed_whole({"content": "Hi", "stop_reason": "end_turn"}, more)
+    assert said(more) == "Hi"
+
+
+def thinking_block(index: int, *words: str, **more: Any) -> list[dict[str, Any]]:
+    return [
+        begin(index, type="thinking", thinking="", **more),
+        *(delta(index, type="thinking_delta", thinking=word) for word in words),
+        stop(index),
+    ]
+
+
+def test_one_thinking_block_and_the_next_are_separated_by_a_blank_line() -> None:
+    """Streamed or whole, whatever stands between them; pieces of one block are not (B14)."""
+    events = decode(
+        *thinking_block(0, "O", "ne", signature="s"),
+        *(begin(1, type="text", text="!"), stop(1)),
+        *thinking_block(2, "Two", signature="s"),
+        end("end_turn"),
+    )
+    blocks = [{"type": "thinking", "thinking": word} for word in ("One", "Two")]
+
+    for answer in (events, whole(*blocks, {"type": "text", "text": "!"}, stop_reason="end_turn")):
+        assert "".join(e.delta for e in answer if isinstance(e, ReasoningDelta)) == "One\n\nTwo"
+
+
+def test_thinking_without_a_signature_goes_back() -> None:
+    """DeepSeek and Kimi have none and want it beside a call. Thinking that was cut does not go back."""
+    plain = {"type": "thinking", "thinking": "Hm"}
+    events = decode(*thinking_block(0, "H", "m"), CALL | {"index": 1}, stop(1), end("tool_use"))
+
+    assert pieces_of(events) == [{"opaque": plain}, {"call": "a"}]
+    assert pieces_of(decode(*thinking_block(0, "Hm"), end("end_turn"))) == [{"opaque": plain}]
+    assert "provider_state" not in metadata(decode(*thinking_block(0, "Hm"), end("max_tokens")))
+    assert "provider_state" not in metadata(decode(*thinking_block(0), end("end_turn")))
+
+
+SEARCH = {"type": "server_tool_use", "id": "srv", "name": "web_search"}
+FOUND = {"type": "web_search_tool_result", "tool_use_id": "srv", "content": [{"encrypted_content": "e"}]}
+
+
+def test_a_turn_with_tools_of_the_providers_own_goes_back_as_it_came() -> None:
+    """Each block in its place, input that came in pieces put together, nothing told twice."""
+    cited = {"type": "web_search_result_location", "encrypted_index": "i"}
+    events = decode(
+        *thinking_block(0, "A", signature="s"),
+        begin(1, **SEARCH, input={}),
+        delta(1, type="input_json_delta", partial_json='{"query":'),
+        delta(1, type="input_json_delta", partial_json='"x"}'),
+        stop(1),
+        *(begin(2, **FOUND), stop(2)),
+        *thinking_block(3, "B", signature="t"),
+        begin(4, type="text", text="", citations=[]),
+        delta(4, type="text_delta", text="So"),
+        delta(4, type="citations_delta", citation=cited),
+        stop(4),
+        end("pause_turn"),
+    )
+
+    assert pieces_of(events) == [
+        {"opaque": {"type": "thinking", "thinking": "A", "signature": "s"}},
+        {"opaque": {**SEARCH, "input": {"query": "x"}}},
+        {"opaque": FOUND},
+        {"opaque": {"type": "thinking", "thinking": "B", "signature": "t"}},
+        {"text": 2, "extra": {"citations": [cited]}},
+    ]
+    assert metadata(events)["not_carried"] == {"server_tool_use": 1, "web_search_tool_result": 1, "citations": 1}
+    assert isinstance(events[-1], Completed)
+    assert events[-1].finish_reason == OtherFinishReason("pause_turn")
+    unstreamed = whole({**SEARCH, "input": {"query": "x"}}, FOUND, stop_reason="end_turn")
+    assert pieces_of(unstreamed) == pieces_of(events)[1:3]
+
+
+def test_input_of_the_providers_own_tool_that_was_cut_does_not_go_back() -> None:
+    """What is no JSON the provider would refuse."""
+    cut = delta(0, type="input_json_delta", partial_json='{"query":')
+    events = decode(begin(0, **SEARCH, input={}), cut, stop(0), end("max_tokens"))
+
+    assert "provider_state" not in metadata(events)
+
+
+def test_a_compaction_and_redacted_thinking_go_back_and_are_not_counted() -> None:
+    """They have nothing for the client."""
+    redacted = {"type": "redacted_thinking", "data": "d"}
+    events = decode(
+        begin(0, type="compaction", content=None, signature="s"),
+        delta(0, type="compaction_delta", content="Summary", encrypted_content=None),
+        stop(0),
+        *(begin(1, **redacted), stop(1)),
+        end("end_turn"),
+    )
+
+    assert pieces_of(events) == [
+        {"opaque": {"type": "compaction", "content": "Summary", "signature": "s"}},
+        {"opaque": redacted},
+    ]
+    assert "not_carried" not in metadata(events)
+
+
+def test_who_called_a_tool_goes_back() -> None:
+    """A call that code of the provider made names it, and the next turn must, too."""
+    caller = {"type": "code_execution_20250825", "tool_id": "srv"}
+    events = decode(begin(0, **SEARCH, input={}), stop(0), CALL | {"index": 1}, stop(1), end("tool_use"))
+    with_caller = begin(1, type="tool_use", id="a", name="f", input={}, caller=caller, toolset_name=None)
+    called = decode(begin(0, **SEARCH, input={}), stop(0), with_caller, stop(1), end("tool_use"))
+
+    assert pieces_of(events)[1] == {"call": "a"}
+    assert pieces_of(called)[1] == {"call": "a", "extra": {"caller": caller}}
+
+
+def test_text_outside_of_blocks_is_noted_in_its_place() -> None:
+    """A server that leaves the blocks' borders out loses no text, and the state fits it."""
+    events = decode(
+        delta(0, type="text_delta", text="One"),
+        *thinking_block(1, "A", signature="s"),
+        begin(2, type="text", text="Two"),
+        end("end_turn"),
+    )
+
+    assert [piece.get("text") for piece in pieces_of(events)] == [3, None, 3]
+
+
+def start(message_id: str | None) -> dict[str, Any]:
+    return {"type": "message_start", "message": {"id": message_id, "usage": {"input_tokens": 25}}}
+
+
+def test_a_second_message_inside_one_answer_is_a_protocol_violation() -> None:
+    """One with the same id or none says nothing new; after the end mark it belongs to another answer (B15)."""
+    words = begin(0, type="text", text="One")
+    assert said(decode(start("a"), start("a"), words, start(None), end("end_turn"))) == "One"
+    with pytest.raises(GatewayError) as failure:
+        decode(start("a"), words, start("b"))
+    assert failure.value.kind == "protocol_violation"
+
+    decoder = a_decoder()
+    for payload in (start("a"), words, end("end_turn"), start("b")):
+        decoder.feed(json.dumps(payload).encode(), [])
+    assert decoder.done
+
+
+def test_bedrocks_metrics_are_passed_over() -> None:
+    """An event without a type, which Bedrock sends near the end; any other is a protocol violation, before the end."""
+    metrics = {"amazon-bedrock-invocationMetrics": {"inputTokenCount": 9}}
+    words = begin(0, type="text", text="One")
+    for payloads in (
+        [words, end("end_turn"), metrics],
+        [words, metrics, end("end_turn")],
+        [words, end("end_turn"), {}],
+    ):
+        assert said(decode(*payloads, {"type": "message_stop"})) == "One"
+    with pytest.raises(GatewayError):
+        decode(words, {"metrics": 1}, end("end_turn"))
+
+
+def test_a_zero_after_a_count_says_nothing() -> None:
+    """`message_delta` with `input_tokens` 0 after 25 keeps 25 (B13); cache writes and the tier are told."""
+    last = end("end_turn") | {
+        "usage": {"input_tokens": 0, "output_tokens": "7", "cache_creation_input_tokens": 4.0, "service_tier": "batch"}
+    }
+    [usage] = [event.usage for event in decode(start("a"), last) if isinstance(event, Usage)]
+
+    assert (usage.input_tokens, usage.output_tokens, usage.total_tokens) == (29, 7, 36)
+    assert (usage.cache_write_input_tokens, usage.service_tier) == (4, "batch")
+
+
+@pytest.mark.parametrize(
+    ("payload", "kind"),
+    [
+        ({"type": "error", "error": {"type": "overloaded_error", "message": "oops"}}, "backend_transient"),
+        ({"type": "error", "error": {"type": "invalid_request_error", "message": "oops"}}, "invalid_request"),
+        ({"error": {"code": 400, "message": "oops", "type": "invalid_request_error"}}, "invalid_request"),
+        ({"error": "oops"}, "backend_transient"),
+        ({"type": "exception", "error": {"status": 429, "message": "oops"}}, "rate_limited"),
+        ({"detail": [{"msg": "oops", "loc": ["body"]}]}, "backend_transient"),
+    ],
+)
+def test_an_error_is_found_wherever_it_stands(payload: Any, kind: str) -> None:
+    """In the stream and in an unstreamed body alike; an empty one is none (B8)."""
+    for read in (lambda: decode(payload), lambda: a_decoder().feed_whole(payload, [])):
+        with pytest.raises(GatewayError, match="oops") as failure:
+            read()
+        assert failure.value.kind == kind
+    assert decode({"type": "ping", "error": None}, finish=False) == []
+    assert said(whole({"type": "text", "text": "Hi"}, error=None, stop_reason="end_turn")) == "Hi"
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        lambda n: begin(n, type="text", text=""),
+        lambda n: begin(n, type="redacted_thinking", data="d" * 500),
+        lambda n: begin(n, type="tool_use", id=f"{n}", name="f", input={"x": "x" * 500}),
+        lambda n: begin(n, type="thinking", thinking="t" * 500),
+        lambda n: delta(0, type="thinking_delta", thinking="t" * 500) if n else begin(0, type="thinking", thinking=""),
+        lambda n: (
+            delta(0, type="signature_delta", signature="t" * 500) if n else begin(0, type="thinking", thinking="")
+        ),
+        lambda n: delta(0, type="citations_delta", citation={"x": "t" * 500}) if n else begin(0, type="text", text=""),
+        lambda n: delta(0, type="input_json_delta", partial_json="1" * 500) if n else begin(0, **SEARCH),
+        lambda n: delta(0, type="input_json_delta", partial_json="1" * 500) if n else CALL,
+        lambda n: delta(0, type="compaction_delta", content="t" * 500) if n else begin(0, type="compaction"),
+    ],
+)
+def test_what_is_kept_of_an_answer_is_bounded(flood: Any) -> None:
+    """Blocks, thinking, signatures and input without end are a protocol violation that names the setting."""
+    error = flooded(a_decoder(max_bytes=10_000), (flood(number) for number in range(100)))
+
+    assert error is not None
+    assert error.kind == "protocol_violation"
+    assert "max_event_bytes" in error.message
+
+
+_block = st.one_of(
+    shaken(
+        {
+            "type": st.sampled_from(["text", "thinking", "tool_use", "server_tool_use", "new"]),
+            "id": st.sampled_from(["a", "b"]),
+            "name": st.just("f"),
+            "text": st.text(max_size=3),
+            "thinking": st.text(max_size=3),
+            "signature": st.text(max_size=3),
+            "input": st.sampled_from([{}, {"x": 1}]),
+            "citations": st.lists(json_values, max_size=1),
+        }
+    ),
+    json_values,
+)
+_event = st.one_of(
+    json_values,
+    shaken(
+        {
+            "type": st.sampled_from([*AnthropicDecoder._HANDLERS, "content_block_delta", "new"]),
+            "index": st.integers(0, 2),
+            "content_block": _block,
+            "message": shaken({"id": st.sampled_from(["a", "b"]), "usage": shaken({"input_tokens": json_values})}),
+            "delta": shaken(
+                {
+                    "type": st.sampled_from(
+                        [
+                            f"{kind}_delta"
+                            for kind in ("text", "thinking", "signature", "input_json", "citations", "compaction")
+                        ]
+                    ),
+                    "text": st.text(max_size=3),
+                    "thinking": st.text(max_size=3),
+                    "signature": st.text(max_size=3),
+                    "partial_json": st.sampled_from(["{", "}", '{"x":1}']),
+                    "citation": json_values,
+                    "stop_reason": st.sampled_from(["end_turn", "tool_use", "max_tokens", "null"]),
+                }
+            ),
+            "usage": shaken({"output_tokens": json_values}),
+        }
+    ),
+)
+
+
+@given(st.lists(_event, max_size=8))
+def test_whatever_the_backend_says_nothing_but_gateway_errors_comes_of_it(payloads: list[Any]) -> None:
+    """Arbitrary answers, near misses of real ones too, are decoded or refused."""
+    survives(a_decoder(), payloads)

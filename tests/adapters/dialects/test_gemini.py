@@ -19,12 +19,13 @@ from beluna_gateway.canonical import (
     OutputTextDelta,
     Progress,
     ReasoningDelta,
+    ToolCallDelta,
     ToolCallReady,
     Usage,
 )
 from beluna_gateway.errors import GatewayError
 
-from ..arbitrary import json_values, shaken, survives
+from ..arbitrary import flooded, json_values, shaken, survives
 from ..recorded import canonical, dialect, notes
 
 GEMINI = dialect("gemini")
@@ -570,6 +571,214 @@ def test_an_unstreamed_answer_must_be_complete() -> None:
             a_decoder().feed_whole(body, [])
 
         assert raised.value.kind == "protocol_violation"
+
+
+def said(events: list[BackendRawEvent]) -> str:
+    return "".join(event.delta for event in events if isinstance(event, OutputTextDelta))
+
+
+def metadata(events: list[BackendRawEvent]) -> dict[str, Any]:
+    assert isinstance(events[-1], Completed)
+    return events[-1].backend_metadata
+
+
+def pieces_of(events: list[BackendRawEvent]) -> Any:
+    return metadata(events)["provider_state"]["gemini"]["pieces"]
+
+
+def test_content_after_an_end_mark_is_delivered() -> None:
+    """Some models say STOP in every chunk, or before the last parts: the last word counts (B3)."""
+    words = ("One", " two", " three")
+    events = whole(*(chunk({"text": word}, finishReason="STOP") for word in words), chunk(finishReason="MAX_TOKENS"))
+
+    assert said(events) == "One two three"
+    assert isinstance(events[-1], Completed)
+    assert events[-1].finish_reason == "length"
+
+
+@pytest.mark.parametrize("word", ["", "null", "None", None])
+def test_some_words_are_no_finish_reason(word: str | None) -> None:
+    """The answer goes on (B5)."""
+    decoder, _ = feed(chunk({"text": "a"}, finishReason=word), {"promptFeedback": {"blockReason": word}})
+
+    assert not decoder.ended
+
+
+def unstreamed(body: JsonObject) -> list[BackendRawEvent]:
+    decoder, events = a_decoder(), list[BackendRawEvent]()
+    decoder.feed_whole(body, events)
+    decoder.finish(events)
+    return events
+
+
+def test_a_whole_body_without_a_finish_reason_is_completed_where_it_has_content() -> None:
+    """Text or calls, which HTTP proves whole; thoughts alone are no answer (B6)."""
+    call = {"functionCall": {"name": "look", "args": {"a": 1}}}
+    answers = [unstreamed(chunk({"text": "a"}))[-1], unstreamed(chunk({"text": "a"}, call))[-1]]
+
+    assert [event.finish_reason for event in answers if isinstance(event, Completed)] == ["stop", "tool_calls"]
+    with pytest.raises(GatewayError) as raised:
+        unstreamed(chunk({"text": "hm", "thought": True}))
+    assert raised.value.kind == "protocol_violation"
+
+
+def test_an_unstreamed_answer_has_one_delta_of_text() -> None:
+    """However many parts it has: thoughts first, then text, then calls."""
+    call = {"functionCall": {"name": "look"}}
+    events = unstreamed(chunk({"text": "1"}, call, {"text": "hm", "thought": True}, {"text": "2"}, finishReason="STOP"))
+
+    assert [type(event) for event in events] == [
+        ReasoningDelta,
+        OutputTextDelta,
+        ToolCallDelta,
+        ToolCallReady,
+        Completed,
+    ]
+    assert said(events) == "12"
+
+
+@pytest.mark.parametrize(
+    ("parts", "reasoning"),
+    [
+        ([{"text": "O", "thought": True}, {"text": "ne", "thought": True}], "One"),
+        ([{"text": "O", "thought": True}, {"text": ""}, {"text": "ne", "thought": True}], "One"),
+        ([{"text": "One", "thought": True}, {"text": "!"}, {"text": "Two", "thought": True}], "One\n\nTwo"),
+        (
+            [{"text": "One", "thought": True}, {"functionCall": {"name": "look"}}, {"text": "Two", "thought": True}],
+            "One\n\nTwo",
+        ),
+        (
+            [{"text": "One", "thought": True}, {"executableCode": {"code": "1"}}, {"text": "Two", "thought": True}],
+            "One\n\nTwo",
+        ),
+        ([{"text": "!"}, {"text": "One", "thought": True, "thoughtSignature": "s"}], "One"),
+    ],
+)
+def test_one_thought_and_the_next_are_separated_by_a_blank_line(parts: list[Any], reasoning: str) -> None:
+    """Chunks of one thought are not (B14)."""
+    for events in (
+        whole(*map(chunk, parts), chunk(finishReason="STOP")),
+        unstreamed(chunk(*parts, finishReason="STOP")),
+    ):
+        assert "".join(event.delta for event in events if isinstance(event, ReasoningDelta)) == reasoning
+
+
+def test_parts_of_every_kind_go_back_as_they_came() -> None:
+    """With their signatures in their places; unsigned thoughts, which Gemini does not want back, do not."""
+    parts: list[Any] = [
+        {"text": "hm", "thought": True},
+        {"executableCode": {"language": "PYTHON", "code": "print(4)"}, "thoughtSignature": "S"},
+        {"codeExecutionResult": {"outcome": "OUTCOME_OK", "output": "4"}},
+        {"text": "4", "thoughtSignature": "T"},
+        {"inlineData": {"mimeType": "image/png", "data": "AAAA"}, "thought": True},
+        {"toolCall": {"id": "t"}, "partMetadata": {"a": 1}},
+        {"thoughtSignature": "U", "thought": True},
+    ]
+    events = whole(*map(chunk, parts), chunk(finishReason="STOP"))
+
+    assert pieces_of(events) == [
+        {"opaque": parts[1]},
+        {"opaque": parts[2]},
+        {"text": 1, "extra": {"thoughtSignature": "T"}},
+        {"opaque": parts[4]},
+        {"opaque": parts[5]},
+        {"opaque": parts[6]},
+    ]
+    turn = message("assistant", text(said(events)), provider_state=metadata(events)["provider_state"])
+    sent = encode(message("user", text("Hi")), turn, message("user", text("Go on"))).body["contents"][1]["parts"]
+    assert sent == parts[1:]
+
+
+def test_what_no_frame_carries_is_counted_by_kind() -> None:
+    """Parts one by one; what later chunks repeat, and add to, once."""
+    media = ("image/png", "audio/wav", "video/mp4", "application/pdf")
+    parts = [{"inlineData": {"mimeType": kind, "data": "AA"}} for kind in media]
+    parts.append({"fileData": {"mimeType": "image/png", "fileUri": "gs://x"}})
+    found = {"groundingChunks": [{}, {}], "webSearchQueries": ["x"]}
+    events = whole(
+        chunk(*parts, {"executableCode": {"code": "1"}}, groundingMetadata={"groundingChunks": [{}]}),
+        chunk(
+            citationMetadata={"citationSources": [{}, {}]},
+            groundingMetadata=found,
+            logprobsResult={"chosenCandidates": [{}]},
+            urlContextMetadata={"urlMetadata": [{}]},
+            finishReason="STOP",
+            index=0,
+        ),
+        chunk(citationMetadata={"citations": [{}]}, groundingMetadata={"webSearchQueries": ["x"]}, index=0, x=1),
+    )
+
+    assert metadata(events)["not_carried"] == {
+        "image": 2,
+        "audio": 1,
+        "video": 1,
+        "file": 1,
+        "executableCode": 1,
+        "grounding": 2,
+        "citations": 2,
+        "logprobs": 1,
+        "url_context": 1,
+    }
+    assert "not_carried" not in metadata(whole(chunk({"text": "a"}, finishReason="STOP", index=0, safetyRatings=[{}])))
+
+
+def test_other_candidates_are_passed_over() -> None:
+    """Nobody asked for them."""
+    second = {"content": {"parts": [{"text": "B"}]}, "index": 1, "finishReason": "MAX_TOKENS"}
+    first = chunk({"text": "A"}, index=0, finishReason="STOP")["candidates"][0]
+    events = whole({"candidates": [second, first, second]})
+
+    assert said(events) == "A"
+    assert isinstance(events[-1], Completed)
+    assert events[-1].finish_reason == "stop"
+
+
+def test_a_count_is_never_lowered() -> None:
+    """A last chunk with fewer counts, zeros or nulls leaves what was told (B13)."""
+    full = {"promptTokenCount": 5, "candidatesTokenCount": "2", "thoughtsTokenCount": 3.0}
+    for last in ({"promptTokenCount": 0, "candidatesTokenCount": None}, {"totalTokenCount": 10}, {}):
+        events = whole(
+            chunk({"text": "a"}) | {"usageMetadata": full}, chunk(finishReason="STOP") | {"usageMetadata": last}
+        )
+        [stats] = [event.usage for event in events if isinstance(event, Usage)]
+        assert (stats.input_tokens, stats.output_tokens, stats.total_tokens, stats.reasoning_tokens) == (5, 5, 10, 3)
+
+
+@pytest.mark.parametrize("arguments", [{"a": 1}, '{"a": 1}'])
+def test_arguments_may_be_an_object_or_its_text(arguments: Any) -> None:
+    """Proxies send both."""
+    events = whole(chunk({"functionCall": {"name": "look", "args": arguments}}, finishReason="STOP"))
+
+    assert [event.call.arguments for event in events if isinstance(event, ToolCallReady)] == [{"a": 1}]
+
+
+@pytest.mark.parametrize("arguments", [b'{"x":1e999}', b'"{"', b"[1]", b'"[]"'])
+def test_arguments_that_are_no_object_are_a_protocol_violation(arguments: bytes) -> None:
+    """Nor are they what a JSON number cannot hold."""
+    part = b'{"candidates":[{"content":{"parts":[{"functionCall":{"name":"look","args":%b}}]}}]}' % arguments
+    with pytest.raises(GatewayError) as raised:
+        a_decoder().feed(part, [])
+
+    assert raised.value.kind == "protocol_violation"
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        lambda n: chunk({"text": "a", "thoughtSignature": "s" * 300}),
+        lambda n: chunk({"functionCall": {"name": "look", "id": f"{n}"}, "thoughtSignature": "s" * 300}),
+        lambda n: chunk({"inlineData": {"mimeType": "image/png", "data": "A" * 300}}),
+        lambda n: chunk({"text": "a", "thought": True, "thoughtSignature": "s" * 300}),
+        lambda n: chunk({"functionCall": {"name": "look", "args": {"a": "x" * 300}}}),
+    ],
+)
+def test_what_is_kept_of_an_answer_is_bounded(flood: Any) -> None:
+    """Signatures, parts and calls without end are a protocol violation that names the setting."""
+    error = flooded(a_decoder(max_bytes=20_000), (flood(number) for number in range(200)))
+
+    assert error is not None
+    assert error.kind == "protocol_violation"
+    assert "max_event_bytes" in error.message
 
 
 # --- both halves ---------------------------------------------------------------------------------------------

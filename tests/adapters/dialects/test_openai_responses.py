@@ -812,6 +812,61 @@ def test_a_whole_body_without_a_status_is_completed_where_it_has_content(status:
         assert failure.value.kind == "protocol_violation"
 
 
+_EVENTS = st.sets(st.sampled_from(["added", "deltas", "some deltas", "part done", "item done"]))
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["message", "call", "reasoning"]), _EVENTS), min_size=1, max_size=5),
+    st.booleans(),
+)
+def test_whatever_a_stream_leaves_out_the_whole_output_brings(items: list[tuple[str, set[str]]], indexed: bool) -> None:
+    """Each item may come in deltas, in part of them, as a whole item, or in no event at all: in the end every text and
+    every call is there once, with indexes or with ids alone, and what goes back is in the output's order."""
+    output: list[dict[str, Any]] = []
+    payloads: list[dict[str, Any]] = []
+    for index, (kind, events) in enumerate(items):
+        words = f'{{"n":{index}}}'
+        ids = {"id": f"id{index}", "status": "completed"}
+        if kind == "message":
+            own = text_item(words, **ids)
+        elif kind == "call":
+            own = call_item(words, call_id=f"c{index}", **ids)
+        else:
+            own = reasoning_item(words, encrypted_content="e", **ids)
+        output.append(own)
+        at = {"output_index": index, "item_id": f"id{index}"} if indexed else {"item_id": f"id{index}"}
+        place = {"output_index": index} if indexed else {}
+        name, done_name, key = {
+            "message": ("output_text.delta", "output_text.done", "text"),
+            "call": ("function_call_arguments.delta", "function_call_arguments.done", "arguments"),
+            "reasoning": ("reasoning_summary_text.delta", "reasoning_summary_text.done", "text"),
+        }[kind]
+        if "added" in events or kind == "call" or not indexed:  # without an index only this tells items apart
+            begun = {k: v for k, v in own.items() if k not in ("content", "summary", "encrypted_content", "status")}
+            payloads.append(
+                event("output_item.added", item=begun | ({"arguments": ""} if kind == "call" else {}), **place)
+            )
+        if events & {"deltas", "some deltas"}:
+            letters = words if "deltas" in events else words[:3]
+            payloads += (event(name, delta=letter, **at) for letter in letters)
+        if "part done" in events:
+            payloads.append(event(done_name, **{key: words}, **at))
+        if "item done" in events:
+            payloads.append(event("output_item.done", item=own, **place))
+    events_ = finished(*payloads, end(output=output))
+
+    texts = {kind: [f'{{"n":{n}}}' for n, (k, _) in enumerate(items) if k == kind] for kind in ("message", "call")}
+    assert sorted(texts["call"]) == sorted(arguments for _, _, arguments in ready(events_))
+    assert len(said(events_)) == sum(map(len, texts["message"]))
+    assert all(said(events_).count(f'"n":{n}') <= 1 for n in range(len(items)))
+    if any(kind == "reasoning" for kind, _ in items):
+        places = {"opaque": "reasoning", "text": "message", "call": "call"}
+        noted = [places[next(iter(piece))] for piece in pieces_of(events_)]
+        assert noted.count("reasoning") == sum(kind == "reasoning" for kind, _ in items)
+        assert noted.count("call") == len(texts["call"])
+        assert sum(piece.get("text", 0) for piece in pieces_of(events_)) == len(said(events_))
+
+
 # --- what no frame carries, and what goes back ---------------------------------------------------------------
 
 
