@@ -25,7 +25,7 @@ class SaidText:
     @property
     def length(self) -> int:
         """Characters so far."""
-        self._fold()
+        self.fold()
         return self._length
 
     def add(self, text: str) -> None:

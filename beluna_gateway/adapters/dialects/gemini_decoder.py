@@ -90,9 +90,9 @@ class GeminiDecoder(ResponseDecoder):
         events.append(Completed(reason, self._metadata | self._not_carried.metadata()))
 
     def _chunk(self, chunk: JsonObject, events: list[BackendRawEvent]) -> None:
-        if (error := find_error(chunk)) is not None:
-            raise gemini_error(error_in_stream(error), error)
         candidates = chunk.get("candidates")
+        if (candidates is None or "error" in chunk) and (error := find_error(chunk)) is not None:
+            raise gemini_error(error_in_stream(error), error)
         if candidates is not None:
             if not isinstance(candidates, list):
                 raise protocol_violation("the backend sent `candidates` that is not an array")
@@ -131,11 +131,16 @@ class GeminiDecoder(ResponseDecoder):
                 self._metadata["finish_message"] = message
 
     def _part(self, part: JsonObject, events: list[BackendRawEvent]) -> None:
+        text = expect_text(part.get("text"), "a part's text")
+        if text and len(part) == 1:  # as nearly always
+            self._thinking = False
+            self._unnoted += len(text)
+            events.append(OutputTextDelta(text))
+            return
         signature = part.get("thoughtSignature")
         if part.get("functionCall") is not None:
             self._call(part, events)
             return
-        text = expect_text(part.get("text"), "a part's text")
         if part.get("thought") is True and ("text" in part or not _content(part)):
             if text:
                 self._think(text, events)

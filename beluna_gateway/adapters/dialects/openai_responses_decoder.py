@@ -32,7 +32,7 @@ from ..decoding.gathering import gathered, is_answer
 from ..decoding.kept import KeptBytes
 from ..decoding.not_carried import NotCarried, client_action
 from ..decoding.provider_errors import error_in, error_in_stream, read_error
-from ..decoding.said_text import SaidText
+from ..decoding.said_text import MAX_PIECES, SaidText
 from ..decoding.tool_calls import ToolCalls, arguments_text
 from ..decoding.usage import openai_usage
 from ..encoding.provider_state import TurnNotes
@@ -95,6 +95,7 @@ class _TextEvent(NamedTuple):
 
     kind: str
     group: str
+    index_key: str = "content_index"
     text_key: str = "text"
 
 
@@ -122,6 +123,8 @@ class ResponsesDecoder(ResponseDecoder):
         self._items: dict[int | str, _Item] = {}  # by index and by id: a server may name an item by either
         self._open_calls: set[int] = set()
         self._repeating: SaidText | None = None  # the part whose deltas the template knows
+        self._place: object = None  # where the events of that part say that they belong
+        self._reasoning_place: object = None  # the same of the last reasoning, while nothing else came
         self._template = _template()
         self._speaking: _Item | None = None
         self._spoken: list[_Item] = []  # messages in the order of their texts
@@ -137,8 +140,11 @@ class ResponsesDecoder(ResponseDecoder):
     def feed(self, payload: bytes, events: list[BackendRawEvent]) -> None:
         part = self._repeating
         if part is not None and (delta := self._template.match(payload)) is not None:
-            part.add(delta)
             events.append(OutputTextDelta(delta))
+            pieces = part.pieces
+            pieces.append(delta)
+            if len(pieces) > MAX_PIECES:
+                part.fold()
             return
         event = parse_object(payload)
         kind = event.get("type")
@@ -187,12 +193,18 @@ class ResponsesDecoder(ResponseDecoder):
     # Events with text.
 
     def _text_delta(self, event: JsonObject, delta: str, events: list[BackendRawEvent]) -> None:
+        place = (event.get("output_index"), event.get("content_index"), event.get("item_id"))
+        repeating = self._repeating
+        if repeating is not None and place == self._place:  # as nearly always: no need to look for it
+            repeating.add(delta)
+            events.append(OutputTextDelta(delta))
+            return
         item = self._text_item(event, "message")
         part = self._part(item, ("content", _index(event.get("content_index"))))
-        if part is not self._repeating:  # a template knows the envelope of one part only
-            self._template = _template()
-            self._repeating = part
         self._say(item, part, delta, events)
+        if part is not repeating:  # a template knows the envelope of one part only
+            self._template = _template()
+        self._repeating, self._place = part, place
 
     def _refusal_delta(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         self._refused = True
@@ -202,9 +214,14 @@ class ResponsesDecoder(ResponseDecoder):
     def _reasoning_delta(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         if delta := _delta(event):
             text = _TEXT_EVENTS[str(event["type"])]
+            place = (text, event.get("output_index"), event.get(text.index_key), event.get("item_id"))
+            if self._reasoning is not None and place == self._reasoning_place:
+                self._reasoning.add(delta)
+                events.append(ReasoningDelta(delta))
+                return
             item = self._text_item(event, text.kind)
-            part = self._part(item, (text.group, _index(event.get(f"{text.group}_index"))))
-            self._say(item, part, delta, events)
+            self._say(item, self._part(item, (text.group, _index(event.get(text.index_key)))), delta, events)
+            self._reasoning_place = place
 
     def _text_done(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         text = _TEXT_EVENTS[str(event["type"])]
@@ -226,14 +243,14 @@ class ResponsesDecoder(ResponseDecoder):
     def _summary_part_done(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         part = expect_object(event.get("part"), "a part of a summary")
         said = expect_text(part.get("text"), "a text")
-        self._part_done(event, _TextEvent("reasoning", "summary"), said, events)
+        self._part_done(event, _SUMMARY, said, events)
 
     def _part_done(self, event: JsonObject, text: _TextEvent, said: str, events: list[BackendRawEvent]) -> None:
         """A part as a whole: what of it has not come in deltas comes now. Only of the last part, so that none mixes."""
         if not said:
             return
         item = self._text_item(event, text.kind)
-        part = self._part(item, (text.group, _index(event.get(f"{text.group}_index"))))
+        part = self._part(item, (text.group, _index(event.get(text.index_key))))
         if part is next(reversed(item.parts.values())):
             self._say(item, part, part.rest(said), events)
 
@@ -251,6 +268,7 @@ class ResponsesDecoder(ResponseDecoder):
         part.add(text)
         if item.kind == "message":
             events.append(OutputTextDelta(text))
+            self._repeating = None
             if item is not self._speaking:
                 self._interleaved = self._interleaved or item.spoken
                 self._speaking = item
@@ -260,6 +278,7 @@ class ResponsesDecoder(ResponseDecoder):
         else:
             begins = self._reasoning is not None and part is not self._reasoning
             self._reasoning = part
+            self._reasoning_place = None
             events.append(ReasoningDelta(_SEPARATOR + text if begins else text))
 
     # Events of calls and items.
@@ -362,7 +381,7 @@ class ResponsesDecoder(ResponseDecoder):
         )
 
     def _begin(self, index: JsonValue, value: JsonObject, events: list[BackendRawEvent]) -> _Item:
-        self._repeating = None
+        self._repeating = self._reasoning_place = None
         item = _Item(len(self._order), expect_text(value.get("type"), "an output item's type"), _index(index))
         if item.kind in _CLIENT_ITEMS:
             raise client_action(item.kind, _text_or_none(value.get("name")))
@@ -572,13 +591,15 @@ class ResponsesDecoder(ResponseDecoder):
 
 _KNOWN = frozenset({"message", "reasoning", "function_call"})
 
+_SUMMARY = _TextEvent("reasoning", "summary", "summary_index")
+
 _TEXT_EVENTS = {
     "response.output_text.done": _TextEvent("message", "content"),
-    "response.refusal.done": _TextEvent("message", "content", "refusal"),
+    "response.refusal.done": _TextEvent("message", "content", text_key="refusal"),
     "response.reasoning_text.delta": _TextEvent("reasoning", "content"),
     "response.reasoning_text.done": _TextEvent("reasoning", "content"),
-    "response.reasoning_summary_text.delta": _TextEvent("reasoning", "summary"),
-    "response.reasoning_summary_text.done": _TextEvent("reasoning", "summary"),
+    "response.reasoning_summary_text.delta": _SUMMARY,
+    "response.reasoning_summary_text.done": _SUMMARY,
 }
 
 
