@@ -303,6 +303,18 @@ async def test_an_error_inside_a_stream(stage, error, kind, retryable, before):
     await client.expect_nothing(0.02)
 
 
+async def test_what_the_provider_reports_itself_is_told_as_it_is(stage):
+    """An error at the very beginning of a stream keeps its wait, and its text is not followed by a quotation."""
+    client = await stage.client()
+    info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "17s"}
+    stage.backend.on("b", plays(event({"error": {"message": "m", "code": 429, "details": [info]}})))
+    await client.infer("b")
+
+    error = await client.expect_failed("rate_limited")
+    assert error["retry_after_ms"] == 17_000
+    assert error["message"].endswith(": m")
+
+
 async def test_redirects_are_not_followed(stage):
     """A redirect is an error, and the credential goes nowhere else."""
     client = await stage.client()

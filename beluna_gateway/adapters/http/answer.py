@@ -141,8 +141,9 @@ class Answer:
         try:
             return self._take(chunk) or self._said
         except GatewayError as error:
-            if self._over:
-                raise  # by `_finish`, which quotes
+            # `_finish` has quoted already, and what the provider reported itself needs no quotation.
+            if self._over or error.kind != "protocol_violation":
+                raise
             raise self._quoting(error) from error
 
     def _take(self, chunk: bytes) -> bool:
@@ -303,9 +304,7 @@ class Answer:
         """`error` with the beginning of the answer, which holds nothing that the dialect knows."""
         beginning = self._beginning.decode("utf-8", "replace").strip()[:MAX_QUOTE]
         said = f": it begins with: {beginning}" if beginning else ": it is empty"
-        return GatewayError(
-            error.kind, f"{error.message}{said}", retryable=error.retryable, provider_code=error.provider_code
-        )
+        return error.replace(message=f"{error.message}{said}")
 
     # --- the first payload and the first events ---
 
