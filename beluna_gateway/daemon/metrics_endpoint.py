@@ -64,7 +64,7 @@ async def metrics_endpoint(listen: str, folder: Path, exposition: Callable[[], b
 
 
 class _Scrape(asyncio.Protocol):
-    """One connection: reads the head of one request, answers it and closes."""
+    """One connection: reads the head of one request, answers it and half-closes."""
 
     def __init__(self, connections: dict[_Scrape, None], exposition: Callable[[], bytes]) -> None:
         self._connections = connections
@@ -116,4 +116,6 @@ class _Scrape(asyncio.Protocol):
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
-        self.transport.close()
+        # The peer closes first, or runs into the deadline: closing with input unread would reset the connection, and
+        # the answer with it.
+        self.transport.write_eof()

@@ -68,25 +68,35 @@ class Redactor:
 
 def _forms(secret: str) -> Iterator[str]:
     data = secret.encode()
-    in_json = [json.dumps(secret, ensure_ascii=ascii_only)[1:-1] for ascii_only in (True, False)]
-    yield secret
+    for written in (secret, *_written(secret)):
+        yield written
+        yield from _in_json(written)  # a provider's answer that is quoted as it came
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        in_base64 = encode(data).decode()
+        yield in_base64
+        yield in_base64.rstrip("=")
+    if len(data) >= MIN_ENCODED_BYTES:
+        yield data.hex()
+        yield data.hex().upper()
+
+
+def _written(secret: str) -> Iterator[str]:
+    """As a Python value, in JSON, in HTML and in a URL."""
     yield repr(secret)[1:-1]
-    for escaped in in_json:
-        yield escaped
-        yield escaped.replace("/", "\\/")
-        yield json.dumps(escaped)[1:-1]  # JSON in a string of JSON
+    yield from _in_json(secret)
     for in_html in (html.escape(secret), html.escape(secret, quote=False)):
         yield in_html
         yield in_html.replace("&#x27;", "&#39;").replace("&quot;", "&#34;")
     for in_url in (quote(secret, safe=""), quote(secret), quote_plus(secret)):
         yield in_url
         yield _lower_escapes(in_url)
-    for in_base64 in (base64.b64encode(data).decode(), base64.urlsafe_b64encode(data).decode()):
-        yield in_base64
-        yield in_base64.rstrip("=")
-    if len(data) >= MIN_ENCODED_BYTES:
-        yield data.hex()
-        yield data.hex().upper()
+
+
+def _in_json(text: str) -> Iterator[str]:
+    for ascii_only in (True, False):
+        escaped = json.dumps(text, ensure_ascii=ascii_only)[1:-1]
+        yield escaped
+        yield escaped.replace("/", "\\/")
 
 
 def _inside_base64(secret: str) -> Iterable[str]:

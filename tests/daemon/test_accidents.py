@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 
 from tests.fakes.answers import silent, text
+from tests.fakes.backend import PATIENCE
 from tests.fakes.client import connected, said
 from tests.fakes.daemon import DaemonProcess, daemon_process, local_daemon, make_config
 
@@ -149,7 +150,7 @@ async def test_sighup_does_not_end_the_daemon(tmp_path, backend):
         connected(daemon.socket_path) as client,
     ):
         daemon.process.send_signal(signal.SIGHUP)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while "SIGHUP" not in daemon.log():
                 await asyncio.sleep(0.005)
         await client.infer("b")
@@ -160,7 +161,7 @@ async def test_sighup_does_not_end_the_daemon(tmp_path, backend):
 async def test_a_signal_at_any_moment_of_the_start_leaves_no_file(tmp_path, backend):
     """SIGTERM ends a daemon that starts; SIGHUP does not; neither socket file is left behind."""
     config = make_config({"b": {}}, backend, telemetry={"metrics": "./metrics.sock"})
-    for step in range(12):
+    for step in range(6):
         daemon = DaemonProcess(tmp_path, config)
         try:
             if step % 2:
@@ -169,7 +170,7 @@ async def test_a_signal_at_any_moment_of_the_start_leaves_no_file(tmp_path, back
                         await asyncio.sleep(0)
                 daemon.process.send_signal(signal.SIGHUP)
             else:
-                await asyncio.sleep(step * 0.05)
+                await asyncio.sleep(step * 0.1)
             daemon.process.terminate()
             status = await daemon.ended()
             assert status in ((0,) if step % 2 else (0, -signal.SIGTERM))
@@ -188,7 +189,7 @@ async def test_a_lock_that_another_process_holds(tmp_path):
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         daemon = DaemonProcess(tmp_path, make_config({"b": {}}))
         try:
-            assert await daemon.ended() == 73
+            assert await daemon.ended(30) == 73
         finally:
             daemon.kill()
     finally:

@@ -40,7 +40,7 @@ BACKENDS: dict[str, dict[str, Any]] = {
     "missing": {"credential": {"type": "file", "path": "not-there"}},
     "blank": {"credential": {"type": "env", "var": "BELUNA_TEST_BLANK"}},
 }
-SETTINGS = {"telemetry": {"log_level": "debug", "metrics": "metrics.sock"}}
+SETTINGS = {"telemetry": {"log_level": "debug", "metrics": "./metrics.sock"}}
 ENVIRONMENT = {
     "BELUNA_TEST_CANARY": f" {CANARIES['env']}\n",
     "BELUNA_TEST_BLANK": " ",

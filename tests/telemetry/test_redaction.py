@@ -47,6 +47,8 @@ FORMS: dict[str, Callable[[str], str]] = {
     "base64 for URLs": lambda secret: base64.urlsafe_b64encode(secret.encode()).decode(),
     "json with escaped slashes": lambda secret: json.dumps(secret)[1:-1].replace("/", "\\/"),
     "json in json": lambda secret: json.dumps(json.dumps(secret)[1:-1])[1:-1],
+    "repr in json": lambda secret: json.dumps(repr(secret)[1:-1])[1:-1],
+    "html in json": lambda secret: json.dumps(html.escape(secret), ensure_ascii=False)[1:-1],
     "html": html.escape,
     "html, quotes kept": lambda secret: html.escape(secret, quote=False),
     "html, decimal": lambda secret: html.escape(secret).replace("&#x27;", "&#39;").replace("&quot;", "&#34;"),
