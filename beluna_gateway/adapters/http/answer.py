@@ -76,11 +76,12 @@ class Answer:
         self._beginning = bytearray()  # for error messages
         self._over = False  # nothing more is read
         self._reopened = False  # content has come after an end mark
-        # The first payload and the first events are noted by functions that are replaced by it: no flags afterwards.
+        # The first payload and the first events are noted by functions that `read` puts here and that replace
+        # themselves: no flags are checked afterwards.
         self._silent = True
-        self._feed: Callable[[bytes], list[bytes]] = self._feed_first
+        self._feed: Callable[[bytes], list[bytes]] = self._parser.feed
         self._said = False
-        self._push: Callable[[list[BackendRawEvent]], None] = self._push_first
+        self._push: Callable[[list[BackendRawEvent]], None] = emit
 
     async def read(self, body: Body, stream: bool) -> bool:
         """Reads the response to its answer's end.
@@ -91,6 +92,14 @@ class Answer:
         Raises:
             GatewayError: The answer failed, or was cut off.
         """
+        self._feed, self._push = self._feed_first, self._push_first
+        try:
+            return await self._read(body, stream)
+        finally:
+            # Breaks the cycle with the bound methods, which would keep the request until the garbage collector runs.
+            self._feed, self._push = self._parser.feed, self._emit
+
+    async def _read(self, body: Body, stream: bool) -> bool:
         if not stream:
             await body.until(self._collect)
             self._decode_whole()
