@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 import uvloop
+from hypothesis import settings
 
 SETTLE_SECONDS = 3.0
 """How long what is being closed may take; nothing waits that long where all is well."""
@@ -38,6 +39,8 @@ def _loopback_only(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(_loopback_only)
+# For tests that need more examples than a run of the suite has time for: `pytest --hypothesis-profile=heavy …`.
+settings.register_profile("heavy", max_examples=2000, deadline=None)
 uvloop.new_event_loop().close()  # its first loop opens two descriptors, for the whole process
 
 

@@ -61,8 +61,14 @@ def _exhaust(value: Any) -> None:
 def _chat_request(body: Any) -> None:
     from openai.types.chat import completion_create_params as params
 
-    # What some other servers take, where the configuration says so (`openai_compatible.thinking`).
+    # What some other servers take, where the configuration says so (`openai_compatible.thinking`), or gave themselves.
     body = {key: value for key, value in body.items() if key not in ("chat_template_kwargs", "enable_thinking")}
+    own = ("reasoning_content", "reasoning_details", "extra_content")
+    body["messages"] = [{k: v for k, v in message.items() if k not in own} for message in body["messages"]]
+    for message in body["messages"]:
+        if "tool_calls" in message:
+            calls = message["tool_calls"]
+            message["tool_calls"] = [{k: v for k, v in call.items() if k not in own} for call in calls]
     validate(
         params.CompletionCreateParamsStreaming if body["stream"] else params.CompletionCreateParamsNonStreaming,
         body,
@@ -152,6 +158,9 @@ def _responses_event_classes() -> dict[str, type[BaseModel]]:
 def _responses_request(body: Any) -> None:
     from openai.types.responses import response_create_params as params
 
+    # The type requires an id of reasoning; the API itself does without (Codex never sends one).
+    items = [{"id": "rs", **item} if item["type"] == "reasoning" else item for item in body["input"]]
+    body = {**body, "input": items}
     validate(
         params.ResponseCreateParamsStreaming if body.get("stream") else params.ResponseCreateParamsNonStreaming,
         body,

@@ -31,7 +31,7 @@ from ..encoding.call_ids import CallIds, answered_calls
 from ..encoding.claude_thinking import thinking_config
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TurnNotes, pieces
 from ..encoding.turns import shape_turns
-from .anthropic_decoder import AnthropicDecoder
+from .anthropic_decoder import CARRIED, AnthropicDecoder
 
 _VERSION = {"anthropic-version": "2023-06-01"}
 _IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
@@ -153,9 +153,12 @@ class _Conversation:
                 blocks.append(piece.value)
             elif isinstance(piece, CallPiece):
                 call, call_id = piece.call, self._ids.of_call(index, piece.position)
-                blocks.append({"type": "tool_use", "id": call_id, "name": call.name, "input": call.arguments})
+                carried = {name: piece.extra[name] for name in CARRIED if name in piece.extra}
+                block: JsonObject = {"type": "tool_use", "id": call_id, "name": call.name, "input": call.arguments}
+                blocks.append(block | carried)
             else:
-                blocks += _text_blocks(piece.text)
+                citations = {"citations": piece.extra["citations"]} if "citations" in piece.extra else {}
+                blocks += [text | citations for text in _text_blocks(piece.text)]
         # "The final block in an assistant message cannot be `thinking`" (HTTP 400). What followed it is gone.
         while blocks and blocks[-1].get("type") in _THINKING:
             blocks.pop()

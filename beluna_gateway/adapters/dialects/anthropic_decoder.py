@@ -38,7 +38,7 @@ _SEPARATOR = "\n\n"
 _FOR_THE_PROVIDER = frozenset({"redacted_thinking", "compaction"})
 """Blocks that have nothing for the client: their content is the provider's own."""
 
-_CARRIED = ("caller", "toolset_name")
+CARRIED = ("caller", "toolset_name")
 """What a tool_use has besides its id, name and input and must have when it comes back (ToolUseBlockParam)."""
 
 _BEDROCK_METRICS = "amazon-bedrock-invocationMetrics"  # an event of its own, without a type
@@ -279,7 +279,7 @@ class AnthropicDecoder(ResponseDecoder):
             call_id=expect_text(block.value.get("id"), "a tool_use's id"),
             name=expect_text(block.value.get("name"), "a tool_use's name"),
         )
-        extra = {name: block.value[name] for name in _CARRIED if block.value.get(name) is not None}
+        extra = {name: block.value[name] for name in CARRIED if block.value.get(name) is not None}
         self._kept.add_value([block.value.get("input"), extra])
         self._notes.call(call_id, extra)
 

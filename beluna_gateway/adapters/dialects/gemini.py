@@ -141,6 +141,7 @@ class _Conversation:
         self._origin = origin
         self._answered = answered_calls(messages)
         self._ids = CallIds(messages, self._answered, allowed=_CALL_ID, unique=True)
+        self._sent: dict[CallPosition, int] = {}  # the calls in the order in which they are sent
         self._anonymous: set[CallPosition] = set()  # calls to which Gemini gave no id
 
     def contents(self) -> list[JsonValue]:
@@ -150,7 +151,7 @@ class _Conversation:
     def _in_order(self, results: list[int]) -> list[int]:
         """Results of calls without ids are told apart by their order only."""
         if any(self._answered[result] in self._anonymous for result in results):
-            return sorted(results, key=lambda result: self._answered[result])
+            return sorted(results, key=lambda result: self._sent[self._answered[result]])
         return results
 
     def _parts(self, index: int, message: Message) -> list[JsonObject]:
@@ -182,6 +183,7 @@ class _Conversation:
                 case OpaquePiece(part):
                     parts.append(part)
                 case CallPiece(call, position, extra, noted):
+                    self._sent[index, position] = len(self._sent)
                     function: JsonObject = {"name": call.name, "args": call.arguments}
                     if noted and not extra.get("id"):
                         self._anonymous.add((index, position))

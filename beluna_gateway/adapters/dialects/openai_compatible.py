@@ -25,7 +25,9 @@ from ...canonical import (
 from ...config.settings import BackendProfile, Capabilities
 from ...errors import unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
+from ..encoding.call_ids import answered_calls
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TurnNotes, pieces
+from ..encoding.turns import results_after_calls
 from .openai_compatible_decoder import ChatCompletionsDecoder
 
 
@@ -53,7 +55,8 @@ class OpenAICompatibleDialect(HttpDialect):
     def encode(self, request: CanonicalRequest, model: str) -> HttpRequest:
         body: JsonObject = {"model": model, "stream": request.stream}
         origin = Origin(self.name, self.profile.id, model)
-        body["messages"] = [self._message(message, index, origin) for index, message in enumerate(request.messages)]
+        order = results_after_calls(request.messages, answered_calls(request.messages))
+        body["messages"] = [self._message(request.messages[index], index, origin) for index in order]
         if request.stream and self._stream_usage:
             body["stream_options"] = {"include_usage": True}
         if request.tools:

@@ -29,7 +29,7 @@ from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..encoding.call_ids import CallIds, answered_calls
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TextPiece, TurnNotes, pieces
 from ..encoding.turns import NOTHING_TO_ANSWER
-from .openai_responses_decoder import CARRIED, DIALECT, ResponsesDecoder
+from .openai_responses_decoder import CARRIED, DIALECT, MAX_ID_CHARACTERS, ResponsesDecoder
 
 
 class OpenAIResponsesDialect(HttpDialect):
@@ -105,9 +105,8 @@ def _reasoning(request: CanonicalRequest, *, carries_reasoning: bool) -> JsonObj
     return body
 
 
-_MAX_ID = 64
 # "Invalid 'input[4].call_id': string too long. Expected a string with maximum length 64" (HTTP 400); item ids likewise.
-_CALL_ID = re.compile(rf".{{1,{_MAX_ID}}}", re.DOTALL)
+_CALL_ID = re.compile(rf".{{1,{MAX_ID_CHARACTERS}}}", re.DOTALL)
 
 
 class _History:
@@ -178,7 +177,7 @@ class _History:
 
 def _without_long_id(item: JsonObject) -> JsonObject:
     item_id = item.get("id")
-    if isinstance(item_id, str) and len(item_id) > _MAX_ID:
+    if isinstance(item_id, str) and len(item_id) > MAX_ID_CHARACTERS:
         return {key: value for key, value in item.items() if key != "id"}
     return item
 

@@ -1,10 +1,13 @@
-"""The shape of a conversation for providers that want user and model in turns: Anthropic and Gemini.
+"""The order and the shape of a conversation, for providers that accept only one.
 
-Neighbouring messages of one role are one turn, and the results of a turn's calls stand together, directly after it,
-also where the history has another message between them. Sources: Anthropic's guide "Handle tool calls" ("Tool result
-blocks must immediately follow their corresponding tool use blocks", "must come first in the content array"), and
-Gemini's refusal "number of function response parts is equal to the number of function call parts of the function call
-turn".
+Anthropic and Gemini want user and model in turns (`shape_turns`): neighbouring messages of one role are one turn, and
+the results of a turn's calls stand together, directly after it, also where the history has another message between
+them. Sources: Anthropic's guide "Handle tool calls" ("Tool result blocks must immediately follow their corresponding
+tool use blocks", "must come first in the content array"), and Gemini's refusal "number of function response parts is
+equal to the number of function call parts of the function call turn".
+
+Chat Completions keeps each message, but wants results behind the message that made the calls (`results_after_calls`):
+"An assistant message with 'tool_calls' must be followed by tool messages responding to each 'tool_call_id'".
 """
 
 from __future__ import annotations
@@ -31,6 +34,21 @@ class Turn:
     @property
     def content(self) -> list[JsonObject]:
         return [*self.results, *self.blocks]
+
+
+def results_after_calls(messages: Sequence[Message], answered: Mapping[int, CallPosition]) -> list[int]:
+    """The indexes of the messages in the order in which each call's result follows the message that made the call.
+
+    Results of calls that the history does not hold stay where they are.
+    """
+    results: dict[int, list[int]] = {}
+    for result in sorted(answered):
+        results.setdefault(answered[result][0], []).append(result)
+    order: list[int] = []
+    for index in range(len(messages)):
+        if index not in answered:
+            order += (index, *results.get(index, ()))
+    return order
 
 
 def shape_turns(

@@ -235,6 +235,18 @@ def test_a_turn_does_not_end_with_thinking() -> None:
     assert [message["role"] for message in sent["messages"]] == ["user"]
 
 
+def test_what_blocks_had_besides_goes_back() -> None:
+    """Citations of a text, and who called a tool, stand beside them again."""
+    cited = {"type": "web_search_result_location", "url": "https://h/", "encrypted_index": "e"}
+    caller = {"type": "code_execution_20250825", "tool_id": "srvtoolu_1"}
+    noted = [{"text": 2, "extra": {"citations": [cited]}}, {"call": "a", "extra": {"caller": caller}}]
+    state = {"anthropic": {"backend": "recorded", "model": "claude-x", "pieces": noted}}
+
+    (message,) = body_of(messages=[turn("assistant", "Hi", tool_calls=calls("a"), provider_state=state)])["messages"]
+
+    assert (message["content"][0]["citations"], message["content"][1]["caller"]) == ([cited], caller)
+
+
 @pytest.mark.parametrize("strict", [True, False])
 def test_strict_of_a_tool(strict: bool) -> None:
     """A tool's `strict` is sent as the API's own; without it nothing is said."""

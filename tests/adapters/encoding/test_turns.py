@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from beluna_gateway.adapters.encoding.call_ids import answered_calls
-from beluna_gateway.adapters.encoding.turns import shape_turns
+from beluna_gateway.adapters.encoding.turns import results_after_calls, shape_turns
 from beluna_gateway.canonical import (
     AssistantMessage,
     JsonObject,
@@ -51,6 +51,23 @@ def shaped(*messages: Message, **options: Any) -> list[tuple[str, list[Any]]]:
     """The turns, each as its role and what stands in its blocks."""
     turns = shape_turns(messages, answered_calls(messages), encode, **options)
     return [(turn.role, [value for block in turn.content for value in block.values()]) for turn in turns]
+
+
+def test_results_follow_the_message_that_made_the_calls() -> None:
+    """Chat Completions keeps all messages; only a result that stands elsewhere is moved."""
+    messages: list[Message] = [
+        user("a"),
+        model("", "1", "2"),
+        user("b"),
+        result("2"),
+        model("", "1"),
+        result("1"),
+        result("1"),
+    ]
+    tidy: list[Message] = [result("0"), user("a"), model("", "1"), result("1"), model("c")]
+
+    assert results_after_calls(messages, answered_calls(messages)) == [0, 1, 3, 5, 2, 4, 6]
+    assert results_after_calls(tidy, answered_calls(tidy)) == [0, 1, 2, 3, 4]
 
 
 def test_neighbours_of_one_role_are_one_turn() -> None:
