@@ -55,6 +55,8 @@ class _Block:
     """The key of its call, for a tool_use."""
     texts: list[str] = field(default_factory=list)
     """What came in deltas: thinking, or the input of a tool that the provider runs itself."""
+    signatures: list[str] = field(default_factory=list)
+    """The pieces of a thinking's signature."""
     citations: list[JsonValue] = field(default_factory=list)
 
 
@@ -206,7 +208,7 @@ class AnthropicDecoder(ResponseDecoder):
             signature = expect_text(delta.get("signature"), "a signature_delta's signature")
             if block is not None and signature:
                 self._kept.add(len(signature))
-                block.value["signature"] = expect_text(block.value.get("signature"), "a signature") + signature
+                block.signatures.append(signature)
                 events.append(Progress())
         elif kind == "citations_delta":
             if block is not None and delta.get("citation") is not None:
@@ -262,7 +264,8 @@ class AnthropicDecoder(ResponseDecoder):
             self._begin_call(index, block, events)
         elif kind == "thinking":
             self._think(block, expect_text(value.get("thinking"), "a block's thinking"), events)
-            self._kept.add_value(value.get("signature"))
+            block.signatures.append(expect_text(value.get("signature"), "a signature"))
+            self._kept.add(len(block.signatures[0]))
         else:
             self._kept.add_value(value)
             if kind not in _FOR_THE_PROVIDER:
@@ -292,8 +295,8 @@ class AnthropicDecoder(ResponseDecoder):
             self._flush_notes({"citations": block.citations} if block.citations else {})
         elif block.kind == "thinking":
             thinking = {**block.value, "thinking": "".join(block.texts)}
-            if block.value.get("signature"):
-                self._notes.opaque(thinking)
+            if signature := "".join(block.signatures):
+                self._notes.opaque(thinking | {"signature": signature})
             elif thinking["thinking"]:
                 self._unsigned = thinking
         elif block.call is not None:
