@@ -121,6 +121,7 @@ class ResponsesDecoder(ResponseDecoder):
         self._calls = ToolCalls(max_bytes)
         self._order: list[_Item] = []
         self._items: dict[int | str, _Item] = {}  # by index and by id: a server may name an item by either
+        self._ambiguous: set[int | str] = set()  # names that several items have had
         self._open_calls: set[int] = set()
         self._repeating: SaidText | None = None  # the part whose deltas the template knows
         self._place: object = None  # where the events of that part say that they belong
@@ -359,11 +360,13 @@ class ResponsesDecoder(ResponseDecoder):
 
     def _find(self, event: JsonObject, kind: str, *ids: JsonValue) -> _Item | None:
         """The item that an event belongs to: by its index, or where a server sends none (llama.cpp) by an id."""
-        item = self._items.get(index) if (index := _index(event.get("output_index"))) is not None else None
+        index = _index(event.get("output_index"))
+        item = self._items.get(index) if index is not None else None
         if item is not None and item.kind == kind:
             return item
         found = (self._items.get(name) for name in ids if isinstance(name, str))
-        return next((item for item in found if item is not None and item.kind == kind), None)
+        # An id at another index is an id used again.
+        return next((i for i in found if i and i.kind == kind and (index is None or i.index is None)), None)
 
     def _last_open(self, event: JsonObject, kind: str) -> _Item | None:
         """The item under way, for an event without an index or a known id. Never a call: those must not be mixed up."""
@@ -385,17 +388,25 @@ class ResponsesDecoder(ResponseDecoder):
         item = _Item(len(self._order), expect_text(value.get("type"), "an output item's type"), _index(index))
         if item.kind in _CLIENT_ITEMS:
             raise client_action(item.kind, _text_or_none(value.get("name")))
-        self._kept.add(_ITEM_COST)
+        self._kept.add(_ITEM_COST + len(item.kind))
         self._order.append(item)
-        for name in (item.index, value.get("id"), value.get("call_id")):
-            if isinstance(name, int | str):
-                self._items[name] = item
+        if item.index is not None:
+            self._name(item, item.index)
+        for name in (value.get("id"), value.get("call_id")):
+            if isinstance(name, str):
+                self._kept.add(len(name))
+                self._name(item, name)
         if item.kind == "function_call":
             self._open_calls.add(item.key)
             self._call(item, value, "", events)
             item.first_arguments = arguments_text(value.get("arguments"))
             self._kept.add(len(item.first_arguments))
         return item
+
+    def _name(self, item: _Item, name: int | str) -> None:
+        if self._items.get(name, item) is not item:
+            self._ambiguous.add(name)
+        self._items[name] = item
 
     def _complete(self, item: _Item, value: JsonObject, events: list[BackendRawEvent], *, proven: bool) -> None:
         """The item as a whole. What of it has not come in deltas comes now.
@@ -417,20 +428,19 @@ class ResponsesDecoder(ResponseDecoder):
             self._call(item, value, arguments_text(value.get("arguments")), events)
             if proven and item.key in self._open_calls and self._calls.end_if_whole(item.key, events):
                 self._open_calls.discard(item.key)
-        if not item.ended and item.kind not in ("message", "function_call"):
+        if item.kind not in ("message", "function_call"):
             events.append(Progress())
-        item.ended = True
         self._keep(item, value)
+        item.ended = True
 
     def _keep(self, item: _Item, value: JsonObject) -> None:
         """What of the whole item goes back to the provider."""
-        first = item.opaque is None and not item.extra
         if value.get("encrypted_content") or (item.kind == "reasoning" and value.get("content")):
             # With neither of them the provider could not find it again: nothing is stored there.
             item.opaque = {key: part for key, part in value.items() if key != "id" or _may_go_back(part)}
         elif item.kind in ("message", "function_call"):
             item.extra = {key: value[key] for key in CARRIED if _may_go_back(value.get(key))}
-        if first:
+        if not item.ended:  # otherwise it takes the place of what was kept
             self._kept.add_value(item.opaque or item.extra)
 
     def _fill(self, item: _Item, texts: list[str], events: list[BackendRawEvent]) -> None:
@@ -530,16 +540,17 @@ class ResponsesDecoder(ResponseDecoder):
         matches: list[_Item | None] = []
         taken: set[int] = set()
         for index, value in enumerate(values):
-            names = (value.get("call_id"), value.get("id"), index)
-            found = (self._items.get(name) for name in names if isinstance(name, int | str))
+            ids = (value.get("call_id"), value.get("id"))
+            names: list[int | str] = [name for name in ids if isinstance(name, str)]
+            found = (self._items.get(name) for name in [*names, index] if name not in self._ambiguous)
             item = next((i for i in found if i and i.kind == value.get("type") and i.key not in taken), None)
             matches.append(item)
             if item is not None:
                 taken.add(item.key)
-        # Only items without an index: any other would have been found by it.
+        # Only items without an index of their own: any other would have been found by it.
         left: dict[tuple[JsonValue, JsonValue], list[_Item]] = {}
         for item in reversed(self._order):
-            if item.index is None and item.key not in taken:
+            if (item.index is None or item.index in self._ambiguous) and item.key not in taken:
                 left.setdefault((item.kind, item.name), []).append(item)
         for position, value in enumerate(values):
             kind = expect_text(value.get("type"), "an output item's type")
@@ -568,22 +579,22 @@ class ResponsesDecoder(ResponseDecoder):
         unsaid = sum(item.characters() for item in self._spoken)
         for item in self._order:
             self._not_carried.add("citations", item.citations)
-            if item.opaque is not None:
-                opaque = item.opaque
+            opaque = item.opaque
+            if opaque is not None:
                 if dropped:
                     opaque = {key: value for key, value in opaque.items() if key != "id"}
-                with_ids = "id" in opaque
                 self._notes.opaque(opaque)
-            elif item.kind == "reasoning":
-                with_ids = False
+            if item.kind == "reasoning":
+                with_ids = opaque is not None and "id" in opaque
             extra = {key: value for key, value in item.extra.items() if with_ids or key != "id"}
             if item.kind == "function_call":
                 self._notes.call(item.call_id, extra)
             elif item.spoken and in_order:
                 self._notes.text(item.characters(), extra)
-            elif item.spoken and unsaid:
+            elif item.spoken:
                 # The client's text is in another order than the items: which piece of it is whose cannot be said.
-                self._notes.text(unsaid, {})
+                if unsaid:
+                    self._notes.text(unsaid, {})
                 unsaid, extra = 0, {}
             if extra.keys() - {"id"}:
                 self._notes.mark_required()
@@ -621,6 +632,8 @@ def _index(value: JsonValue) -> int | None:
 def _parts(value: JsonValue) -> list[JsonObject]:
     if value is None:
         return []
+    if isinstance(value, str):
+        return [{"text": value}]
     if not isinstance(value, list):
         raise protocol_violation("the backend sent an output item's content that is not an array")
     return [expect_object(part, "a part of an output item") for part in value]

@@ -307,6 +307,7 @@ def done(arguments: Any, **more: Any) -> dict[str, Any]:
         event("queued", response={"status": "queued"}),
         event("output_item.added", output_index=0, item={"type": "reasoning", "id": "rs_1", "summary": []}),
         event("output_text.delta", output_index=0, item_id="m", delta=""),
+        event("output_item.done", output_index=0, item={"type": "message", "content": []}),
         event("something.new", data=[1]),
         {"type": "keepalive"},
     ],
@@ -337,7 +338,7 @@ def test_encrypted_reasoning_is_a_sign_of_work() -> None:
         event("function_call_arguments.delta", output_index=0, delta="{}"),
         event("output_item.added", output_index=0),
         event("output_item.added", output_index=0, item=call_item(name=3)),
-        event("output_item.done", output_index=0, item={"type": "message", "content": "text"}),
+        event("output_item.done", output_index=0, item={"type": "message", "content": {}}),
         event("output_item.done", output_index=0, item={"type": "message", "content": [{"text": 1}]}),
         event("completed"),
         event("completed", response={"status": "completed", "output": {}}),
@@ -632,6 +633,29 @@ def test_an_index_used_again_after_its_item_ended_begins_another_call() -> None:
     assert [r[0] for r in ready(finished(done(CITY), other, end()))] == ["call_1", "call_2"]
 
 
+def test_an_item_without_a_known_name_is_the_one_under_way() -> None:
+    """Where a server gives no index and changes the ids, a message that ends is the one that began."""
+    begun = event("output_item.added", item={"type": "message", "id": "m1"})
+    delta = event("output_text.delta", item_id="m2", delta="One")
+    ended = event("output_item.done", item=text_item("One.", id="m3"))
+
+    assert said(finished(begun, delta, ended, end(output=[text_item("One.", id="m4")]))) == "One."
+
+
+@pytest.mark.parametrize(("indexes", "ids"), [((0, 1), ("m", "m")), ((0, 0), ("m1", "m2")), ((0, 0), ("m", "m"))])
+def test_items_are_told_apart_by_what_is_their_own(indexes: Any, ids: Any) -> None:
+    """Some servers give every item the same id, others the same index: the other name holds, or else the order."""
+    payloads: list[Any] = []
+    for index, item_id, word in zip(indexes, ids, ("One", "Two"), strict=True):
+        item = text_item(word, id=item_id)
+        payloads.append(event("output_item.added", output_index=index, item=item | {"content": []}))
+        payloads.append(event("output_text.delta", output_index=index, item_id=item_id, delta=word[:2]))
+        payloads.append(event("output_item.done", output_index=index, item=item))
+    whole = [text_item("One", id=ids[0]), text_item("Two!", id=ids[1])]
+
+    assert said(finished(*payloads, end(output=whole))) == "OneTwo!"
+
+
 def test_a_call_whose_id_changes_at_its_index_is_one_call() -> None:
     """The index holds; the id that the client has seen first stays."""
     renamed = call_item(CITY, call_id="call_x", id="fc_x")
@@ -654,6 +678,7 @@ def spoken(delta: str, **more: Any) -> dict[str, Any]:
     [
         ([MESSAGE, end(output=[text_item("Hello")])], "Hello"),
         ([end(output=[text_item("Hello")])], "Hello"),
+        ([end(output=[{"type": "message", "content": "Hello"}])], "Hello"),
         ([MESSAGE, spoken("Hel"), end(output=[text_item("Hello", " you")])], "Hello you"),
         ([spoken("Hello."), end(output=[text_item("Hello world")])], "Hello."),
         ([spoken("Hello"), end(output=[text_item("Hell")])], "Hello"),
@@ -715,6 +740,11 @@ def test_a_refusal_as_a_whole_is_one() -> None:
         [event("content_part.done", output_index=0, part=part), end()],
         [event("output_item.done", output_index=0, item={"type": "message", "content": [part]}), end()],
         [event("refusal.delta", output_index=0, delta="No."), end()],
+        [
+            event("refusal.done", output_index=0, refusal="No."),
+            event("output_text.done", output_index=0, content_index=1, text=""),
+            end(),
+        ],
     ):
         events = finished(*payloads)
         assert said(events) == "No."
@@ -1002,7 +1032,8 @@ def test_a_namespace_goes_back() -> None:
 def test_another_response_inside_one_answer_is_a_protocol_violation() -> None:
     """`response.created` with another id; the same one again says nothing new."""
     first, second = (event("created", response={"id": name}) for name in ("a", "b"))
-    assert feed(first, first, event("created", response={}))[1] == []
+    unnamed = [event("created", response=response) for response in ({}, None, {"id": ""}, {"id": 7})]
+    assert feed(*unnamed, first, first, *unnamed)[1] == []
 
     with pytest.raises(GatewayError) as failure:
         feed(first, spoken("x"), second)
@@ -1031,20 +1062,40 @@ def test_an_error_is_found_wherever_it_stands(payload: Any) -> None:
 @pytest.mark.parametrize(
     "flood",
     [
-        lambda n: event(
-            "output_item.done", output_index=n, item=encrypted(f"rs_{n}") | {"encrypted_content": "e" * 500}
-        ),
         lambda n: event("output_item.added", output_index=n, item={"type": "message"}),
         lambda n: spoken("x", content_index=n),
-        lambda n: event("output_item.added", output_index=n, item=call_item("x" * 500, call_id=f"c{n}")),
     ],
 )
-def test_what_is_kept_of_an_answer_is_bounded(flood: Any) -> None:
-    """Items without end are a protocol violation that names the setting."""
+def test_the_number_of_items_and_parts_is_bounded(flood: Any) -> None:
+    """However little is in them: a protocol violation that names the setting."""
     error = flooded(a_decoder(max_bytes=20_000), (flood(number) for number in range(100)))
 
     assert error is not None
     assert error.kind == "protocol_violation"
+    assert "max_event_bytes" in error.message
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        encrypted() | {"encrypted_content": "e" * 900},
+        {"type": "message", "id": "i" * 900},
+        {"type": "x" * 900},
+        call_item("x" * 900),
+    ],
+)
+def test_what_is_kept_of_items_is_bounded(item: dict[str, Any]) -> None:
+    """Encrypted content, ids, types and arguments count by their length."""
+    payloads = [
+        event(f"output_item.{kind}", output_index=n, item=item | ({"call_id": f"c{n}"} if "name" in item else {}))
+        for n in range(100)
+        for kind in (("added",) if "encrypted_content" not in item else ("done",))
+    ]
+
+    whole = end(output=[payload["item"] for payload in payloads])
+    assert flooded(a_decoder(max_bytes=200_000), [*payloads, whole]) is None
+    error = flooded(a_decoder(max_bytes=100_000), payloads)
+    assert error is not None
     assert "max_event_bytes" in error.message
 
 
