@@ -128,13 +128,15 @@ def _messages(messages: list[frames.Message]) -> tuple[Message, ...]:
     known_calls: set[str] = set()
     checked: list[Message] = []
     for index, message in enumerate(messages):
-        at = f"messages[{index}]"
-        _check_linkage(message, at)
-        parts = tuple([_part(part, f"{at}.parts[{position}]") for position, part in enumerate(message.parts)])
+        path = f"messages[{index}]"
+        _check_linkage(message, path)
+        parts = tuple([_part(part, f"{path}.parts[{position}]") for position, part in enumerate(message.parts)])
         if message.role == "tool":
-            checked.append(_tool_message(message, parts, at, known_calls if history_has_calls else None))
+            checked.append(_tool_message(message, parts, path, known_calls if history_has_calls else None))
         elif message.role == "assistant":
-            calls = tuple(_past_call(call, f"{at}.tool_calls[{n}]") for n, call in enumerate(message.tool_calls or []))
+            calls = tuple(
+                _past_call(call, f"{path}.tool_calls[{n}]") for n, call in enumerate(message.tool_calls or [])
+            )
             known_calls.update(call.id for call in calls)
             checked.append(AssistantMessage(parts, calls, message.provider_state or {}))
         elif message.role == "system":
@@ -144,72 +146,72 @@ def _messages(messages: list[frames.Message]) -> tuple[Message, ...]:
     return tuple(checked)
 
 
-def _check_linkage(message: frames.Message, at: str) -> None:
+def _check_linkage(message: frames.Message, path: str) -> None:
     if message.role == "tool":
         if not message.tool_call_id or not message.tool_name:
-            raise invalid_request(f"{at}: a tool message must have tool_call_id and tool_name")
+            raise invalid_request(f"{path}: a tool message must have tool_call_id and tool_name")
     else:
-        _check_foreign(message, at, "a tool message", tool_call_id=message.tool_call_id, tool_name=message.tool_name)
+        _check_foreign(message, path, "a tool message", tool_call_id=message.tool_call_id, tool_name=message.tool_name)
     if message.role != "assistant":
         _check_foreign(
-            message, at, "an assistant message", tool_calls=message.tool_calls, provider_state=message.provider_state
+            message, path, "an assistant message", tool_calls=message.tool_calls, provider_state=message.provider_state
         )
     if not message.parts and not message.tool_calls:
-        raise invalid_request(f"{at}.parts: empty; at least one part is needed")
+        raise invalid_request(f"{path}.parts: empty; at least one part is needed")
 
 
-def _check_foreign(message: frames.Message, at: str, owner: str, **fields: object) -> None:
+def _check_foreign(message: frames.Message, path: str, owner: str, **fields: object) -> None:
     for field, value in fields.items():
         if value not in (None, [], {}):  # core writes `"tool_calls": []` on every message
-            raise invalid_request(f"{at}.{field}: only {owner} may have it, this one is {message.role!r}")
+            raise invalid_request(f"{path}.{field}: only {owner} may have it, this one is {message.role!r}")
 
 
 def _tool_message(
-    message: frames.Message, parts: tuple[Part, ...], at: str, known_calls: set[str] | None
+    message: frames.Message, parts: tuple[Part, ...], path: str, known_calls: set[str] | None
 ) -> ToolMessage:
     call_id, tool_name = message.tool_call_id, message.tool_name
     assert call_id is not None and tool_name is not None  # noqa: S101, PT018 - _check_linkage saw to it
     texts = []
     for position, part in enumerate(parts):
         if isinstance(part, ImagePart):
-            raise invalid_request(f"{at}.parts[{position}].image_url: a tool message may not have an image part")
+            raise invalid_request(f"{path}.parts[{position}].image_url: a tool message may not have an image part")
         texts.append(part)
     if known_calls is not None and call_id not in known_calls:
-        raise invalid_request(f"{at}.tool_call_id: {call_id!r} answers no call of an earlier assistant message")
+        raise invalid_request(f"{path}.tool_call_id: {call_id!r} answers no call of an earlier assistant message")
     return ToolMessage(call_id, tool_name, tuple(texts))
 
 
-def _past_call(call: frames.PastToolCall, at: str) -> ToolCall:
+def _past_call(call: frames.PastToolCall, path: str) -> ToolCall:
     if not call.id or not call.name:
-        raise invalid_request(f"{at}: id and name may not be empty")
+        raise invalid_request(f"{path}: id and name may not be empty")
     try:
         arguments = strict_json.parse_arguments(call.arguments_json)
     except ValueError as error:
-        raise invalid_request(f"{at}.arguments_json: expected a JSON object in a string: {error}") from None
+        raise invalid_request(f"{path}.arguments_json: expected a JSON object in a string: {error}") from None
     return ToolCall(call.id, call.name, call.arguments_json, arguments)
 
 
-def _part(part: frames.TextVariant | frames.ImageUrlVariant | frames.JsonVariant, at: str) -> Part:
+def _part(part: frames.TextVariant | frames.ImageUrlVariant | frames.JsonVariant, path: str) -> Part:
     if isinstance(part, frames.TextVariant):
         return TextPart(part.text.text)
     if isinstance(part, frames.JsonVariant):
         return JsonPart(part.json_.value, to_json(part.json_.value).decode())
-    return _image(part.image_url, f"{at}.image_url.url")
+    return _image(part.image_url, f"{path}.image_url.url")
 
 
-def _image(image: frames.ImageUrl, at: str) -> ImagePart:
+def _image(image: frames.ImageUrl, path: str) -> ImagePart:
     scheme, _, rest = image.url.partition(":")
     scheme = scheme.lower()
     if scheme == "data":
-        return _data_image(rest, image.mime_type, at)
+        return _data_image(rest, image.mime_type, path)
     if scheme not in ("http", "https"):
-        raise invalid_request(f"{at}: expected an http:, https: or data: URL, found the scheme {scheme[:40]!r}")
+        raise invalid_request(f"{path}: expected an http:, https: or data: URL, found the scheme {scheme[:40]!r}")
     try:
         host = urlsplit(image.url).hostname
     except ValueError:
         host = None
     if not host:
-        raise invalid_request(f"{at}: not a URL: it names no host")
+        raise invalid_request(f"{path}: not a URL: it names no host")
     return ImagePart(image.url, None, image.mime_type and _media_type(image.mime_type))
 
 
@@ -218,15 +220,15 @@ def _media_type(name: str) -> str:
     return "image/jpeg" if name.lower() == "image/jpg" else name
 
 
-def _data_image(rest: str, mime_type: str | None, at: str) -> ImagePart:
+def _data_image(rest: str, mime_type: str | None, path: str) -> ImagePart:
     """RFC 2397: ``data:[<mediatype>][;base64],<data>``."""
     header, comma, data = rest.partition(",")
     if not comma:
-        raise invalid_request(f"{at}: not a data: URL: it has no comma")
+        raise invalid_request(f"{path}: not a data: URL: it has no comma")
     media_type, *parameters = (piece.strip().lower() for piece in header.split(";"))
     media_type = _media_type(media_type or mime_type or "")
     if not media_type:
-        raise invalid_request(f"{at}: says no media type, and there is no mime_type either")
+        raise invalid_request(f"{path}: says no media type, and there is no mime_type either")
     if parameters[-1:] != ["base64"]:
         return ImagePart(None, base64.b64encode(unquote_to_bytes(data)).decode(), media_type)
     if "%" in data:
@@ -234,7 +236,7 @@ def _data_image(rest: str, mime_type: str | None, at: str) -> ImagePart:
     try:
         binascii.a2b_base64(data.encode(), strict_mode=True)
     except (binascii.Error, UnicodeEncodeError) as error:
-        raise invalid_request(f"{at}: its data is not base64: {error}") from None
+        raise invalid_request(f"{path}: its data is not base64: {error}") from None
     return ImagePart(None, data, media_type)
 
 
@@ -244,35 +246,35 @@ def _data_image(rest: str, mime_type: str | None, at: str) -> ImagePart:
 def _tools(definitions: list[frames.ToolDefinition]) -> Iterable[Tool]:
     names: set[str] = set()
     for index, definition in enumerate(definitions):
-        at = f"tools[{index}]"
+        path = f"tools[{index}]"
         if not definition.name:
-            raise invalid_request(f"{at}.name: empty")
+            raise invalid_request(f"{path}.name: empty")
         if definition.name in names:
-            raise invalid_request(f"{at}.name: {definition.name!r} is there twice; tool names are unique")
+            raise invalid_request(f"{path}.name: {definition.name!r} is there twice; tool names are unique")
         names.add(definition.name)
-        strict = _strict(definition, at)
+        strict = _strict(definition, path)
         schema = {key: value for key, value in definition.input_schema.items() if key != "strict"}
         unknown = sorted(schema.keys() - SCHEMA_KEYWORDS)
         if unknown:
             raise invalid_request(
-                f"{at}.input_schema: tool {definition.name!r} has the unsupported keyword {unknown[0]!r} "
+                f"{path}.input_schema: tool {definition.name!r} has the unsupported keyword {unknown[0]!r} "
                 "at its top level"
             )
         if mistake := schema_mistake(schema):
-            raise invalid_request(f"{at}.input_schema: tool {definition.name!r} has no valid JSON Schema: {mistake}")
+            raise invalid_request(f"{path}.input_schema: tool {definition.name!r} has no valid JSON Schema: {mistake}")
         sent = {key: value for key, value in schema.items() if key not in UNSENT_KEYWORDS}
         yield Tool(definition.name, definition.description, sent, strict)
 
 
-def _strict(definition: frames.ToolDefinition, at: str) -> bool | None:
+def _strict(definition: frames.ToolDefinition, path: str) -> bool | None:
     """`strict` of a tool, which may stand beside its schema or at the schema's top level."""
     inside = definition.input_schema.get("strict")
     if inside is None:
         return definition.strict
     if not isinstance(inside, bool):
-        raise invalid_request(f"{at}.input_schema.strict: expected true or false")
+        raise invalid_request(f"{path}.input_schema.strict: expected true or false")
     if definition.strict not in (None, inside):
-        raise invalid_request(f"{at}.strict: contradicts input_schema.strict")
+        raise invalid_request(f"{path}.strict: contradicts input_schema.strict")
     return inside
 
 

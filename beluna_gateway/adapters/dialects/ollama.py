@@ -91,7 +91,7 @@ def _options(request: CanonicalRequest) -> JsonObject:
 
 
 def _message(message: Message, index: int) -> JsonValue:
-    where = f"messages[{index}]"
+    path = f"messages[{index}]"
     if isinstance(message, ToolMessage):
         # `tool_call_id` tells apart two calls of one tool; a server older than it passes over it.
         return {
@@ -100,7 +100,7 @@ def _message(message: Message, index: int) -> JsonValue:
             "tool_name": message.tool_name,
             "tool_call_id": message.call_id,
         }
-    turn = _content(message.parts, where)
+    turn = _content(message.parts, path)
     if isinstance(message, AssistantMessage):
         if message.tool_calls:
             turn["tool_calls"] = [
@@ -111,7 +111,7 @@ def _message(message: Message, index: int) -> JsonValue:
     return {"role": "system" if isinstance(message, SystemMessage) else "user", **turn}
 
 
-def _content(parts: tuple[Part, ...], where: str) -> JsonObject:
+def _content(parts: tuple[Part, ...], path: str) -> JsonObject:
     """Ollama knows one text a message, and beside it the images, in base64."""
     texts: list[str] = []
     images: list[JsonValue] = []
@@ -122,6 +122,6 @@ def _content(parts: tuple[Part, ...], where: str) -> JsonObject:
             images.append(part.data)
         else:
             raise unsupported(
-                f"{where}.parts[{position}].image_url.url: ollama loads no images from the network; send a data: URL"
+                f"{path}.parts[{position}].image_url.url: ollama loads no images from the network; send a data: URL"
             )
     return {"content": "\n".join(texts), **({"images": images} if images else {})}
