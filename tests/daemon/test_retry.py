@@ -235,8 +235,13 @@ async def test_backoff_doubles_up_to_its_most(stage):
 
 @pytest.mark.parametrize(
     ("headers", "low"),
-    [({"Retry_After": "1"}, 1.0), ({"retry_after_ms": "300", "Retry_After": "60"}, 0.3)],
-    ids=["seconds", "ms"],
+    [
+        ({"Retry_After": "1"}, 1.0),
+        ({"retry_after_ms": "300"}, 0.3),
+        ({"x_ms_retry_after_ms": "300"}, 0.3),
+        ({"retry_after_ms": "0", "Retry_After": "1"}, 1.0),
+    ],
+    ids=["seconds", "ms", "x-ms", "longest"],
 )
 async def test_a_longer_retry_after_wins(stage, headers, low):
     """The backend's own wait is kept where it is longer than the backoff."""

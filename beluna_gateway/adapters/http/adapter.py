@@ -20,7 +20,7 @@ from ...canonical import CanonicalRequest, JsonObject, ResolvedCredential
 from ...errors import GatewayError, invalid_request, protocol_violation
 from ...version import __version__
 from ..base import BackendAdapter, Call, Emit, HttpDialect, SilenceTimer, overridden
-from ..decoding.provider_errors import read_error_body, retry_after_ms
+from ..decoding.provider_errors import read_error_body, wait_ms
 from .answer import Answer
 from .connections import BrokenExchange, ConnectionPool
 from .exchange import Exchange
@@ -107,9 +107,14 @@ class HttpAdapter(BackendAdapter):
         with suppress(TimeoutError, BrokenExchange):
             async with asyncio.timeout(ERROR_BODY_SECONDS):
                 await exchange.until(collect)
-        return self._dialect.error(
-            exchange.status, read_error_body(bytes(body[:ERROR_BODY_BYTES])), _retry_after(exchange)
+        error = read_error_body(bytes(body[:ERROR_BODY_BYTES]))
+        wait = wait_ms(
+            error,
+            time.time(),
+            retry_after=exchange.header(b"retry-after"),
+            milliseconds=(exchange.header(b"retry-after-ms"), exchange.header(b"x-ms-retry-after-ms")),
         )
+        return self._dialect.error(exchange.status, error, wait)
 
     def _launched(self) -> ModelServer | None:
         launch = self._profile.backend.launch
@@ -232,10 +237,3 @@ def merge_options(body: JsonObject, options: JsonObject, at: str = "provider_opt
                 f"{at}.{key}: the gateway sets this itself for this request, it may not be overridden"
             )
         merge_options(own, value, f"{at}.{key}")
-
-
-def _retry_after(exchange: Exchange) -> int | None:
-    milliseconds = exchange.header(b"retry-after-ms")  # OpenAI's and Azure's finer twin
-    if milliseconds is not None and milliseconds.strip().isdecimal():
-        return int(milliseconds)
-    return retry_after_ms(exchange.header(b"retry-after"), time.time())

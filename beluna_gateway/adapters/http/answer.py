@@ -14,7 +14,7 @@ from ...errors import GatewayError, protocol_violation
 from ..base import Emit, ResponseDecoder, SilenceTimer, parse_object
 from .connections import BrokenExchange
 from .ndjson import NdjsonParser
-from .payloads import BYTE_ORDER_MARK, DONE_MARK, parses, payloads_of
+from .payloads import BYTE_ORDER_MARK, DONE_MARK, may_be_cut, parses, payloads_of
 from .sse import SseParser
 
 LATE_USAGE_SECONDS = 1.0
@@ -277,22 +277,34 @@ class Answer:
 
         Args:
             whole: HTTP says that the body is complete, so that a last event counts although its end is missing. One
-                that does not parse was cut.
+                that was cut is left out; what is no beginning of JSON is fed to the decoder, which refuses it.
         """
         events: list[BackendRawEvent] = []
         try:
             if whole:
                 payloads = self._parser.close()
                 self._silent = self._silent and not payloads
-                payloads = [payload for payload in payloads if payload is DONE_MARK or parses(payload)]
+                payloads = [
+                    payload
+                    for payload in payloads
+                    if payload is DONE_MARK or parses(payload) or not may_be_cut(payload)
+                ]
                 if self._decoder.ended:
                     self._decode_after_end_mark(iter(payloads), events)
                 else:
-                    self._decode(payloads, events)
+                    self._decode_last(payloads, events)
             self._finish(events)
         finally:
             if events:
                 self._push(events)
+
+    def _decode_last(self, payloads: list[bytes], events: list[BackendRawEvent]) -> None:
+        try:
+            self._decode(payloads, events)
+        except GatewayError as error:
+            if self._said or events or error.kind != "protocol_violation":
+                raise
+            raise self._quoting(error) from error
 
     def _finish(self, events: list[BackendRawEvent]) -> None:
         """Ends the answer.

@@ -56,6 +56,17 @@ def parses(payload: bytes) -> bool:
     return True
 
 
+def may_be_cut(payload: bytes) -> bool:
+    """Whether `payload`, which is not JSON, may be the beginning of an object, of an array or of `[DONE]`."""
+    if not payload.lstrip().startswith((b"{", b"[")):
+        return False
+    try:
+        from_json(payload, allow_partial=True)
+    except ValueError:
+        return DONE_MARK.startswith(payload.strip())
+    return True
+
+
 def error_payload(value: bytes) -> bytes:
     """The payload for an error that is not inside the event's JSON: an SSE field ``error:``, or ``event: error``."""
     value = value.strip()
