@@ -40,10 +40,13 @@ async def check_backends(config: Config, folder: Path, only: str | None = None) 
 
 
 async def _check(profile: BackendProfile, redactor: Redactor) -> CheckedBackend:
+    credentials = CredentialResolver(redactor)
     try:
-        credential = CredentialResolver(redactor).resolve(profile)
+        credential = await credentials.resolve(profile)
     except GatewayError as error:
         return CheckedBackend(profile, error.message.partition(": ")[2], "not probed", good=False)
+    finally:
+        await credentials.close()
     state = "none needed" if credential.secret is None else "found"
     adapter = ADAPTERS[profile.backend.dialect](profile)
     try:

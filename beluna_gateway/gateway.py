@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cached_property
+from http import HTTPStatus
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,7 @@ from typing import Any, Self
 import structlog
 
 from .adapters.base import BackendAdapter, Call
-from .canonical import Failed
+from .canonical import Failed, ResolvedCredential
 from .config.settings import BackendProfile, Config, aliases, profiles
 from .errors import GatewayError, forget_frames, invalid_request
 from .event_stream import EventStream, InferenceResult, collect
@@ -134,6 +135,7 @@ class AIGateway:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._credentials.close)
             for backend in self.backends.values():
                 if backend.has_adapter:
                     stack.push_async_callback(backend.adapter.close)
@@ -162,15 +164,20 @@ class AIGateway:
             del frame  # otherwise kept, 4 KB or more, for as long as the answer takes
             selected = self._router.select(request)
             backend = self._backend_of(selected, record)
-            credential = self._credentials.resolve(selected.profile)
-            request = self._capabilities.admit(request, backend.adapter.capabilities, backend.id)
-            backend.budget.check(request)
-            call = backend.adapter.prepare(request, selected.model, credential)
-            response.price = selected.profile.backend.pricing.get(selected.model)
             with TotalTimer(backend.budget.seconds(request)) as total:
+                credential = await self._credentials.resolve(selected.profile)
+                request = self._capabilities.admit(request, backend.adapter.capabilities, backend.id)
+                backend.budget.check(request)
+                call = backend.adapter.prepare(request, selected.model, credential)
+                response.price = selected.profile.backend.pricing.get(selected.model)
                 backend.breaker.check()
                 async with backend.budget.lease():
-                    await self._attempts(call, selected, backend, response, record, total.deadline)
+                    try:
+                        await self._attempts(call, selected, backend, response, record, total.deadline)
+                    except GatewayError as error:
+                        credential = await self._renewed(credential, error, selected, response)
+                        call = backend.adapter.prepare(request, selected.model, credential)
+                        await self._attempts(call, selected, backend, response, record, total.deadline)
         except GatewayError as error:
             response.fail(self._presentable(error, backend))
         except Exception as error:  # noqa: BLE001 - also a bug ends the request with one terminal event
@@ -196,7 +203,7 @@ class AIGateway:
             try:
                 with backend.breaker.attempt():
                     response.start(backend.id, selected.model)
-                    record.attempts = attempt
+                    record.attempts += 1
                     with AttemptTimer(settings) as timer:
                         await call.attempt(response, timer)
                     response.assert_ended()
@@ -217,6 +224,18 @@ class AIGateway:
                 forget_frames(error)
             record.attempt_errors.append(self._redactor.redact(f"{last.kind}: {last.message}")[:300])
             await backend.wait_for_retry(delay)
+
+    async def _renewed(
+        self, refused: ResolvedCredential, error: GatewayError, selected: SelectedBackend, response: ResponseNormalizer
+    ) -> ResolvedCredential:
+        """The credential for one more try after `error`; raises `error` again where there is none."""
+        newer = None
+        if error.provider_http_status == HTTPStatus.UNAUTHORIZED and not response.output_sent:
+            newer = await self._credentials.renewed(selected.profile, refused)
+        if newer is None:
+            raise error
+        forget_frames(error)
+        return newer
 
     def _later(self, function: Callable[[], None]) -> None:
         """Runs `function` after the event loop's next I/O poll and its callbacks."""

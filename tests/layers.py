@@ -25,7 +25,7 @@ wire:               errors canonical schemas
 config:             schemas
 telemetry:          version canonical config
 processes:          errors config telemetry
-pipeline:           errors canonical wire config telemetry
+pipeline:           errors canonical wire config telemetry processes
 event_stream:       canonical
 adapters.decoding:  errors canonical wire
 adapters.encoding:  errors canonical

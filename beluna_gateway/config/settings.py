@@ -63,7 +63,20 @@ class FileCredential(_Section):
     $CREDENTIALS_DIRECTORY first, then in this file's folder."""
 
 
-CredentialRef = Annotated[NoCredential | EnvCredential | InlineCredential | FileCredential, Field(discriminator="type")]
+class CommandCredential(_Section):
+    type: Literal["command"]
+    command: Annotated[list[NonEmpty], Field(min_length=1)]
+    """A program and its arguments, started without a shell. Its standard output is the secret, or
+    `{"token","expires_at"}` with an RFC 3339 time or Unix seconds; at most 64 KiB."""
+    ttl_ms: Milliseconds | None = None
+    """How long the secret is used; null: until `expires_at`, or until the provider refuses it."""
+    timeout_ms: Milliseconds = 10_000
+    """Longest time that the program may take."""
+
+
+CredentialRef = Annotated[
+    NoCredential | EnvCredential | InlineCredential | FileCredential | CommandCredential, Field(discriminator="type")
+]
 
 
 class Capabilities(_Section):

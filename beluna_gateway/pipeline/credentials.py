@@ -1,4 +1,4 @@
-"""Resolves a backend's `credential` to its secret. The only module that reads secrets, from environment or file."""
+"""Resolves a backend's `credential` to its secret: from the environment, a file, the configuration or a command."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..canonical import ResolvedCredential
-from ..config.settings import BackendProfile, EnvCredential, FileCredential, InlineCredential, NoCredential
+from ..config.settings import (
+    BackendProfile,
+    CommandCredential,
+    EnvCredential,
+    FileCredential,
+    InlineCredential,
+    NoCredential,
+)
 from ..errors import GatewayError
+from ..processes.credential_command import CommandCredentials
 from ..telemetry.redaction import Redactor
 
 MAX_FILE_BYTES = 64 * 1024
@@ -22,12 +30,14 @@ class CredentialResolver:
     def __init__(self, redactor: Redactor, environment: Mapping[str, str] = os.environ) -> None:
         self._redactor = redactor
         self._environment = environment
+        self._commands = CommandCredentials(environment)
 
-    def resolve(self, profile: BackendProfile) -> ResolvedCredential:
-        """The secret for `profile`.
+    async def resolve(self, profile: BackendProfile) -> ResolvedCredential:
+        """The secret for `profile`. Waits only where a command has to be asked for it.
 
         Raises:
-            GatewayError: `authentication`, where the variable or file is missing, unreadable or blank.
+            GatewayError: `authentication`, where the variable or file is missing, unreadable or blank, or the command
+                failed.
         """
         if isinstance(profile.backend.credential, NoCredential):
             return _NOTHING
@@ -38,6 +48,12 @@ class CredentialResolver:
                 source, secret = f"the credential file {path}", self._read(path, profile)
             case InlineCredential(token=token):
                 source, secret = "the inline token", token
+            case CommandCredential() as command:
+                source = f"the output of the credential command {command.command[0]}"
+                try:
+                    secret = await self._commands.secret(command, profile.folder)
+                except GatewayError as error:
+                    raise _no_credential(profile, error.message) from None
         if secret is None:
             raise _no_credential(profile, f"{source} is missing")
         secret = secret.strip()
@@ -47,6 +63,24 @@ class CredentialResolver:
             raise _no_credential(profile, f"{source} holds control characters")
         self._redactor.learn(secret)
         return ResolvedCredential(secret)
+
+    async def renewed(self, profile: BackendProfile, refused: ResolvedCredential) -> ResolvedCredential | None:
+        """Another secret in place of one that the provider refused with a 401; None where there is none: only a command
+        may have a newer one.
+
+        Raises:
+            GatewayError: As `resolve`.
+        """
+        credential = profile.backend.credential
+        if not isinstance(credential, CommandCredential) or refused.secret is None:
+            return None
+        self._commands.refused(credential, profile.folder, refused.secret)
+        newer = await self.resolve(profile)
+        return None if newer.secret == refused.secret else newer
+
+    async def close(self) -> None:
+        """Stops commands that run."""
+        await self._commands.close()
 
     def _read(self, path: str, profile: BackendProfile) -> str | None:
         """The file's text; None where there is no file. A relative path is looked up in systemd's folder of credentials

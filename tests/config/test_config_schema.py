@@ -61,6 +61,12 @@ FULL: dict[str, Any] = {
                 },
             },
             {"id": "c", "dialect": "ollama", "credential": {"type": "file", "path": "p"}, "default_model": "m"},
+            {
+                "id": "d",
+                "dialect": "ollama",
+                "credential": {"type": "command", "command": ["c", "a"], "ttl_ms": None, "timeout_ms": 1},
+                "default_model": "m",
+            },
         ],
         "reliability": models.Reliability().model_dump(),
         "budget": models.Budget().model_dump(),

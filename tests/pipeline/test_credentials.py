@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import tracemalloc
@@ -23,7 +24,8 @@ def profile(folder: Path, credential: dict[str, Any]) -> BackendProfile:
 
 
 def resolve(folder: Path, credential: dict[str, Any], environment: dict[str, str] | None = None) -> str | None:
-    return CredentialResolver(Redactor(), environment or {}).resolve(profile(folder, credential)).secret
+    resolver = CredentialResolver(Redactor(), environment or {})
+    return asyncio.run(resolver.resolve(profile(folder, credential))).secret
 
 
 def refusal(folder: Path, credential: dict[str, Any], environment: dict[str, str] | None = None) -> str:
@@ -48,9 +50,9 @@ def test_a_variable_is_read_for_each_request(tmp_path: Path):
     environment = {"KEY": "old"}
     resolver, wanted = CredentialResolver(Redactor(), environment), profile(tmp_path, {"type": "env", "var": "KEY"})
 
-    assert resolver.resolve(wanted).secret == "old"
+    assert asyncio.run(resolver.resolve(wanted)).secret == "old"
     environment["KEY"] = "new"
-    assert resolver.resolve(wanted).secret == "new"
+    assert asyncio.run(resolver.resolve(wanted)).secret == "new"
 
 
 def test_a_file_is_read_for_each_request(tmp_path: Path):
@@ -58,9 +60,9 @@ def test_a_file_is_read_for_each_request(tmp_path: Path):
     resolver, wanted = CredentialResolver(Redactor(), {}), profile(tmp_path, {"type": "file", "path": "key"})
     (tmp_path / "key").write_text("old\n")
 
-    assert resolver.resolve(wanted).secret == "old"
+    assert asyncio.run(resolver.resolve(wanted)).secret == "old"
     (tmp_path / "key").write_text("\n  new\r\n")
-    assert resolver.resolve(wanted).secret == "new"
+    assert asyncio.run(resolver.resolve(wanted)).secret == "new"
 
 
 def test_a_relative_file_is_systemds_first(tmp_path: Path):
@@ -168,7 +170,38 @@ def test_the_redactor_learns_what_was_resolved(tmp_path: Path, credential: dict[
     """A secret that has been used is taken out of texts, and its `repr` hides it."""
     (tmp_path / "key").write_text("sk-secret")
     redactor = Redactor()
-    resolved = CredentialResolver(redactor, {"KEY": "sk-secret"}).resolve(profile(tmp_path, credential))
+    resolver = CredentialResolver(redactor, {"KEY": "sk-secret"})
+    resolved = asyncio.run(resolver.resolve(profile(tmp_path, credential)))
 
     assert redactor.redact("Bearer sk-secret") == "Bearer <redacted>"
     assert "sk-secret" not in repr(resolved)
+
+
+async def test_a_command_is_asked_again_only_after_a_refusal(tmp_path: Path):
+    """Its secret is learnt by the redactor; after a 401 a newer one replaces it, the same one does not."""
+    (tmp_path / "number").write_text("1")
+    redactor = Redactor()
+    resolver = CredentialResolver(redactor, {"PATH": "/usr/bin:/bin"})
+    wanted = profile(tmp_path, {"type": "command", "command": ["sh", "-c", "echo sk-$(cat number)"]})
+
+    first = await resolver.resolve(wanted)
+    assert (first.secret, redactor.redact("it is sk-1")) == ("sk-1", "it is <redacted>")
+    assert await resolver.renewed(wanted, first) is None
+    (tmp_path / "number").write_text("2")
+    assert await resolver.resolve(wanted) == first
+    newer = await resolver.renewed(wanted, first)
+    assert newer is not None
+    assert newer.secret == "sk-2"
+    await resolver.close()
+
+
+async def test_a_failed_command_fails_its_backends_requests(tmp_path: Path):
+    """Like a missing variable: `authentication`, naming the backend and the command."""
+    resolver = CredentialResolver(Redactor(), {"PATH": "/usr/bin:/bin"})
+
+    with pytest.raises(
+        GatewayError, match=r"no credential for backend 'b': the credential command .*false ended"
+    ) as it:
+        await resolver.resolve(profile(tmp_path, {"type": "command", "command": ["false"]}))
+
+    assert (it.value.kind, it.value.backend_id) == ("authentication", "b")
