@@ -119,6 +119,11 @@ class Exchange:
         self._connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._connection.transport.abort()
 
+    def drop(self) -> None:
+        """Ends the TCP connection cleanly without a word of TLS's (`close_notify`)."""
+        self._connection.ending = True
+        self._connection.transport.abort()
+
     async def silence(self) -> None:
         """Nothing, until the daemon goes away."""
         await asyncio.get_running_loop().create_future()
@@ -236,6 +241,16 @@ class FakeBackend:
     def unix_url(self, route: str) -> str:
         """The endpoint of `route` over a Unix socket."""
         return f"unix:{self.unix_path}:/{route}"
+
+    @asynccontextmanager
+    async def serving(self, listener: socket.socket, tls: ssl.SSLContext | None = None) -> AsyncIterator[None]:
+        """Serves a socket of the test's own, too, which it begins to accept from now on."""
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: _Connection(self), sock=listener, ssl=tls)
+        try:
+            yield
+        finally:
+            server.close()
 
     def on(self, route: str, *scripts: Script, read_body: bool = True) -> None:
         """What the next requests of `route` get, in turn; the last script is for all that follow.

@@ -38,6 +38,15 @@ class Row:
             return b"".join(json.dumps(payload).encode() + b"\n" for payload in payloads)
         return b"".join(b"data: " + json.dumps(payload).encode() + b"\n\n" for payload in payloads)
 
+    def whole_body(self) -> bytes:
+        """The unstreamed answer's bytes."""
+        return json.dumps(self.whole).encode()
+
+    @property
+    def content_type(self) -> bytes:
+        """Of a streamed answer."""
+        return b"application/x-ndjson" if self.ndjson else b"text/event-stream"
+
     def answer(self) -> Script:
         """The streamed text."""
         return plays(self.play(*self.beginning, *self.text, *self.end))
