@@ -131,6 +131,18 @@ class Sampling:
     stop: tuple[str, ...] | None = None
 
 
+Effort = Literal["off", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """How much the model is to reason: by a word or by a budget in tokens, never both; and how it sums that up."""
+
+    effort: Effort | None = None
+    budget_tokens: int | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class CanonicalRequest:
     """One inference, checked and complete. `model`, `backend_hint` and `route` are None where the client left the
@@ -151,6 +163,8 @@ class CanonicalRequest:
     stream: bool = True
     sampling: Sampling = Sampling()
     enable_thinking: bool | None = None
+    reasoning: Reasoning | None = None
+    """Not None only where it says something, and never beside `enable_thinking`."""
     include_reasoning: bool = False
     provider_options: JsonObject | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..canonical import AssistantMessage, CanonicalRequest, ImagePart, JsonSchemaOutput, ToolMessage
+from ..canonical import AssistantMessage, CanonicalRequest, ImagePart, JsonSchemaOutput, Reasoning, ToolMessage
 from ..config.settings import Capabilities
 from ..errors import unsupported
 
@@ -21,8 +21,8 @@ class CapabilityGuard:
         if (asked := _first_unsupported(request, capabilities)) is not None:
             field, capability = asked
             raise unsupported(f"{field}: backend {backend_id!r} does not have the capability {capability}")
-        if request.enable_thinking is False and not capabilities.reasoning:
-            return replace(request, enable_thinking=None)
+        if not capabilities.reasoning and (request.enable_thinking is False or request.reasoning is not None):
+            return replace(request, enable_thinking=None, reasoning=None)
         return request
 
 
@@ -40,6 +40,8 @@ def _first_unsupported(request: CanonicalRequest, can: Capabilities) -> tuple[st
             return "enable_thinking", "reasoning"
         if request.include_reasoning:
             return "include_reasoning", "reasoning"
+        if request.reasoning not in (None, Reasoning(effort="off")):
+            return "reasoning", "reasoning"
     return _first_unsupported_in_history(request, can)
 
 

@@ -24,6 +24,7 @@ from ..canonical import (
     Message,
     OutputMode,
     Part,
+    Reasoning,
     Sampling,
     SpecificTool,
     SystemMessage,
@@ -103,6 +104,7 @@ class RequestNormalizer:
                 tuple(sampling.stop) if sampling.stop is not None else None,
             ),
             enable_thinking=frame.enable_thinking,
+            reasoning=_reasoning(frame),
             include_reasoning=frame.include_reasoning,
             provider_options=_provider_options(frame.provider_options),
         )
@@ -116,6 +118,17 @@ def _route(frame: frames.Infer) -> str | None:
         raise invalid_request("route: not together with backend_id or model")
     name = frame.route.alias if isinstance(frame.route, frames.AliasRoute) else frame.route.binding_id
     return name.strip()
+
+
+def _reasoning(frame: frames.Infer) -> Reasoning | None:
+    asked = frame.reasoning
+    if asked is None or (asked.effort is None and asked.budget_tokens is None and asked.summary is None):
+        return None
+    if frame.enable_thinking is not None:
+        raise invalid_request("reasoning: not together with enable_thinking; effort 'off' is its false")
+    if asked.effort is not None and asked.budget_tokens is not None:
+        raise invalid_request("reasoning.budget_tokens: not together with reasoning.effort; name one of them")
+    return Reasoning(asked.effort, asked.budget_tokens, asked.summary)
 
 
 # --- messages ------------------------------------------------------------------------------------------------

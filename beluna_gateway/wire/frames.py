@@ -199,6 +199,16 @@ class Sampling(_Frame):
     stop: list[str] | None = None
 
 
+class Reasoning(_Frame):
+    """How much the model is to reason. What the dialect or the model's generation has no word for is refused."""
+
+    effort: Literal["off", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    budget_tokens: Annotated[int, Field(ge=0, le=2**64 - 1)] | None = None
+    """Sent as it is; not together with `effort`."""
+    summary: Literal["auto", "concise", "detailed"] | None = None
+    """Only `openai_responses` has it."""
+
+
 class Infer(_Frame):
     """Starts one inference."""
 
@@ -224,6 +234,8 @@ class Infer(_Frame):
     sampling: Sampling | None = None
     enable_thinking: bool | None = None
     """Switches the model's thinking; missing: the backend's own way."""
+    reasoning: Reasoning | None = None
+    """How much the model is to reason; not together with `enable_thinking`."""
     include_reasoning: bool = False
     """Deliver `reasoning_delta` frames."""
     provider_options: dict[str, Any] | None = None

@@ -58,11 +58,14 @@ def _exhaust(value: Any) -> None:
 # --- OpenAI, Chat Completions --------------------------------------------------------------------------------
 
 
+_SWITCHES = ("chat_template_kwargs", "enable_thinking", "thinking")
+
+
 def _chat_request(body: Any) -> None:
     from openai.types.chat import completion_create_params as params
 
     # What some other servers take, where the configuration says so (`openai_compatible.thinking`), or gave themselves.
-    body = {key: value for key, value in body.items() if key not in ("chat_template_kwargs", "enable_thinking")}
+    body = {key: value for key, value in body.items() if key not in _SWITCHES}
     own = ("reasoning_content", "reasoning_details", "extra_content")
     body["messages"] = [{k: v for k, v in message.items() if k not in own} for message in body["messages"]]
     for message in body["messages"]:

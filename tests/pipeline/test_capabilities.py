@@ -11,6 +11,7 @@ from beluna_gateway.canonical import (
     CanonicalRequest,
     ImagePart,
     JsonSchemaOutput,
+    Reasoning,
     TextPart,
     Tool,
     ToolCall,
@@ -44,6 +45,9 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("json_schema_mode", {"output_mode": JsonSchemaOutput("n", {}, strict=True)}, "output_mode"),
     ("reasoning", {"enable_thinking": True}, "enable_thinking"),
     ("reasoning", {"include_reasoning": True}, "include_reasoning"),
+    ("reasoning", {"reasoning": Reasoning(effort="low")}, "reasoning"),
+    ("reasoning", {"reasoning": Reasoning(budget_tokens=2048)}, "reasoning"),
+    ("reasoning", {"reasoning": Reasoning(effort="off", summary="auto")}, "reasoning"),
     ("vision", {"messages": (TEXT, IMAGE)}, "messages[1].parts[1].image_url"),
     ("tool_calls", {"messages": (ToolMessage("c", "t", (TextPart("3"),)),)}, "messages[0]"),
     ("tool_calls", {"messages": (TEXT, AssistantMessage((), (CALL,)))}, "messages[1].tool_calls"),
@@ -82,6 +86,15 @@ def test_switching_thinking_off_needs_no_reasoning(asked: bool | None, reasoning
     admitted = CapabilityGuard().admit(one, Capabilities(reasoning=reasoning), "b")
 
     assert admitted == request(enable_thinking=passed_on, max_output_tokens=5)
+
+
+@pytest.mark.parametrize("reasoning", [True, False])
+def test_the_effort_off_is_true_of_a_model_that_cannot_reason(reasoning: bool):
+    """Nothing is sent there; a model that can is told."""
+    off = Reasoning(effort="off")
+    admitted = CapabilityGuard().admit(request(reasoning=off), Capabilities(reasoning=reasoning), "b")
+
+    assert admitted == request(reasoning=off if reasoning else None)
 
 
 def test_one_past_call_is_not_parallel():

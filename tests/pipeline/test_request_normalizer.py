@@ -18,6 +18,7 @@ from beluna_gateway.canonical import (
     ImagePart,
     JsonPart,
     JsonSchemaOutput,
+    Reasoning,
     Sampling,
     SpecificTool,
     SystemMessage,
@@ -105,6 +106,35 @@ def test_every_field_of_a_frame_arrives():
         include_reasoning=True,
         provider_options={"deep": {"er": [None]}},
     )
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"effort": "max", "summary": "detailed"}, Reasoning(effort="max", summary="detailed")),
+        ({"budget_tokens": 0}, Reasoning(budget_tokens=0)),
+        ({"effort": None}, None),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_reasoning_arrives_where_it_says_something(asked, expected):
+    """An object that says nothing is absent, also beside `enable_thinking`."""
+    assert normalize(reasoning=asked).reasoning == expected
+    if expected is None:
+        assert normalize(reasoning=asked, enable_thinking=False).enable_thinking is False
+
+
+@pytest.mark.parametrize("asked", [{"effort": "off"}, {"budget_tokens": 2048}, {"summary": "auto"}])
+@pytest.mark.parametrize("enable", [True, False])
+def test_reasoning_and_enable_thinking_exclude_each_other(asked, enable):
+    """Which of them counts would be a guess, also where both say off."""
+    assert "reasoning: not together with enable_thinking" in refusal(reasoning=asked, enable_thinking=enable)
+
+
+def test_effort_and_a_budget_exclude_each_other():
+    """One says in words what the other says in tokens."""
+    assert "budget_tokens" in refusal(reasoning={"effort": "low", "budget_tokens": 2048})
 
 
 @pytest.mark.parametrize("mode", ["text", "json_object"])

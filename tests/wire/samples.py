@@ -51,6 +51,7 @@ FULL_INFER: dict[str, Any] = {
     "stream": False,
     "sampling": {"temperature": 0.5, "top_p": 1, "seed": -1, "stop": ["x"]},
     "enable_thinking": True,
+    "reasoning": {"effort": "low", "budget_tokens": 1, "summary": "auto"},
     "include_reasoning": True,
     "provider_options": {"free": [{"form": None}]},
 }

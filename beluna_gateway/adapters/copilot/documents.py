@@ -31,6 +31,7 @@ def reject_unsupported(request: CanonicalRequest, default_model: str) -> None:
         "sampling.seed": sampling.seed is not None,
         "sampling.stop": sampling.stop is not None,
         "enable_thinking": request.enable_thinking is not None,
+        "reasoning": request.reasoning is not None,
         "include_reasoning": request.include_reasoning,
         "provider_options": bool(request.provider_options),
     }

@@ -63,6 +63,7 @@ def reject_unsupported(request: CanonicalRequest, *, brings_a_provider: bool) ->
         "sampling.seed": sampling.seed is not None,
         "sampling.stop": sampling.stop is not None,
         "enable_thinking": request.enable_thinking is not None,
+        "reasoning": request.reasoning is not None,
         "provider_options": bool(request.provider_options),
     }
     begun = False

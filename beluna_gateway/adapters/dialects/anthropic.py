@@ -28,8 +28,8 @@ from ...config.settings import BackendProfile, Capabilities
 from ...errors import unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..encoding.call_ids import CallIds, answered_calls
-from ..encoding.claude_thinking import thinking_config
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TurnNotes, pieces
+from ..encoding.reasoning import claude_thinking
 from ..encoding.turns import shape_turns
 from .anthropic_decoder import CARRIED, AnthropicDecoder
 
@@ -72,11 +72,17 @@ class AnthropicDialect(HttpDialect):
                 for tool in request.tools
             ]
             body["tool_choice"] = _tool_choice(request)
+        thinking, effort = claude_thinking(request, model, max_tokens)
+        if thinking is not None:
+            body["thinking"] = thinking
+        output: JsonObject = {} if effort is None else {"effort": effort}
         mode = request.output_mode
         if isinstance(mode, JsonSchemaOutput):
-            body["output_config"] = {"format": {"type": "json_schema", "schema": mode.schema}}
+            output["format"] = {"type": "json_schema", "schema": mode.schema}
         elif mode == "json_object":
             raise unsupported("output_mode: anthropic has no json_object; use json_schema")
+        if output:
+            body["output_config"] = output
         sampling = request.sampling
         if sampling.seed is not None:
             raise unsupported("sampling.seed: anthropic has no seed")
@@ -86,8 +92,6 @@ class AnthropicDialect(HttpDialect):
             body["top_p"] = sampling.top_p
         if sampling.stop is not None:
             body["stop_sequences"] = list(sampling.stop)
-        if thinking := thinking_config(request, model, max_tokens):
-            body["thinking"] = thinking
         return HttpRequest(f"{self._prefix}/messages", body, _VERSION)
 
     def decoder(self, request: CanonicalRequest, model: str) -> ResponseDecoder:

@@ -32,6 +32,7 @@ from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..decoding.provider_errors import ProviderError, error_of_status
 from ..encoding.call_ids import CallIds, CallPosition, answered_calls
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TextPiece, TurnNotes, pieces
+from ..encoding.reasoning import gemini_thinking, is_gemini_3
 from ..encoding.turns import shape_turns
 from .gemini_decoder import DIALECT, GeminiDecoder, gemini_error
 
@@ -40,7 +41,6 @@ _CALL_ID = re.compile(r".+", re.DOTALL)  # any, but one call only may have it
 # The guide "Thought signatures", FAQ: what may stand in place of a signature in a turn that Gemini did not make. Models
 # from Gemini 3 on refuse a turn whose first call has none; of parallel calls only the first one has any.
 _NO_SIGNATURE = "skip_thought_signature_validator"
-_WANTS_SIGNATURES = re.compile(r"gemini-(?:[3-9]|\d\d|(?:[a-z-]+-)?latest\b)")
 
 
 class GeminiDialect(HttpDialect):
@@ -84,7 +84,7 @@ class GeminiDialect(HttpDialect):
             ]
             body["tools"] = [{"functionDeclarations": declarations}]
             body["toolConfig"] = {"functionCallingConfig": _calling(request)}
-        if config := _generation_config(request):
+        if config := _generation_config(request, model):
             body["generationConfig"] = config
         method = "streamGenerateContent?alt=sse" if request.stream else "generateContent"
         return HttpRequest(f"{self._version}/{model}:{method}", body)
@@ -104,7 +104,7 @@ def _calling(request: CanonicalRequest) -> JsonObject:
     return {"mode": {"auto": "AUTO", "none": "NONE", "required": "ANY"}[choice]}
 
 
-def _generation_config(request: CanonicalRequest) -> JsonObject:
+def _generation_config(request: CanonicalRequest, model: str) -> JsonObject:
     sampling = request.sampling
     config: JsonObject = {
         "maxOutputTokens": request.max_output_tokens,
@@ -120,12 +120,7 @@ def _generation_config(request: CanonicalRequest) -> JsonObject:
     if isinstance(mode, JsonSchemaOutput):
         # Gemini knows neither the schema's name nor a laxer way of keeping to it; both say less than this does.
         config["responseJsonSchema"] = mode.schema
-    thinking: JsonObject = {}
-    if request.enable_thinking is not None:
-        thinking["thinkingBudget"] = -1 if request.enable_thinking else 0
-    if request.include_reasoning:
-        thinking["includeThoughts"] = True
-    if thinking:
+    if thinking := gemini_thinking(request, model):
         config["thinkingConfig"] = thinking
     return config
 
@@ -192,7 +187,7 @@ class _Conversation:
                     part = {"functionCall": function, **_signature(extra)}
                     first_call = first_call or part
                     parts.append(part)
-        if first_call is not None and _WANTS_SIGNATURES.search(self._origin.model):
+        if first_call is not None and is_gemini_3(self._origin.model):
             first_call.setdefault("thoughtSignature", _NO_SIGNATURE)
         return parts
 

@@ -25,6 +25,7 @@ from ...canonical import (
 from ...config.settings import Capabilities
 from ...errors import unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
+from ..encoding.reasoning import ollama_think
 from .ollama_decoder import OllamaDecoder
 
 
@@ -64,8 +65,8 @@ class OllamaDialect(HttpDialect):
             body["format"] = mode.schema  # always enforced, by grammar: there is no less strict form
         elif mode == "json_object":
             body["format"] = "json"
-        if request.enable_thinking is not None:
-            body["think"] = request.enable_thinking
+        if (think := ollama_think(request)) is not None:
+            body["think"] = think
         if options := _options(request):
             body["options"] = options
         return HttpRequest("/api/chat", body)

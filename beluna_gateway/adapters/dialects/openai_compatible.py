@@ -27,6 +27,7 @@ from ...errors import unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..encoding.call_ids import answered_calls
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TurnNotes, pieces
+from ..encoding.reasoning import chat_reasoning
 from ..encoding.turns import results_after_calls
 from .openai_compatible_decoder import ChatCompletionsDecoder
 
@@ -92,24 +93,8 @@ class OpenAICompatibleDialect(HttpDialect):
                 body[field] = value
         if sampling.stop is not None:
             body["stop"] = list(sampling.stop)
-        if request.enable_thinking is not None:
-            body |= self._thinking_switch(request.enable_thinking)
+        body |= chat_reasoning(request, self._thinking)
         return HttpRequest("/chat/completions", body)
-
-    def _thinking_switch(self, enable: bool) -> JsonObject:
-        if self._thinking == "chat_template_kwargs":
-            return {"chat_template_kwargs": {"enable_thinking": enable}}
-        if self._thinking == "enable_thinking":
-            return {"enable_thinking": enable}
-        if self._thinking == "thinking_type":
-            return {"thinking": {"type": "enabled" if enable else "disabled"}}
-        if self._thinking == "reasoning_effort":
-            return {"reasoning_effort": "medium" if enable else "none"}
-        if not enable:  # such a backend is not asked to think in any request
-            return {}
-        raise unsupported(
-            "enable_thinking: this backend has no word for it; set openai_compatible.thinking in its configuration"
-        )
 
     def decoder(self, request: CanonicalRequest, model: str) -> ResponseDecoder:
         notes = TurnNotes(self.name, self.profile.id, model)

@@ -28,6 +28,7 @@ from ...errors import invalid_request, unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..encoding.call_ids import CallIds, answered_calls
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TextPiece, TurnNotes, pieces
+from ..encoding.reasoning import responses_reasoning
 from ..encoding.turns import NOTHING_TO_ANSWER
 from .openai_responses_decoder import CARRIED, DIALECT, MAX_ID_CHARACTERS, ResponsesDecoder
 
@@ -92,15 +93,11 @@ def _sampling(request: CanonicalRequest) -> JsonObject:
 
 
 def _reasoning(request: CanonicalRequest, *, carries_reasoning: bool) -> JsonObject:
-    reasoning: JsonObject = {}
-    if request.enable_thinking is not None:
-        reasoning["effort"] = "medium" if request.enable_thinking else "none"
-    if request.include_reasoning:
-        reasoning["summary"] = "auto"
+    reasoning = responses_reasoning(request)
     body: JsonObject = {"reasoning": reasoning} if reasoning else {}
     # Only where the request shows that the model reasons: one that does not answers HTTP 400 "Encrypted content is not
     # supported with this model". Where nobody asks, newer models send encrypted reasoning of their own accord.
-    if request.enable_thinking or request.include_reasoning or carries_reasoning:
+    if reasoning.get("effort", "none") != "none" or "summary" in reasoning or carries_reasoning:
         body["include"] = ["reasoning.encrypted_content"]
     return body
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from beluna_gateway.adapters.base import ResponseDecoder
 from beluna_gateway.adapters.dialects.anthropic_decoder import AnthropicDecoder
-from beluna_gateway.adapters.encoding.claude_thinking import thinking_config
 from beluna_gateway.canonical import (
     BackendRawEvent,
     Completed,
@@ -263,61 +262,6 @@ def test_a_strange_provider_state_is_refused_by_place() -> None:
         body_of(messages=[message])
 
     assert failure.value.kind == "invalid_request"
-
-
-# --- thinking ------------------------------------------------------------------------------------------------
-
-MANUAL = ["claude-3-7-sonnet-20250219", "claude-opus-4-20250514", "claude-sonnet-4-5", "claude-haiku-4-5-20251001"]
-NEWER = ["claude-opus-4-6", "claude-opus-4-8", "anthropic.claude-opus-4-7-v1:0", "claude-opus-4-6@20260205"]
-NEWEST = ["claude-sonnet-5", "claude-opus-5-5", "claude-fable-5", "claude-mythos-preview"]
-
-
-def thinking(model: str, max_tokens: int = 4096, **fields: Any) -> Any:
-    return thinking_config(canonical(frame(**fields)), model, max_tokens)
-
-
-@pytest.mark.parametrize("model", [*MANUAL, "smollm2", "some-model-4-6"])
-def test_older_models_get_a_budget_below_max_tokens(model: str) -> None:
-    """`enabled` needs a budget of at least 1024 that is less than max_tokens."""
-    for max_tokens in (1025, 1500, 4096, 100_000):
-        config = thinking(model, max_tokens, enable_thinking=True)
-
-        assert config["type"] == "enabled"
-        assert 1024 <= config["budget_tokens"] < max_tokens
-
-
-@pytest.mark.parametrize("model", MANUAL)
-def test_an_answer_too_short_to_think_in_is_refused(model: str) -> None:
-    """The gateway neither raises the client's limit nor leaves the thinking out."""
-    with pytest.raises(GatewayError, match=r"enable_thinking.*max_output_tokens") as failure:
-        thinking(model, 1024, enable_thinking=True)
-
-    assert failure.value.kind == "unsupported_capability"
-
-
-@pytest.mark.parametrize("model", [*NEWER, *NEWEST])
-def test_newer_models_decide_themselves_how_much_to_think(model: str) -> None:
-    """From Claude 4.6 on it is `adaptive`, whose text is shown where it is asked for."""
-    assert thinking(model, 10, enable_thinking=True) == {"type": "adaptive"}
-    assert thinking(model, enable_thinking=True, include_reasoning=True) == {
-        "type": "adaptive",
-        "display": "summarized",
-    }
-
-
-def test_showing_does_not_switch_thinking_on() -> None:
-    """`include_reasoning` alone is sent only to models that think anyway."""
-    assert [thinking(model, include_reasoning=True) for model in [*MANUAL, *NEWER]] == [None] * 8
-    assert {json.dumps(thinking(model, include_reasoning=True)) for model in NEWEST} == {
-        '{"type": "adaptive", "display": "summarized"}'
-    }
-
-
-@pytest.mark.parametrize("model", [*MANUAL, *NEWER, *NEWEST, "smollm2"])
-def test_thinking_is_switched_off_by_word_and_left_alone_by_default(model: str) -> None:
-    """Missing means: the model's own way."""
-    assert thinking(model, enable_thinking=False) == {"type": "disabled"}
-    assert thinking(model) is None
 
 
 # --- response ------------------------------------------------------------------------------------------------
