@@ -6,15 +6,17 @@ Each command imports what it needs itself, so `--version` and `--help` do not lo
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from .telemetry.terminal import printable, printable_json
+from .telemetry.journal import is_journal, with_priority
+from .telemetry.terminal import printable
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0; 1 where the command failed; 64, 66, 69, 73, 78 as in sysexits.h.
     """
     _open_standard_descriptors()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that is not UTF-8 gets escapes, not a traceback
+            stream.reconfigure(errors="backslashreplace")
     # Otherwise pydantic searches the metadata of every installed package for plugins, at least 10 ms of each start.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     options = _parser().parse_args(arguments)
@@ -64,12 +69,24 @@ def _open_standard_descriptors() -> None:
 
 def _complain(text: str) -> None:
     """Prints to standard error what went wrong; where that takes nothing, the exit status still tells."""
+    text = f"beluna-gateway: {printable(text, keep=chr(10))}"
+    if is_journal(2):
+        text = with_priority(text, "error")
     with suppress(OSError):
-        print(f"beluna-gateway: {printable(text, keep=chr(10))}", file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Ends with the status of sysexits.h for wrong arguments, where argparse has 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        _complain(message)
+        self.exit(USAGE)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="beluna-gateway", description="One Unix socket for every model call.")
+    parser = _Parser(prog="beluna-gateway", description="One Unix socket for every model call.")
     parser.add_argument("--version", action="version", version=f"beluna-gateway {__version__}")
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
     parser.set_defaults(run=_serve)
@@ -210,8 +227,9 @@ def _socket_path(options: argparse.Namespace) -> Path | int:
 
 
 def _no_daemon(path: Path, error: OSError) -> int:
-    why = error.strerror or error
-    _complain(f"no daemon answers at {path} ({why}); start one: beluna-gateway serve")
+    from .no_daemon import why_not
+
+    _complain(why_not(path, error))
     return UNAVAILABLE
 
 
@@ -219,47 +237,54 @@ def _ask(options: argparse.Namespace) -> int:
     path = _socket_path(options)
     if isinstance(path, int):
         return path
-    question = sys.stdin.read() if options.question == "-" else options.question
-    if not question.strip():
-        _complain("the question is empty")
-        return USAGE
+    question = _question(options)
+    if isinstance(question, int):
+        return question
     import asyncio
 
+    from .ask import ask_daemon
+
     try:
-        return asyncio.run(_ask_daemon(path, question, options))
+        ok, remark = asyncio.run(ask_daemon(path, question, options))
     except BrokenPipeError:
         raise  # of stdout
     except OSError as error:
         return _no_daemon(path, error)
+    if remark:
+        _complain(remark)
+    return OK if ok else FAILED
 
 
-async def _ask_daemon(path: Path, question: str, options: argparse.Namespace) -> int:
-    from .client import DaemonGone, connect
-
-    messages = [{"role": "system", "parts": [{"text": {"text": options.system}}]}] if options.system else []
-    messages.append({"role": "user", "parts": [{"text": {"text": question}}]})
-    limits = {"max_output_tokens": options.max_output_tokens}
-    middle_of_line = False
-    async with connect(path) as client:
+def _question(options: argparse.Namespace) -> str | int:
+    """The question, or the exit status after it was told what is wrong with the arguments."""
+    question = options.question
+    if question == "-":
+        data = sys.stdin.buffer.read()
         try:
-            answer = client.infer(messages=messages, backend_id=options.backend, model=options.model, limits=limits)
-            async for frame in answer:
-                if options.json:
-                    print(printable_json(json.dumps(frame, ensure_ascii=False)), flush=True)
-                elif frame["type"] == "output_text_delta":
-                    print(printable(frame["delta"], keep="\n\t"), end="", flush=True)
-                    middle_of_line = not frame["delta"].endswith("\n")
-        except DaemonGone as error:
-            frame = {"type": "failed", "error": {"kind": "internal", "message": str(error)}}
-    if middle_of_line:
-        print(flush=True)
-    if frame["type"] == "completed":
-        if frame["finish_reason"] != "stop" and not options.json:
-            _complain(f"the answer ended with {json.dumps(frame['finish_reason'])}")
-        return OK
-    if not options.json:
-        _complain(f"{frame['error']['kind']}: {frame['error']['message']}")
-    return FAILED
+            question = data.decode()
+        except UnicodeDecodeError as error:
+            _complain(f"the question is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}")
+            return USAGE
+    for name, text in (("the question", question), *((f"--{n}", getattr(options, n)) for n in _ASK_TEXTS)):
+        if text is not None and not _is_unicode(text):
+            _complain(f"{name} is not UTF-8")
+            return USAGE
+    if not question.strip():
+        _complain("the question is empty")
+        return USAGE
+    return str(question)
+
+
+_ASK_TEXTS = ("backend", "model", "system")
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether an argument was UTF-8: bytes that were not are halves of surrogate pairs (PEP 383)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -36,9 +36,11 @@ adapters.copilot:   version errors canonical config processes adapters.base adap
 adapters:           config adapters.base adapters.dialects adapters.http adapters.copilot
 gateway:            errors canonical wire config telemetry pipeline event_stream adapters.base adapters
 client:
+no_daemon:
 daemon:             version errors canonical wire config gateway
+ask:                telemetry client
 check:              errors config telemetry pipeline adapters
-cli:                version wire config telemetry gateway client daemon check
+cli:                version wire config telemetry gateway client no_daemon ask daemon check
 __init__:           version errors canonical config event_stream gateway client
 __main__:           cli
 local_model:        processes

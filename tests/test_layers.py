@@ -38,7 +38,7 @@ PURE_ROOMS = _words("errors version canonical schemas wire adapters.base adapter
 PURE_ROOMS |= _words("adapters.dialects")
 PURE_MODULES = (
     _words("config.mistakes config.rules config.settings telemetry.records telemetry.redaction telemetry.terminal")
-    | _words("adapters.http.sse adapters.http.payloads adapters.http.answer adapters.http.ndjson")
+    | _words("config.keys adapters.http.sse adapters.http.payloads adapters.http.answer adapters.http.ndjson")
     | _words("pipeline.pricing pipeline.request_normalizer pipeline.router pipeline.capabilities")
     | _words("pipeline.reliability pipeline.response_normalizer")
 )
@@ -124,7 +124,15 @@ def test_everything_from_outside_is_known():
 
 def test_models_are_made_in_three_places():
     """pydantic's models are the frames and the configuration; elsewhere only its name for a JSON value is used."""
-    doors = {"wire.frames", "wire.ndjson", "config.settings", "config.loading", "schemas.field_docs", "gateway"}
+    doors = {
+        "wire.frames",
+        "wire.ndjson",
+        "config.settings",
+        "config.loading",
+        "config.keys",
+        "schemas.field_docs",
+        "gateway",
+    }
     used = {
         (name, imported)
         for name in MODULES
@@ -154,5 +162,5 @@ def test_the_environment_is_read_in_few_places():
     }
 
     assert readers == _words("pipeline.credentials processes.child_process daemon.systemd daemon.sockets cli") | _words(
-        "processes.local_model.__main__"
+        "processes.local_model.__main__ telemetry.journal"
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from .mistakes import shape_mistake
+from .mistakes import excerpt, shape_mistake
 from .rules import broken_rules
 from .settings import Config
 
@@ -22,11 +22,18 @@ class ConfigUnreadable(Exception):
 
 
 class ConfigError(Exception):
-    """The file is wrong (exit status 78); `mistakes` has all of them, a line each."""
+    """The file is wrong (exit status 78); `mistakes` has all of them, a line each.
 
-    def __init__(self, path: Path, mistakes: Iterable[str]) -> None:
+    Args:
+        path: The file.
+        mistakes: At least one.
+        excerpt: The line of a syntax error and a caret below it, without the texts that may be secret.
+    """
+
+    def __init__(self, path: Path, mistakes: Iterable[str], excerpt: str = "") -> None:
         self.mistakes = tuple(mistakes)
-        super().__init__(f"{path} is not a valid configuration:\n" + "\n".join(f"  {m}" for m in self.mistakes))
+        lines = [f"{path} is not a valid configuration:", *self.mistakes, *excerpt.splitlines()]
+        super().__init__("\n  ".join(lines))
 
 
 def load_config(path: Path) -> Config:
@@ -67,9 +74,11 @@ def _parse_json5(text: str, path: Path) -> Any:
         before = text[: max(int(position[1]) - 1, 0)] if position else text
         if isinstance(error, pyjson5.Json5ExtraData):  # it says where the value ended
             before = text[: len(text) - len(text[len(before) + 1 :].lstrip())]
-        line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
+        begin = before.rfind("\n") + 1
+        line, column = before.count("\n") + 1, len(before) - begin + 1
         what = "Number" if "NumericLiteral" in said else type(error).__name__.removeprefix("Json5")
-        raise ConfigError(path, [f"line {line}, column {column}: not JSON5 ({_SYNTAX.get(what, what)})"]) from None
+        mistake = f"line {line}, column {column}: not JSON5 ({_SYNTAX.get(what, what)})"
+        raise ConfigError(path, [mistake], excerpt(text[begin:].partition("\n")[0], column)) from None
 
 
 _SYNTAX = {

@@ -267,7 +267,9 @@ class Otlp(_Section):
 
 class Telemetry(_Section):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["json", "console"] = "json"
+    log_format: Literal["json", "console", "auto"] = "json"
+    """`json`: an object a line. `console`: for people. `auto`: `console` where standard error is a terminal, else
+    `json`."""
     metrics: Metrics | NonEmpty | None = None
     """A Prometheus endpoint; a plain string is its `listen`."""
     otlp: Otlp | None = None

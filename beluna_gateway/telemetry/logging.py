@@ -6,6 +6,7 @@ What a processor of a log line raises is logged in its place: no call of the log
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
@@ -17,6 +18,7 @@ from typing import Any
 import structlog
 
 from ..config.settings import Telemetry
+from .journal import is_journal, with_priority
 from .log_writer import LogWriter
 from .records import RequestRecord
 from .redaction import Redactor
@@ -71,13 +73,16 @@ def logging_to(descriptor: int, settings: Telemetry, redactor: Redactor, *, colo
     That is structlog, the standard library's `logging` and `warnings`, and exceptions that nobody catches in a
     destructor or a thread. Leaving the block waits at most `CLOSE_SECONDS` for lines that are not yet written.
 
+    Where the descriptor is systemd's journal, each line begins with its priority, which the journal takes off.
+
     Args:
         descriptor: A file descriptor, usually 2.
         settings: Level and format.
         redactor: Takes secrets out of every text.
         colors: Whether the format `console` may use colours.
     """
-    render = _renderer(settings, redactor, colors=colors)
+    as_json = settings.log_format == "json" or (settings.log_format == "auto" and not os.isatty(descriptor))
+    render = _renderer(redactor, as_json=as_json, colors=colors, priorities=is_journal(descriptor))
 
     def lost_line(number: int) -> str:
         return render(None, "warning", {"event": "log lines were lost", "lost": number})
@@ -145,24 +150,28 @@ def _log_exception(text: str, error: BaseException | None, traceback: TracebackT
 _Event = MutableMapping[str, Any]
 
 
-def _renderer(settings: Telemetry, redactor: Redactor, *, colors: bool) -> Callable[[object, str, _Event], str]:
+def _renderer(
+    redactor: Redactor, *, as_json: bool, colors: bool, priorities: bool
+) -> Callable[[object, str, _Event], str]:
     """The processor that makes a line of an event, and never raises."""
     steps: Iterable[structlog.typing.Processor] = (
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     )
-    as_json = structlog.processors.JSONRenderer()
-    as_text = structlog.dev.ConsoleRenderer(colors=colors)
+    json_line = structlog.processors.JSONRenderer()
+    text_lines = structlog.dev.ConsoleRenderer(colors=colors)
 
     def line(logger: object, method: str, event: _Event) -> str:
         for step in steps:
             event = step(logger, method, event)  # type: ignore[assignment]  # only renderers return something else
         cleaned = {key: _cleaned(value, redactor) for key, value in event.items()}
-        if settings.log_format == "json":
-            return str(as_json(logger, method, cleaned))
-        shown = {key: _shown(value, "\n\t" if key == "exception" else "") for key, value in cleaned.items()}
-        return str(as_text(logger, method, shown))
+        if as_json:
+            text = str(json_line(logger, method, cleaned))
+        else:
+            shown = {key: _shown(value, "\n\t" if key == "exception" else "") for key, value in cleaned.items()}
+            text = str(text_lines(logger, method, shown))
+        return with_priority(text, event["level"]) if priorities else text
 
     def render(logger: object, method: str, event: _Event) -> str:
         try:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beluna_gateway.config.loading import ConfigError, ConfigUnreadable, load_config
+from beluna_gateway.config.mistakes import excerpt
 from beluna_gateway.config.settings import DIALECTS, BackendSettings
 
 from ..fakes.config import backend, config, load
@@ -55,7 +56,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path):
             "server.socket_mode: found '777', expected a string that matches ^0[0-7]{3}$",
             "server.allowed_uids[0]: found -1, expected at least 0",
             "telemetry.metrics.listen: missing, but required",
-            "telemetry.metrics.listn: unknown key",
+            "telemetry.metrics.listn: unknown key; did you mean 'listen'?",
             "telemetry.metrics: found an object, expected a string",
             "ai_gateway.backends[1].id: found 'b' again, first at ai_gateway.backends[0]; ids are unique",
             "ai_gateway.backends[1].endpoint: missing, but required by ollama",
@@ -327,3 +328,58 @@ def test_whatever_stands_in_the_file_its_mistakes_are_told(tmp_path_factory: pyt
         load(folder, json.dumps(content))
     with pytest.raises(ConfigError):
         load(folder, json.dumps({"ai_gateway": {"default_backend": "b", "backends": [content, backend(x=content)]}}))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (config(sever={}), "sever: unknown key; did you mean 'server'?"),
+        (config(backend(defaultModel="m")), "backends[0].defaultModel: unknown key; did you mean 'default_model'?"),
+        (
+            config(backend(credential={"type": "env", "var": "V", "vars": 1})),
+            "credential.vars: unknown key; did you mean 'var'",
+        ),
+        (
+            config(backend(pricing={"m": {"input_mtok": 1}})),
+            "m.input_mtok: unknown key; did you mean 'input_per_mtok'?",
+        ),
+        (config(backend(models=[{"id": "m", "alias": []}])), "models[0].alias: unknown key; did you mean 'aliases'?"),
+        (config(telemetry={"otlp": {"end-point": "x"}}), "otlp.end-point: unknown key; did you mean 'endpoint'?"),
+        (config(zzz=1), "zzz: unknown key"),
+        (config(backend(credential={"type": "none", "token": "x"})), "backends[0].credential.token: unknown key"),
+        ({**config(), "x" * 100_000: 1}, "unknown key"),
+    ],
+    ids=lambda value: value[-30:] if isinstance(value, str) else "",
+)
+def test_an_unknown_key_that_looks_like_one(tmp_path: Path, content: Any, told: str):
+    """The key that was probably meant is named: one that is allowed in that place, and none where none is alike."""
+    found = [mistake for mistake in mistakes(tmp_path, content) if "unknown key" in mistake]
+
+    assert len(found) == 1
+    assert told in found[0]
+    assert ("did you mean" in told) or found[0].endswith("unknown key")
+
+
+def test_a_syntax_error_is_shown_in_its_line(tmp_path: Path):
+    """The line with a caret below the place, as the file has it but for tabs."""
+    text = '{\n\t"ai_gateway": {"default_backend": null "backends": []}\n}'
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+
+    _, mistake, line, caret = str(caught.value).splitlines()
+    assert "line 2, column 41" in mistake
+    assert line == '     "ai_gateway": {"default_backend": null "backends": []}'
+    assert line[caret.index("^") :] == '"backends": []}'
+
+
+_JSON_TEXTS = st.text(alphabet="{}[]:,\"'/* \tabé1_-.漢\u202e", max_size=300)
+
+
+@given(_JSON_TEXTS, st.integers(1, 301))
+def test_the_line_of_a_syntax_error_shows_no_text_but_keys(line: str, column: int):
+    """Which text is a secret is not known there: only words that are keys are shown. The caret stands in the line."""
+    shown, caret = excerpt(f'{line}"token": sk-secret', column).split("\n")
+
+    assert not set(shown.replace("token", "")) - set("{}[]:,\"'/* ·")
+    assert len(shown) <= 110
+    assert 2 <= caret.index("^") <= 110

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import pty
 import signal
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from tests.fakes.answers import CUT, answers, delta, fails, plays, silent, text
+from tests.fakes.backend import Exchange
 from tests.fakes.client import connected
 from tests.fakes.daemon import clean_environment, daemon_process, make_config, write_config
 
@@ -33,9 +36,11 @@ class Outcome:
         self.err = err.decode()
 
 
-async def run(*arguments: Any, stdin: bytes = b"", folder: Path | None = None) -> Outcome:
+async def run(
+    *arguments: Any, stdin: bytes = b"", folder: Path | None = None, environment: dict[str, str] | None = None
+) -> Outcome:
     """Runs a command to its end; whatever it does, it prints no traceback."""
-    process = await start(*arguments, folder=folder)
+    process = await start(*arguments, folder=folder, environment=environment)
     async with asyncio.timeout(30):
         out, err = await process.communicate(stdin)
     assert b"Traceback" not in err, err.decode()
@@ -43,17 +48,19 @@ async def run(*arguments: Any, stdin: bytes = b"", folder: Path | None = None) -
     return Outcome(process.returncode, out, err)
 
 
-async def start(*arguments: Any, folder: Path | None = None) -> asyncio.subprocess.Process:
+async def start(
+    *arguments: Any, folder: Path | None = None, environment: dict[str, str] | None = None
+) -> asyncio.subprocess.Process:
     """Starts a command."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "beluna_gateway",
-        *map(str, arguments),
+        *(argument if isinstance(argument, bytes) else str(argument) for argument in arguments),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=clean_environment(),
+        env=clean_environment(environment),
         cwd=folder,
     )
 
@@ -189,6 +196,72 @@ async def test_nobody_answers(tmp_path, command):
 async def test_an_empty_question(config):
     """Status 64."""
     assert (await run("ask", "--config", config, "  ")).status == 64
+
+
+@pytest.mark.parametrize("arguments", [["nope"], ["ask", "--backend"], ["ask", "--max-output-tokens", "many"], ["-x"]])
+async def test_wrong_arguments(arguments):
+    """Status 64, with the usage."""
+    outcome = await run(*arguments)
+
+    assert (outcome.status, outcome.out) == (64, "")
+    assert outcome.err.startswith("usage: beluna-gateway")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "told"),
+    [
+        (["ask"], b"caf\xe9", "the question is not UTF-8: byte 3 is 0xe9"),
+        (["ask", b"caf\xe9"], b"", "the question is not UTF-8"),
+        (["ask", "hi", "--model", b"\xff"], b"", "--model is not UTF-8"),
+    ],
+)
+async def test_a_question_that_is_not_utf8(config, arguments, stdin, told):
+    """Status 64, and what is wrong with it."""
+    outcome = await run(*arguments, "--config", config, stdin=stdin)
+
+    assert (outcome.status, outcome.err) == (64, f"beluna-gateway: {told}\n")
+
+
+async def test_a_terminal_that_is_not_utf8(stage, config):
+    """What it cannot show is shown as an escape."""
+    stage.backend.on("b", text("Zürich 漢"))
+
+    outcome = await run("ask", "--config", config, "hi", environment={"PYTHONIOENCODING": "ascii"})
+
+    assert (outcome.status, outcome.out) == (0, "Z\\xfcrich \\u6f22\n")
+
+
+async def test_ask_says_at_a_terminal_what_it_waits_for(stage, config):
+    """While nothing comes standard error shows the backend, and nothing of that stays when something has come; where
+    it is no terminal it gets nothing."""
+    shown = asyncio.Event()
+
+    async def script(exchange: Exchange) -> None:
+        await shown.wait()
+        await text("Hello")(exchange)
+
+    stage.backend.on("b", script)
+    piped = await start("ask", "--config", config, "hi")
+    await stage.backend.request("b")
+    terminal, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "beluna_gateway", "ask", "--config", config, "hi"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=theirs,
+        env=clean_environment(),
+    )
+    os.close(theirs)
+    seen = ""
+    while "…" not in seen:
+        seen += (await asyncio.to_thread(os.read, terminal, 4096)).decode()
+    shown.set()
+    out, _ = await process.communicate()
+    seen += os.read(terminal, 4096).decode()
+    os.close(terminal)
+
+    assert out == b"Hello\n"
+    assert seen == "\r\x1b[Kwaiting for b …\r\x1b[K"
+    assert await piped.communicate() == (b"Hello\n", b"")
 
 
 # --- status ---

@@ -6,6 +6,8 @@ import asyncio
 import gc
 import json
 import logging as standard
+import os
+import pty
 import sys
 import threading
 import time
@@ -142,7 +144,8 @@ class Log:
     """Around what logs: sends it to a file, and has the lines afterwards."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
+        path.touch()
         self.settings = Telemetry(log_level="info")
         self.text = ""
 
@@ -150,12 +153,12 @@ class Log:
         redactor = Redactor()
         redactor.learn("sk-secret")
         self._stack = ExitStack()
-        file = self._stack.enter_context(self._path.open("wb"))
+        file = self._stack.enter_context(self.path.open("wb"))
         self._stack.enter_context(logging_to(file.fileno(), self.settings, redactor))
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-        self.text = self._path.read_text()
+        self.text = self.path.read_text()
 
     @property
     def lines(self) -> list[dict[str, Any]]:
@@ -243,6 +246,59 @@ def test_levels_and_formats(log: Log):
 
     assert "not said" not in log.text
     assert "said <redacted>" in log.text
+
+
+@pytest.mark.parametrize("log_format", ["auto", "json", "console"])
+def test_the_format_auto(log_format: str):
+    """`auto` is `console` at a terminal; each of the others is itself there, too."""
+    terminal, theirs = pty.openpty()
+    settings = Telemetry.model_validate({"log_format": log_format})
+    with logging_to(theirs, settings, Redactor()):
+        structlog.get_logger().info("said")
+    os.close(theirs)
+    text = os.read(terminal, 4096).decode()
+    os.close(terminal)
+
+    assert text.startswith("{") == (log_format == "json")
+
+
+def test_the_format_auto_where_there_is_no_terminal(log: Log):
+    """A file and a pipe get JSON."""
+    log.settings = Telemetry(log_format="auto")
+    with log:
+        structlog.get_logger().info("said")
+
+    assert [line["event"] for line in log.lines] == ["said"]
+
+
+def test_the_journal_learns_the_priority_of_each_line(log: Log, monkeypatch: pytest.MonkeyPatch):
+    """By a prefix, also of the further lines of a traceback."""
+    there = log.path.stat()
+    monkeypatch.setenv("JOURNAL_STREAM", f"{there.st_dev}:{there.st_ino}")
+    log.settings = Telemetry(log_level="debug", log_format="console")
+    with log:
+        for level in ("debug", "info", "warning", "error", "critical"):
+            structlog.get_logger().log(standard.getLevelNamesMapping()[level.upper()], "said")
+        try:
+            raise ValueError("a bug")
+        except ValueError:
+            structlog.get_logger().exception("failed")
+
+    lines = log.text.splitlines()
+    assert [line[:3] for line in lines[:5]] == ["<7>", "<6>", "<4>", "<3>", "<2>"]
+    assert len(lines) > 7
+    assert {line[:3] for line in lines[5:]} == {"<3>"}
+
+
+@pytest.mark.parametrize("value", ["", "1:2", "x", "{dev}:{ino}0", "{dev}", " {dev}:{ino}", "9" * 5000 + ":1"])
+def test_another_stream_than_the_journals_gets_no_priorities(log: Log, monkeypatch: pytest.MonkeyPatch, value: str):
+    """`JOURNAL_STREAM` is inherited by whatever a service starts, so device and inode have to agree."""
+    there = log.path.stat()
+    monkeypatch.setenv("JOURNAL_STREAM", value.format(dev=there.st_dev, ino=there.st_ino))
+    with log:
+        structlog.get_logger().info("said")
+
+    assert log.text.startswith("{")
 
 
 def test_control_characters_do_not_reach_a_terminal(log: Log):

@@ -1,0 +1,107 @@
+"""`beluna-gateway ask`: one question through the daemon, its answer printed as it comes."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+from .client import DaemonGone, connect
+from .telemetry.terminal import printable, printable_json
+
+WAIT_SECONDS = 0.5
+"""How long nothing may come before a person is told what is waited for."""
+
+
+async def ask_daemon(path: Path, question: str, options: argparse.Namespace) -> tuple[bool, str]:
+    """Asks, and prints the answer to standard output.
+
+    Args:
+        path: The daemon's socket.
+        question: The text of the one message of the user.
+        options: `backend`, `model`, `system`, `max_output_tokens` and `json`, as the command line has them.
+
+    Returns:
+        Whether the answer completed, and what is to be said about how it ended, if anything.
+
+    Raises:
+        OSError: Nobody answers at `path`, or nobody reads standard output.
+    """
+    messages = [{"role": "system", "parts": [{"text": {"text": options.system}}]}] if options.system else []
+    messages.append({"role": "user", "parts": [{"text": {"text": question}}]})
+    limits = {"max_output_tokens": options.max_output_tokens}
+    middle_of_line = False
+    with WaitingNotice(options.backend or "the daemon") as notice:
+        async with connect(path) as client:
+            try:
+                answer = client.infer(messages=messages, backend_id=options.backend, model=options.model, limits=limits)
+                async for frame in answer:
+                    notice.see(frame)
+                    if options.json:
+                        print(printable_json(json.dumps(frame, ensure_ascii=False)), flush=True)
+                    elif frame["type"] == "output_text_delta":
+                        print(printable(frame["delta"], keep="\n\t"), end="", flush=True)
+                        middle_of_line = not frame["delta"].endswith("\n")
+            except DaemonGone as error:
+                frame = {"type": "failed", "error": {"kind": "internal", "message": str(error)}}
+    if middle_of_line:
+        print(flush=True)
+    if options.json:
+        return frame["type"] == "completed", ""
+    if frame["type"] == "completed":
+        reason = frame["finish_reason"]
+        return True, "" if reason == "stop" else f"the answer ended with {json.dumps(reason)}"
+    return False, f"{frame['error']['kind']}: {frame['error']['message']}"
+
+
+class WaitingNotice:
+    """While nothing of the answer has come, a person at a terminal reads on standard error what is waited for.
+
+    Args:
+        name: Whom the question is for, until the daemon names its backend.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._shown = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            self._timer = asyncio.get_running_loop().call_later(WAIT_SECONDS, self._show)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def see(self, frame: Mapping[str, Any]) -> None:
+        """Takes each frame before it is printed: the first after `started` ends the notice."""
+        if frame["type"] != "started":
+            self._end()
+        elif frame["backend_id"] != self._name:
+            self._name = frame["backend_id"]
+            if self._shown:
+                self._show()
+
+    def _show(self) -> None:
+        self._shown = True
+        self._write(f"{_CLEAR_LINE}waiting for {printable(self._name)} …")
+
+    def _end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._shown:
+            self._shown = False
+            self._write(_CLEAR_LINE)
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError):
+            print(text, end="", file=sys.stderr, flush=True)
+
+
+_CLEAR_LINE = "\r\x1b[K"  # ECMA-48: to the line's begin, then erase to its end

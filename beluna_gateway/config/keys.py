@@ -1,0 +1,73 @@
+"""The keys of the configuration by place, for mistakes in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from functools import cache
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from .settings import Config
+
+_LONGEST_KEY = 100  # comparing takes time that is quadratic in this
+
+
+def similar_key(way: Iterable[int | str], wrong: str) -> str | None:
+    """The known key that looks most like `wrong`; None where none is alike.
+
+    Args:
+        way: Where `wrong` stands: the steps before it, as in a path of pydantic's.
+        wrong: An unknown key.
+    """
+    if len(wrong) > _LONGEST_KEY:
+        return None
+    known = {_plain(name): name for model in _models_at(way) for name in _keys(model)}
+    found = get_close_matches(_plain(wrong), known, n=1)
+    return known[found[0]] if found else None
+
+
+@cache
+def known_words() -> frozenset[str]:
+    """Every word that is a key somewhere, and the words of JSON."""
+    models: list[type[BaseModel]] = [Config]
+    for model in models:  # grows by those inside of it
+        inner = {one for field in model.model_fields.values() for one in _models_in(field.annotation)}
+        models += inner.difference(models)
+    return frozenset({"true", "false", "null", *(key for model in models for key in _keys(model))})
+
+
+def _plain(key: str) -> str:
+    """`key` as others may spell it: `maxRetries`, `max-retries`."""
+    return re.sub(r"[\W_]", "", key).lower()
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _models_at(way: Iterable[int | str]) -> list[type[BaseModel]]:
+    """The models that may stand at a path of the configuration, as pydantic writes it."""
+    models: list[type[BaseModel]] = [Config]
+    for step in way:
+        fields = [model.model_fields[step] for model in models if step in model.model_fields]
+        if fields:
+            models = [model for field in fields for model in _models_in(field.annotation)]
+        else:  # an index, a key of a plain object, the tag of a credential, or the name of a union's member
+            models = [model for model in models if step in (model.__name__, _tag(model))] or models
+    return models
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models in a type: in its unions, lists and objects."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)
+
+
+def _tag(model: type[BaseModel]) -> Any:
+    field = model.model_fields.get("type")
+    return get_args(field.annotation)[0] if field is not None and field.is_required() else None

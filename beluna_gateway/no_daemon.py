@@ -1,0 +1,64 @@
+"""Why nobody answers at a socket, in a sentence for the person who tried, with what to do."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+from pathlib import Path
+
+
+def why_not(path: Path, error: OSError) -> str:
+    """What `error`, which came from connecting to `path`, means here."""
+    if isinstance(error, PermissionError):
+        return f"permission denied: {_missing_permission(path)}"
+    why = error.strerror or error
+    start = "beluna-gateway serve"
+    if path.parent == Path("/run"):
+        start += ", or with systemd: sudo systemctl start beluna-gateway.socket"
+    return f"no daemon answers at {path} ({why}); start one: {start}"
+
+
+def _missing_permission(path: Path) -> str:
+    """Which permission for `path` this process does not have. Connecting needs write permission on the socket."""
+    for folder in reversed(path.absolute().parents):
+        if not os.access(folder, os.X_OK):
+            return f"you ({_user(os.geteuid())}) may not enter {folder}, where the daemon's socket {path.name} is"
+    try:
+        there = path.stat()
+    except OSError as error:
+        return f"you ({_user(os.geteuid())}) may not use {path} ({error.strerror})"
+    mode = f"{stat.S_IMODE(there.st_mode):04o}"
+    owner, group = _user(there.st_uid), _group(there.st_gid)
+    if not there.st_mode & stat.S_IWGRP:
+        return f"{path} has the mode {mode}, so only its owner {owner} may connect (server.socket_mode)"
+    me = _user(os.geteuid())
+    if _is_member(me, there.st_gid):
+        return f"{path} is for the group {group}, of which you ({me}) became a member after you logged in; log in again"
+    return (
+        f"you ({me}) are not in the group {group}, which {path} is for (mode {mode}); to join it: "
+        f"sudo usermod --append --groups {group} {me}, then log in again"
+    )
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
+
+
+def _group(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return f"gid {gid}"
+
+
+def _is_member(user: str, gid: int) -> bool:
+    """By the system's tables, whatever groups this process has."""
+    try:
+        return user in grp.getgrgid(gid).gr_mem or pwd.getpwnam(user).pw_gid == gid
+    except KeyError:
+        return False

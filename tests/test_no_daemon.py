@@ -1,0 +1,123 @@
+"""Why nobody answers at a socket: the missing permission is named, with what to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from beluna_gateway import no_daemon
+
+NOBODY = 65534
+"""Its primary group is `nogroup`, and it is in no other."""
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT CHECKED: only root can become another user")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """One that every user may enter; pytest's own is for its owner only."""
+    made = Path(tempfile.mkdtemp())
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made)
+
+
+def said_to_nobody(path: Path) -> str:
+    """What the user nobody is told who wants to connect to `path`; in a process of its own, which only nobody owns."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            with socket.socket(socket.AF_UNIX) as client:
+                try:
+                    client.connect(os.fspath(path))
+                    said = "connected"
+                except OSError as error:
+                    said = no_daemon.why_not(path, error)
+            os.write(writing, said.encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    return said
+
+
+def listening(path: Path, mode: int, group: int) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(os.fspath(path))
+    listener.listen()
+    path.chmod(mode)
+    os.chown(path, -1, group)
+    return listener
+
+
+@needs_root
+def test_the_group_that_is_missing_is_named(folder: Path):
+    """Whoever is not in the socket's group is told how to join it, and not to start a second daemon."""
+    path = folder / "beluna.sock"
+    with listening(path, 0o660, 0):
+        said = said_to_nobody(path)
+
+    assert said == (
+        f"permission denied: you (nobody) are not in the group root, which {path} is for (mode 0660); to join it: "
+        "sudo usermod --append --groups root nobody, then log in again"
+    )
+
+
+@needs_root
+def test_a_group_that_was_joined_later(folder: Path):
+    """A member by the system's tables whose process has not got the group has to log in again."""
+    path = folder / "beluna.sock"
+    with listening(path, 0o060, NOBODY):
+        os.chown(path, NOBODY, -1)  # the owner's part of the mode counts, not the group's: refused as without the group
+        said = said_to_nobody(path)
+
+    assert said == (
+        f"permission denied: {path} is for the group nogroup, of which you (nobody) became a member after you logged "
+        "in; log in again"
+    )
+
+
+@needs_root
+def test_a_socket_for_its_owner_only(folder: Path):
+    """No group is promised to help where the mode shuts all groups out."""
+    path = folder / "beluna.sock"
+    with listening(path, 0o600, 0):
+        said = said_to_nobody(path)
+
+    assert said == (
+        f"permission denied: {path} has the mode 0600, so only its owner root may connect (server.socket_mode)"
+    )
+
+
+@needs_root
+def test_a_folder_that_may_not_be_entered(folder: Path):
+    """The outermost one is named."""
+    (folder / "a" / "b").mkdir(parents=True)
+    (folder / "a").chmod(0o700)
+
+    said = said_to_nobody(folder / "a" / "b" / "beluna.sock")
+
+    assert said == (
+        f"permission denied: you (nobody) may not enter {folder}/a, where the daemon's socket beluna.sock is"
+    )
+
+
+def test_where_nobody_listens_one_is_started():
+    """By hand, or by systemd where systemd makes the socket."""
+    nobody = ConnectionRefusedError(111, "Connection refused")
+
+    by_hand = no_daemon.why_not(Path("/home/me/beluna.sock"), nobody)
+    assert by_hand == "no daemon answers at /home/me/beluna.sock (Connection refused); start one: beluna-gateway serve"
+    assert "systemctl start" in no_daemon.why_not(Path("/run/beluna-gateway.sock"), nobody)
