@@ -103,6 +103,8 @@ class Tool:
     input_schema: JsonObject
     strict: bool | None = None
     """Whether the provider is asked to keep arguments to the schema; None leaves it to the provider."""
+    verify: JsonObject | None = None
+    """The schema as the client wrote it, where arguments are to be verified by it before the call is ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,8 @@ class JsonSchemaOutput:
     name: str
     schema: JsonObject
     strict: bool
+    verify: bool = False
+    """Whether the text is to be verified before `Completed`."""
 
 
 OutputMode = Literal["text", "json_object"] | JsonSchemaOutput

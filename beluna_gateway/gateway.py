@@ -1,7 +1,8 @@
 """`AIGateway`: takes a request from its frame to its last event.
 
 `AIGateway.infer` is the whole way, one line for each step: frame → request normaliser → router → credentials →
-capabilities → budget → reliability (timers, circuit breaker, retries: `_attempts`) → adapter → response normaliser.
+capabilities → budget → reliability (timers, circuit breaker, retries: `_attempts`) → adapter → verification, where the
+request asks for it → response normaliser.
 The steps are the modules of `pipeline/`; each knows its own rule and none of the others.
 """
 
@@ -21,7 +22,7 @@ from typing import Any, Self
 import structlog
 
 from .adapters.base import BackendAdapter, Call
-from .canonical import Failed, ResolvedCredential
+from .canonical import CanonicalRequest, Failed, ResolvedCredential
 from .config.settings import BackendProfile, Config, aliases, profiles
 from .errors import GatewayError, forget_frames, invalid_request
 from .event_stream import EventStream, InferenceResult, collect
@@ -33,6 +34,8 @@ from .pipeline.request_normalizer import RequestNormalizer
 from .pipeline.response_normalizer import EventSink, ResponseNormalizer
 from .pipeline.router import BackendRouter, SelectedBackend
 from .pipeline.timers import AttemptTimer, TotalTimer
+from .pipeline.verification import HeldAnswer, OutputVerification, wants_verification
+from .processes.schema_judge import judge
 from .telemetry.records import RequestRecord, TelemetrySink
 from .telemetry.redaction import Redactor
 from .wire.frames import Infer
@@ -169,15 +172,16 @@ class AIGateway:
                 request = self._capabilities.admit(request, backend.adapter.capabilities, backend.id)
                 backend.budget.check(request)
                 call = backend.adapter.prepare(request, selected.model, credential)
+                verification = self._verification(request, selected)
                 response.price = selected.profile.backend.pricing.get(selected.model)
                 backend.breaker.check()
                 async with backend.budget.lease():
                     try:
-                        await self._attempts(call, selected, backend, response, record, total.deadline)
+                        await self._attempts(call, selected, backend, response, verification, record, total.deadline)
                     except GatewayError as error:
                         credential = await self._renewed(credential, error, selected, response)
                         call = backend.adapter.prepare(request, selected.model, credential)
-                        await self._attempts(call, selected, backend, response, record, total.deadline)
+                        await self._attempts(call, selected, backend, response, verification, record, total.deadline)
         except GatewayError as error:
             response.fail(self._presentable(error, backend))
         except Exception as error:  # noqa: BLE001 - also a bug ends the request with one terminal event
@@ -193,6 +197,7 @@ class AIGateway:
         selected: SelectedBackend,
         backend: LiveBackend,
         response: ResponseNormalizer,
+        verification: OutputVerification | None,
         record: RequestRecord,
         deadline: float,
     ) -> None:
@@ -204,9 +209,12 @@ class AIGateway:
                 with backend.breaker.attempt():
                     response.start(backend.id, selected.model)
                     record.attempts += 1
+                    emit = response if verification is None else HeldAnswer(response, verification)
                     with AttemptTimer(settings) as timer:
-                        await call.attempt(response, timer)
-                    response.assert_ended()
+                        await call.attempt(emit, timer)
+                    emit.assert_ended()
+                if isinstance(emit, HeldAnswer):
+                    await emit.release()
                 return
             except GatewayError as error:
                 if last is not None and error.kind == "circuit_open":
@@ -224,6 +232,11 @@ class AIGateway:
                 forget_frames(error)
             record.attempt_errors.append(self._redactor.redact(f"{last.kind}: {last.message}")[:300])
             await backend.wait_for_retry(delay)
+
+    def _verification(self, request: CanonicalRequest, selected: SelectedBackend) -> OutputVerification | None:
+        if not wants_verification(request):
+            return None
+        return OutputVerification(request, selected.profile.reliability.max_event_bytes, judge)
 
     async def _renewed(
         self, refused: ResolvedCredential, error: GatewayError, selected: SelectedBackend, response: ResponseNormalizer

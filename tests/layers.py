@@ -24,7 +24,7 @@ canonical:          errors
 wire:               errors canonical schemas
 config:             schemas
 telemetry:          version canonical config
-processes:          errors config telemetry
+processes:          errors config telemetry wire
 pipeline:           errors canonical wire config telemetry processes
 event_stream:       canonical
 adapters.decoding:  errors canonical wire
@@ -34,7 +34,7 @@ adapters.dialects:  errors canonical wire config adapters.base adapters.decoding
 adapters.http:      version errors canonical config wire processes adapters.base adapters.decoding
 adapters.copilot:   version errors canonical config processes adapters.base adapters.decoding
 adapters:           config adapters.base adapters.dialects adapters.http adapters.copilot
-gateway:            errors canonical wire config telemetry pipeline event_stream adapters.base adapters
+gateway:            errors canonical wire config telemetry pipeline processes event_stream adapters.base adapters
 client:
 no_daemon:
 daemon:             version errors canonical wire config gateway

@@ -248,4 +248,4 @@ def test_the_transcripts_show_every_frame_and_most_errors() -> None:
             kinds.add(frame.get("error", {}).get("kind"))
 
     assert seen == {get_args(kind)[0] for kind in SERVER_FRAMES}
-    assert set(get_args(ErrorKind)) - kinds == {"backend_permanent", "protocol_violation"}
+    assert set(get_args(ErrorKind)) - kinds == {"backend_permanent"}

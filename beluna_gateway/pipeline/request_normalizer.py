@@ -276,7 +276,8 @@ def _tools(definitions: list[frames.ToolDefinition]) -> Iterable[Tool]:
         if mistake := schema_mistake(schema):
             raise invalid_request(f"{path}.input_schema: tool {definition.name!r} has no valid JSON Schema: {mistake}")
         sent = {key: value for key, value in schema.items() if key not in UNSENT_KEYWORDS}
-        yield Tool(definition.name, definition.description, sent, strict)
+        verified = schema if definition.verify else None
+        yield Tool(definition.name, definition.description, sent, strict, verified)
 
 
 def _strict(definition: frames.ToolDefinition, path: str) -> bool | None:
@@ -319,4 +320,4 @@ def _output_mode(mode: str | frames.JsonSchemaVariant) -> OutputMode:
         raise invalid_request("output_mode.json_schema.name: empty")
     if mistake := schema_mistake(wanted.schema_):
         raise invalid_request(f"output_mode.json_schema.schema: not a valid JSON Schema: {mistake}")
-    return JsonSchemaOutput(wanted.name, wanted.schema_, wanted.strict)
+    return JsonSchemaOutput(wanted.name, wanted.schema_, wanted.strict, wanted.verify)

@@ -132,6 +132,8 @@ class ToolDefinition(_Frame):
     """A JSON Schema object."""
     strict: bool | None = None
     """Sent as the provider's own `strict` of the tool where it has one; it may stand in `input_schema` instead."""
+    verify: bool = False
+    """Validate the arguments of each call against `input_schema` before `tool_call_ready`."""
 
 
 class ToolName(_Frame):
@@ -151,6 +153,8 @@ class JsonSchema(_Frame):
     """A JSON Schema object."""
     strict: bool = True
     """Whether the backend is asked to enforce it."""
+    verify: bool = False
+    """Validate the finished text against `schema` before `completed`."""
 
 
 class JsonSchemaVariant(_Frame):
