@@ -192,7 +192,7 @@ async def _run_daemon(config: Config, folder: Path, redactor: Redactor) -> None:
             from .daemon.metrics_endpoint import metrics_endpoint
             from .telemetry.metrics import MetricsSink
 
-            sink = MetricsSink(gateway.status)
+            sink = MetricsSink(daemon.status, daemon.models, daemon.counters)
             gateway.telemetry.append(sink)
             listen = metrics if isinstance(metrics, str) else metrics.listen
             await stack.enter_async_context(metrics_endpoint(listen, folder, sink.exposition))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,8 @@ class GatewayClient:
         self._answers: dict[str, asyncio.Queue[Frame | None]] = {}
         self._statuses: asyncio.Queue[Frame | None] = asyncio.Queue()
         self._next_id = 0
+        # Unique beyond this connection: the id is what names a request in the daemon's log.
+        self._name = f"client-{secrets.token_hex(6)}"
         self._ended = False
         self._refusal: Frame | None = None
         """Why the daemon did not take the connection."""
@@ -42,7 +45,7 @@ class GatewayClient:
             DaemonGone: The connection ended first.
         """
         self._next_id += 1
-        request_id = fields.setdefault("request_id", f"client-{self._next_id}")
+        request_id = fields.setdefault("request_id", f"{self._name}-{self._next_id}")
         frames: asyncio.Queue[Frame | None] = asyncio.Queue()
         self._answers[request_id] = frames
         if self._refusal is not None:

@@ -1,8 +1,8 @@
 """`AIGateway`: takes a request from its frame to its last event.
 
-`AIGateway.infer` is the whole way, one line for each step: frame → request normaliser → router → credentials →
-capabilities → budget → reliability (timers, circuit breaker, retries: `_attempts`) → adapter → verification, where the
-request asks for it → response normaliser.
+`AIGateway.infer` is the whole way, one line for each step: frame → request normaliser → router → the client's rights →
+credentials → capabilities → budget → reliability (timers, circuit breaker, retries: `_attempts`) → adapter →
+verification, where the request asks for it → response normaliser.
 The steps are the modules of `pipeline/`; each knows its own rule and none of the others.
 """
 
@@ -12,6 +12,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
 from functools import cached_property
 from http import HTTPStatus
 from itertools import count
@@ -23,11 +24,12 @@ import structlog
 
 from .adapters.base import BackendAdapter, Call
 from .canonical import CanonicalRequest, Failed, ResolvedCredential
-from .config.settings import BackendProfile, Config, aliases, profiles
+from .config.settings import HTTP_DIALECTS, BackendProfile, Config, aliases, profiles
 from .errors import GatewayError, forget_frames, invalid_request
 from .event_stream import EventStream, InferenceResult, collect
-from .pipeline.budget import BudgetEnforcer
+from .pipeline.budget import BudgetEnforcer, NarrowedBudget
 from .pipeline.capabilities import CapabilityGuard
+from .pipeline.clients import ClientTable, Origin
 from .pipeline.credentials import CredentialResolver
 from .pipeline.reliability import CircuitBreaker, retry_delay
 from .pipeline.request_normalizer import RequestNormalizer
@@ -38,6 +40,7 @@ from .pipeline.verification import HeldAnswer, OutputVerification, wants_verific
 from .processes.schema_judge import judge
 from .telemetry.records import RequestRecord, TelemetrySink
 from .telemetry.redaction import Redactor
+from .telemetry.service import ProgramStatus
 from .wire.frames import Infer
 
 AdapterFactory = Callable[[BackendProfile], BackendAdapter]
@@ -54,6 +57,7 @@ class LiveBackend:
         self.id = profile.id
         self.budget = BudgetEnforcer(profile.budget, profile.id)
         self.breaker = CircuitBreaker(profile.reliability, clock)
+        self.models = profile.models
         self.requests = 0
         self.failures = 0
         self._make_adapter = make_adapter
@@ -67,6 +71,15 @@ class LiveBackend:
     def has_adapter(self) -> bool:
         """Whether the adapter has been made, and so has to be closed."""
         return "adapter" in self.__dict__
+
+    @property
+    def program(self) -> ProgramStatus | None:
+        """The program that the daemon runs for this backend; None where there is none."""
+        if self.has_adapter:
+            return self.adapter.program
+        settings = self.profile.backend
+        runs_one = settings.launch is not None or settings.dialect not in HTTP_DIALECTS
+        return ProgramStatus("stopped", 0) if runs_one else None
 
     async def wait_for_retry(self, seconds: float) -> None:
         """Waits for `seconds`, or until the circuit opens: the next attempt is then refused anyway."""
@@ -115,6 +128,7 @@ class AIGateway:
         self._router = BackendRouter(configured, config.ai_gateway.default_backend, aliases(config))
         self._credentials = CredentialResolver(self._redactor)
         self._capabilities = CapabilityGuard()
+        self.clients = ClientTable(config.server, {profile.id: profile.budget for profile in configured.values()})
         self.telemetry = list(telemetry)
         self._log = structlog.get_logger("beluna_gateway")
         self.backends = {
@@ -153,13 +167,14 @@ class AIGateway:
 
     # --- one request -----------------------------------------------------------------------------------------
 
-    async def infer(self, frame: Infer, request_id: str, sink: EventSink) -> None:
+    async def infer(self, frame: Infer, request_id: str, sink: EventSink, origin: Origin | None = None) -> None:
         """Serves one request: writes its events to `sink`, the last one is terminal. Raises nothing.
 
         Cancelling this call cancels the request: when it has returned, the backend's connection is closed. A cancelled
         request gets no terminal event from here; the caller knows that it cancelled.
         """
-        record = RequestRecord(request_id, frame.metadata, self._clock())
+        record = RequestRecord(request_id, frame.metadata, self._clock(), streamed=frame.stream)
+        origin = origin or Origin()
         response = ResponseNormalizer(sink, frame.include_reasoning, self._clock, self._later)
         backend = None
         try:
@@ -167,15 +182,16 @@ class AIGateway:
             del frame  # otherwise kept, 4 KB or more, for as long as the answer takes
             selected = self._router.select(request)
             backend = self._backend_of(selected, record)
-            with TotalTimer(backend.budget.seconds(request)) as total:
+            budget = self._budget_for(origin, backend)
+            with TotalTimer(budget.seconds(request)) as total:
                 credential = await self._credentials.resolve(selected.profile)
                 request = self._capabilities.admit(request, backend.adapter.capabilities, backend.id)
-                backend.budget.check(request)
+                budget.check(request)
                 call = backend.adapter.prepare(request, selected.model, credential)
                 verification = self._verification(request, selected)
                 response.price = selected.profile.backend.pricing.get(selected.model)
                 backend.breaker.check()
-                async with backend.budget.lease():
+                async with budget.lease():
                     try:
                         await self._attempts(call, selected, backend, response, verification, record, total.deadline)
                     except GatewayError as error:
@@ -189,7 +205,7 @@ class AIGateway:
             forget_frames(error)
             response.fail(self._presentable(GatewayError("internal", f"a bug in the gateway: {error!r}"), backend))
         finally:
-            self._finish(record, response, backend)
+            self._finish(record, response, backend, origin)
 
     async def _attempts(
         self,
@@ -258,8 +274,21 @@ class AIGateway:
         backend = self.backends[selected.profile.id]
         backend.requests += 1
         record.backend_id, record.model = backend.id, selected.model
+        record.model_is_configured = selected.model in backend.models
         record.dialect = selected.profile.backend.dialect
         return backend
+
+    @staticmethod
+    def _budget_for(origin: Origin, backend: LiveBackend) -> BudgetEnforcer | NarrowedBudget:
+        """The limits of a request: the backend's, narrowed by its client's own.
+
+        Raises:
+            GatewayError: `authorization`, where the client may not ask this backend.
+        """
+        if origin.client is None:
+            return backend.budget
+        origin.client.check(backend.id)
+        return origin.client.narrowed(backend.budget, backend.id)
 
     def _presentable(self, error: GatewayError, backend: LiveBackend | None) -> GatewayError:
         """`error` for the client: without secrets, then cut to length. `error` itself is not to be raised again."""
@@ -271,11 +300,16 @@ class AIGateway:
             backend_id=error.backend_id or (None if backend is None else backend.id),
         )
 
-    def _finish(self, record: RequestRecord, response: ResponseNormalizer, backend: LiveBackend | None) -> None:
+    def _finish(
+        self, record: RequestRecord, response: ResponseNormalizer, backend: LiveBackend | None, origin: Origin
+    ) -> None:
         """Counts the request and reports it to the telemetry sinks, once, however it ended."""
-        record.duration = self._clock() - record.started_at
+        now = self._clock()
+        record.duration = now - record.started_at
+        record.uid = origin.uid
         if response.first_output_at is not None:
             record.first_output_after = response.first_output_at - record.started_at
+            record.reasoning_first = response.reasoning_first
         record.usage = response.usage
         if response.usage is not None and backend is not None:
             backend.budget.account(response.usage)
@@ -290,6 +324,11 @@ class AIGateway:
                 "completed",
                 str(getattr(end.finish_reason, "other", end.finish_reason)),
             )
+        elif origin.cancelled_at is not None:
+            record.cancel_seconds = now - origin.cancelled_at
+        if origin.client is not None:
+            record.client = origin.client.name
+            origin.client.ended(response.usage, failed=isinstance(end, Failed))
         for sink in self.telemetry:
             try:
                 sink.finished(record)
@@ -309,12 +348,13 @@ class AIGateway:
             request: An `Infer` frame, or the fields of one (`type` may be left out).
         """
         frame, request_id = _frame(request)
-        stream = EventStream()
-        task = asyncio.create_task(self.infer(frame, request_id, stream))
+        stream, origin = EventStream(), Origin()
+        task = asyncio.create_task(self.infer(frame, request_id, stream, origin))
         task.add_done_callback(stream.close)
         try:
             yield stream
         finally:
+            origin.cancelled_at = self._clock()
             task.cancel()
             await asyncio.wait([task])
 
@@ -326,6 +366,10 @@ class AIGateway:
         """
         async with self.infer_stream(request) as events:
             return await collect(events)
+
+    def models(self) -> dict[str, tuple[str, ...]]:
+        """The models that the configuration names, by backend."""
+        return {backend.id: backend.models for backend in self.backends.values()}
 
     def status(self) -> list[dict[str, Any]]:
         """The backends of a `status` frame."""
@@ -340,6 +384,7 @@ class AIGateway:
                 "requests": backend.requests,
                 "failures": backend.failures,
                 "used_tokens": backend.budget.used_tokens,
+                **({} if (program := backend.program) is None else {"program": asdict(program)}),
             }
             for backend in self.backends.values()
         ]

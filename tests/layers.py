@@ -23,21 +23,21 @@ schemas:
 canonical:          errors
 wire:               errors canonical schemas
 config:             schemas
-telemetry:          version canonical config
+telemetry:          version errors canonical config
 processes:          errors config telemetry wire
 pipeline:           errors canonical wire config telemetry processes
 event_stream:       canonical
 adapters.decoding:  errors canonical wire
 adapters.encoding:  errors canonical
-adapters.base:      errors canonical config adapters.decoding
+adapters.base:      errors canonical config telemetry adapters.decoding
 adapters.dialects:  errors canonical wire config adapters.base adapters.decoding adapters.encoding
-adapters.http:      version errors canonical config wire processes adapters.base adapters.decoding
-adapters.copilot:   version errors canonical config processes adapters.base adapters.decoding
+adapters.http:      version errors canonical config wire telemetry processes adapters.base adapters.decoding
+adapters.copilot:   version errors canonical config telemetry processes adapters.base adapters.decoding
 adapters:           config adapters.base adapters.dialects adapters.http adapters.copilot
 gateway:            errors canonical wire config telemetry pipeline processes event_stream adapters.base adapters
 client:
 no_daemon:
-daemon:             version errors canonical wire config gateway
+daemon:             version errors canonical wire config telemetry pipeline gateway
 ask:                telemetry client
 check:              errors config telemetry pipeline adapters
 cli:                version wire config telemetry gateway client no_daemon ask daemon check

@@ -93,11 +93,15 @@ def test_dialects_do_not_know_each_other():
 
 
 def test_steps_meet_in_the_gateway_only():
-    """A step of the pipeline imports no other step, but the response normaliser, which prices what it reports."""
+    """A step of the pipeline imports no other step, but the response normaliser, which prices what it reports, and the
+    clients, whose own limits are budgets."""
     steps = [name for name in MODULES if room(name) == "pipeline"]
     known = {(name, other) for name in steps for other in imports(name)[0] if room(other) == "pipeline"}
 
-    assert known <= {("pipeline.response_normalizer", "pipeline.pricing")}
+    assert known <= {
+        ("pipeline.response_normalizer", "pipeline.pricing"),
+        ("pipeline.clients", "pipeline.budget"),
+    }
 
 
 def test_only_the_request_normaliser_knows_the_frames():

@@ -17,6 +17,7 @@ from pydantic_core import from_json
 from ..canonical import BackendRawEvent, CanonicalRequest, JsonObject, ResolvedCredential
 from ..config.settings import BackendProfile, Capabilities
 from ..errors import GatewayError, protocol_violation
+from ..telemetry.service import ProgramStatus
 from .decoding.provider_errors import ProviderError, error_of_status
 
 
@@ -83,6 +84,11 @@ class BackendAdapter(ABC):
 
         For `beluna-gateway check`. Raises `GatewayError` where it cannot.
         """
+
+    @property
+    def program(self) -> ProgramStatus | None:
+        """The program that the daemon runs for this backend; None where there is none."""
+        return None
 
     async def start(self) -> None:
         """Called once before the first request; may start what takes time, must not wait for it."""

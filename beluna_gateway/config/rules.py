@@ -42,6 +42,12 @@ def broken_rules(raw: Any) -> Iterator[str]:
         for path, backend in named:
             yield from _backend_mistakes(path, backend)
         yield from _name_mistakes(gateway, named)
+    yield from _client_mistakes(_object(whole.get("server")), _backend_ids(gateway))
+
+
+def _backend_ids(gateway: dict[str, Any]) -> list[str]:
+    ids = (_object(backend).get("id") for backend in _list(gateway.get("backends")))
+    return [name for name in ids if isinstance(name, str)]
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -100,6 +106,38 @@ def _alias_mistake(path: str, alias: str, aliases: dict[str, str]) -> Iterator[s
     elif name in aliases:
         yield f"{path}: found {shown(name)} again, first at {aliases[name]}; aliases are unique over all backends"
     aliases.setdefault(name, path)
+
+
+# --- clients ---------------------------------------------------------------------------------------------------------
+
+
+def _client_mistakes(server: dict[str, Any], backend_ids: list[str]) -> Iterator[str]:
+    """Names and uids are unique, backends are configured, and `allowed_uids` keeps no client out."""
+    names: dict[str, str] = {}
+    uids: dict[int, str] = {}
+    allowed = server.get("allowed_uids")
+    for index, client in enumerate(map(_object, _list(server.get("clients")))):
+        path = f"server.clients[{index}]"
+        name = client.get("name")
+        if isinstance(name, str):
+            if name in names:
+                yield f"{path}.name: found {shown(name)} again, first at {names[name]}; names of clients are unique"
+            elif name and not name.strip():
+                yield f"{path}.name: found {shown(name)}, expected a name"
+            names.setdefault(name, path)
+        for number, uid in enumerate(_list(client.get("uids"))):
+            place = f"{path}.uids[{number}]"
+            if isinstance(uid, bool) or not isinstance(uid, int):
+                continue
+            if uid in uids:
+                yield f"{place}: found {uid} again, first at {uids[uid]}; a uid belongs to one client"
+            elif isinstance(allowed, list) and uid not in allowed:
+                yield f"{place}: {uid} is not in server.allowed_uids, so this client could not connect"
+            uids.setdefault(uid, place)
+        for number, backend_id in enumerate(_list(client.get("backends"))):
+            if isinstance(backend_id, str) and backend_ids and backend_id not in backend_ids:
+                known = ", ".join(map(repr, backend_ids))
+                yield f"{path}.backends[{number}]: found {shown(backend_id)}, expected the id of a backend: {known}"
 
 
 # --- settings where they have no effect ------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ NonEmpty = Annotated[str, Field(min_length=1)]
 PathText = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
 HeaderName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 HeaderValue = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
+Uid = Annotated[int, Field(ge=0)]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 CoreSection = dict[str, Any]
 
@@ -242,14 +243,39 @@ class AIGateway(_Section):
     """Core's own, without effect here."""
 
 
+class ClientBudget(_Section):
+    """A client's own limits. Each one narrows the backend's: of the two the smaller counts, so none is widened."""
+
+    max_request_time_ms: Milliseconds | None = None
+    max_usage_tokens_per_request: Count | None = None
+    max_concurrency_per_backend: Count | None = None
+    """Requests of this client at the same time, at each backend."""
+    rate_smoothing_per_second: Count | None = None
+    """Request starts per second of this client, at each backend."""
+
+
+class ClientSettings(_Section):
+    """Who a peer is, what it may ask, and how much."""
+
+    name: NonEmpty
+    """Stands in log lines, metrics, spans and `status`; unique."""
+    uids: Annotated[list[Uid], Field(min_length=1)]
+    """The users that are this client, by SO_PEERCRED; each belongs to one client only."""
+    backends: list[str] | None = None
+    """The backends that it may ask; null: all of them."""
+    budget: ClientBudget = ClientBudget()
+
+
 class Server(_Section):
     max_frame_bytes: Count = 8 * 1024 * 1024
     """Longest line a client may send."""
     max_in_flight_per_connection: Count = 256
     max_connections: Count = 256
     socket_mode: Annotated[str, Field(pattern=r"^0[0-7]{3}$")] = "0600"
-    allowed_uids: list[Annotated[int, Field(ge=0)]] | None = None
+    allowed_uids: list[Uid] | None = None
     """Which peers may connect, by SO_PEERCRED; null: whoever the file's mode lets in."""
+    clients: Annotated[list[ClientSettings], Field(min_length=1)] | None = None
+    """The clients by name. Where they are given, no other uid may connect; null: a client's name is its uid."""
     shutdown_grace_ms: Annotated[int, Field(ge=0, le=MAX_INTEGER)] = 5_000
     allow_exit: bool = True
     """Whether a client's `exit` frame stops the daemon."""
@@ -323,6 +349,12 @@ class BackendProfile:
             return own.default_model
         assert own.models  # noqa: S101 - config/rules.py requires one of the two
         return own.models[0].id
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that the configuration names, the default one first, each once. Requests may name others."""
+        own = self.backend
+        return tuple(dict.fromkeys((self.default_model, *(model.id for model in own.models or ()), *own.pricing)))
 
 
 def profiles(config: Config, folder: Path) -> dict[str, BackendProfile]:

@@ -7,6 +7,7 @@ Built on asyncio's transports rather than its streams: lines are cut in `data_re
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
@@ -15,6 +16,7 @@ from ..canonical import Completed, Failed, GatewayEvent
 from ..config.settings import Server
 from ..errors import GatewayError
 from ..gateway import AIGateway, new_request_id
+from ..pipeline.clients import Origin
 from ..wire import ndjson
 from ..wire.frames import Cancel, Exit, Infer
 from ..wire.lines import LineCutter
@@ -55,6 +57,12 @@ class ConnectionHost(Protocol):
     def admit(self, connection: Connection, uid: int) -> GatewayError | None:
         """Registers the connection, or returns why it is refused."""
 
+    def origin(self, uid: int) -> Origin:
+        """Where a request of an admitted peer comes from. Raises `GatewayError`: a reload has taken its client away."""
+
+    def rejected(self, line: RejectedLine, uid: int) -> None:
+        """Counts and logs a line that was rejected."""
+
     def forget(self, connection: Connection) -> None:
         """The connection is closed."""
 
@@ -93,7 +101,8 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=EVENTS_HIGH_WATER)
         self._descriptor: int = transport.get_extra_info("socket").fileno()
-        refusal = self._daemon.admit(self, peer_uid(transport.get_extra_info("socket")))
+        self.uid = peer_uid(transport.get_extra_info("socket"))
+        refusal = self._daemon.admit(self, self.uid)
         if refusal is not None:
             self.transport.write(ndjson.rejected(refusal, None))
             self._readable = False
@@ -203,6 +212,7 @@ class Connection(asyncio.Protocol):
                 case _:
                     self.transport.write(ndjson.status(self._daemon.status()))
         except RejectedLine as rejected:
+            self._daemon.rejected(rejected, self.uid)
             self.transport.write(ndjson.rejected(rejected.error, rejected.request_id))
 
     def _infer(self, frame: Infer) -> None:
@@ -218,7 +228,11 @@ class Connection(asyncio.Protocol):
                 request_id,
                 "budget_exceeded",
             )
-        self._requests[request_id] = Request(self, frame, request_id, self._daemon)
+        try:
+            origin = self._daemon.origin(self.uid)
+        except GatewayError as error:
+            raise RejectedLine.of(error, request_id) from None
+        self._requests[request_id] = Request(self, frame, request_id, self._daemon.gateway, origin)
 
     def _cancel(self, request_id: str) -> None:
         request = self._requests.get(request_id)
@@ -251,16 +265,19 @@ _ENDS = (Completed, Failed)
 class Request:
     """One request in flight: its task, and the `EventSink` that writes its frames."""
 
-    __slots__ = ("_connection", "_encoder", "_ended", "_error", "_task", "request_id")
+    __slots__ = ("_connection", "_encoder", "_ended", "_error", "_origin", "_task", "request_id")
 
-    def __init__(self, connection: Connection, frame: Infer, request_id: str, daemon: ConnectionHost) -> None:
+    def __init__(
+        self, connection: Connection, frame: Infer, request_id: str, gateway: AIGateway, origin: Origin
+    ) -> None:
         self.request_id = request_id
+        self._origin = origin
         self._connection = connection
         self._encoder = FrameEncoder(request_id)
         self._error: GatewayError | None = None
         """Why the request was ended from outside."""
         self._ended = False
-        self._task: asyncio.Task[None] | None = asyncio.create_task(daemon.gateway.infer(frame, request_id, self))
+        self._task: asyncio.Task[None] | None = asyncio.create_task(gateway.infer(frame, request_id, self, origin))
         self._task.add_done_callback(self._done)
 
     def write(self, events: Sequence[GatewayEvent]) -> None:
@@ -290,6 +307,8 @@ class Request:
 
     def abandon(self) -> None:
         """Cancels it without a terminal frame: the client has disconnected."""
+        if self._origin.cancelled_at is None:
+            self._origin.cancelled_at = time.monotonic()
         if self._task is not None:
             self._task.cancel()
 

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -17,8 +18,11 @@ import structlog
 from ..config.settings import Config
 from ..errors import GatewayError
 from ..gateway import AIGateway
+from ..pipeline.clients import Origin
+from ..telemetry.service import LimitedLog, Refusal, ServiceCounters
 from ..version import __version__
 from ..wire.frames import PROTOCOL_VERSION
+from ..wire.ndjson import RejectedLine
 from .connection import Connection, daemon_stopping
 from .sockets import KEEP_SOCKET_FILE, HangupWatch, handed_over, listening_socket
 from .systemd import Notifier
@@ -41,6 +45,9 @@ class Daemon:
         self._notifier = Notifier()
         self._log = structlog.get_logger("beluna_gateway")
         self._loop = asyncio.get_running_loop()
+        self.counters = ServiceCounters()
+        self._refusals = LimitedLog("connection refused", self._loop.call_later)
+        self._rejections: dict[str, LimitedLog] = {}  # by client: a noisy one does not hide another
         self._started_at = self._loop.time()
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -79,6 +86,8 @@ class Daemon:
                 server.close()
             await self._finish_requests()
             await self._close_connections()
+            for log in (self._refusals, *self._rejections.values()):
+                log.end_window()
 
     def stop(self, why: str) -> None:
         """Refuses new requests and lets those in flight finish for `shutdown_grace_ms`. A second call ends the wait."""
@@ -115,15 +124,44 @@ class Daemon:
 
     def admit(self, connection: Connection, uid: int) -> GatewayError | None:
         """See `ConnectionHost`."""
-        settings = self.settings
-        if settings.allowed_uids is not None and uid not in settings.allowed_uids:
-            return GatewayError("authorization", f"uid {uid} may not connect (server.allowed_uids)")
-        if len(self._connections) >= settings.max_connections:
-            return GatewayError(
-                "budget_exceeded", f"{settings.max_connections} connections are open (server.max_connections)"
-            )
+        most = self.settings.max_connections
+        try:
+            client = self.gateway.clients.of(uid)
+        except GatewayError as error:
+            return self._refused(error, uid, "uid")
+        if len(self._connections) >= most:
+            full = GatewayError("budget_exceeded", f"{most} connections are open (server.max_connections)")
+            return self._refused(full, uid, "limit")
         self._connections.add(connection)
+        self.counters.connections[client.name] += 1
         return None
+
+    def _refused(self, error: GatewayError, uid: int, reason: Refusal) -> GatewayError:
+        self.counters.refused[reason] += 1
+        self._refusals.warning(uid=uid, error=error.message)
+        return error
+
+    def origin(self, uid: int) -> Origin:
+        """See `ConnectionHost`."""
+        return Origin(self.gateway.clients.of(uid), uid)
+
+    def rejected(self, line: RejectedLine, uid: int) -> None:
+        """See `ConnectionHost`."""
+        name = self._client_name(uid)
+        self.counters.rejected[name, line.error.kind] += 1
+        log = self._rejections.get(name)
+        if log is None:
+            log = self._rejections[name] = LimitedLog("line rejected", self._loop.call_later)
+        log.warning(
+            client=name, uid=uid, request_id=line.request_id, kind=line.error.kind, error=line.error.message[:300]
+        )
+
+    def _client_name(self, uid: int) -> str:
+        """Of a connected peer; its uid where a reload has taken its client away."""
+        try:
+            return self.gateway.clients.of(uid).name
+        except GatewayError:
+            return str(uid)
 
     def forget(self, connection: Connection) -> None:
         """See `ConnectionHost`."""
@@ -145,7 +183,31 @@ class Daemon:
             "connections": len(self._connections),
             "in_flight": self._in_flight,
             "backends": self.gateway.status(),
+            "clients": self._client_status(),
         }
+
+    def models(self) -> dict[str, tuple[str, ...]]:
+        """The models that the configuration names, by backend."""
+        return self.gateway.models()
+
+    def _client_status(self) -> list[dict[str, Any]]:
+        connections, in_flight = Counter[str](), Counter[str]()
+        for connection in self._connections:
+            name = self._client_name(connection.uid)
+            connections[name] += 1
+            in_flight[name] += connection.in_flight
+        return [
+            {
+                "name": client.name,
+                "connections": connections[client.name],
+                "in_flight": in_flight[client.name],
+                "queued": client.queued,
+                "requests": client.requests,
+                "failures": client.failures,
+                "used_tokens": client.used_tokens,
+            }
+            for client in self.gateway.clients
+        ]
 
     # --- the end ---------------------------------------------------------------------------------------------
 

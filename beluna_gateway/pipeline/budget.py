@@ -6,6 +6,8 @@ A lease is taken with `async with`; leaving the block in any way releases it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from ..canonical import CanonicalRequest, UsageStats
@@ -17,11 +19,18 @@ if TYPE_CHECKING:
 
 
 class BudgetEnforcer:
-    """The limits of one backend, and what is in use of them."""
+    """The limits of one backend, and what is in use of them.
 
-    def __init__(self, budget: Budget, backend_id: str) -> None:
+    Args:
+        budget: The limits.
+        backend_id: The backend.
+        client: The client whose own limits at this backend these are; None: they are everyone's.
+    """
+
+    def __init__(self, budget: Budget, backend_id: str, client: str | None = None) -> None:
         self._budget = budget
         self._backend_id = backend_id
+        self._client = client
         self.places = asyncio.Semaphore(budget.max_concurrency_per_backend)
         self.starts: AsyncLimiter | None = None
         if budget.rate_smoothing_per_second is not None:
@@ -42,10 +51,13 @@ class BudgetEnforcer:
         limit = self._budget.max_usage_tokens_per_request
         asked = request.max_output_tokens
         if limit is not None and asked is not None and asked > limit:
+            whose, setting = "a request", "budget"
+            if self._client is not None:
+                whose, setting = f"a request of client {self._client!r}", "server.clients[].budget"
             raise GatewayError(
                 "budget_exceeded",
-                f"limits.max_output_tokens: {asked} is more than the {limit} that a request to backend "
-                f"{self._backend_id!r} may use (budget.max_usage_tokens_per_request)",
+                f"limits.max_output_tokens: {asked} is more than the {limit} that {whose} to backend "
+                f"{self._backend_id!r} may use ({setting}.max_usage_tokens_per_request)",
             )
 
     def seconds(self, request: CanonicalRequest) -> float:
@@ -59,10 +71,39 @@ class BudgetEnforcer:
 
     def account(self, usage: UsageStats) -> None:
         """Counts the tokens that the backend reported. Usage above the cap stops nothing: the tokens are spent."""
-        total = usage.total_tokens
-        if total is None:
-            total = (usage.input_tokens or 0) + (usage.output_tokens or 0)
-        self.used_tokens += total
+        self.used_tokens += reported_tokens(usage)
+
+
+class NarrowedBudget:
+    """A backend's limits together with one client's own at it."""
+
+    __slots__ = ("_backend", "_own")
+
+    def __init__(self, own: BudgetEnforcer, backend: BudgetEnforcer) -> None:
+        self._own = own
+        self._backend = backend
+
+    def check(self, request: CanonicalRequest) -> None:
+        """See `BudgetEnforcer`."""
+        self._own.check(request)
+        self._backend.check(request)
+
+    def seconds(self, request: CanonicalRequest) -> float:
+        """See `BudgetEnforcer`."""
+        return min(self._own.seconds(request), self._backend.seconds(request))
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator[None]:
+        """See `BudgetEnforcer`. The client's own slot comes first: its queue must not hold slots of the backend."""
+        async with self._own.lease(), self._backend.lease():
+            yield
+
+
+def reported_tokens(usage: UsageStats) -> int:
+    """What the backend says that a request has used in all."""
+    if usage.total_tokens is not None:
+        return usage.total_tokens
+    return (usage.input_tokens or 0) + (usage.output_tokens or 0)
 
 
 class BudgetLease:

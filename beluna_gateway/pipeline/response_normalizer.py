@@ -67,6 +67,8 @@ class ResponseNormalizer:
         self.price: Pricing | None = None
         """The configured price of the chosen backend and model."""
         self.first_output_at: float | None = None
+        self.reasoning_first = False
+        """Whether the first output was reasoning."""
         self._named_calls: set[str] = set()
         self._ready_calls: set[str] = set()
         self.started = False
@@ -120,6 +122,7 @@ class ResponseNormalizer:
             if not self.output_sent:
                 self.output_sent = True
                 self.first_output_at = self._clock()
+                self.reasoning_first = isinstance(passed[0], ReasoningDelta)
                 if self._held_started is not None:
                     passed.insert(0, self._held_started)
                     self._held_started = None

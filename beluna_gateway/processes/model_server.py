@@ -18,6 +18,7 @@ import structlog
 
 from ..config.settings import Launch
 from ..errors import GatewayError
+from ..telemetry.service import ProgramStatus
 from .child_process import ChildProcess, clean_environment, configured_program
 from .supervisor import RestartPolicy, Supervisor
 
@@ -85,6 +86,7 @@ class ModelServer:
         self._probe = probe
         self._folder = folder.absolute()
         self._foreign: _ForeignServer | None = None
+        self._found = 0  # starts that found somebody else's server
         keep = launch.idle_stop_ms is None
         self._supervisor: Supervisor[_ForeignServer | _OwnServer] = Supervisor(
             self._started,
@@ -97,6 +99,13 @@ class ModelServer:
         for value in launch.env.values():
             if len(value) >= _SECRET_CHARACTERS:
                 self._supervisor.keep_quiet_about(value)
+
+    @property
+    def status(self) -> ProgramStatus:
+        """Its state, and how often its program was started."""
+        status = self._supervisor.status
+        foreign = self._foreign is not None and status.state == "running"
+        return ProgramStatus("foreign" if foreign else status.state, status.starts - self._found)
 
     async def start(self) -> None:
         """At the daemon's start: begins to start the server, unless it is one that stops when idle. Does not wait; a
@@ -128,6 +137,7 @@ class ModelServer:
         """A `Launch`: the server that already answers, or the program."""
         if await self._answers():
             _log.info("model_server_already_running", endpoint=self._endpoint)
+            self._found += 1
             self._foreign = _ForeignServer(asyncio.get_running_loop().time())
             try:
                 yield self._foreign

@@ -21,6 +21,7 @@ import structlog
 
 from ..errors import GatewayError, cut_off
 from ..telemetry.redaction import Redactor
+from ..telemetry.service import ProgramState, ProgramStatus
 from .child_process import ChildProcess
 
 MAX_WAIT_SECONDS = 2.0
@@ -144,9 +145,15 @@ class Supervisor(Generic[P]):
         self._tasks: set[asyncio.Task[None]] = set()  # those, and the confirmations of cancelled requests
         self._idle: asyncio.TimerHandle | None = None
         self._failures = 0
+        self._starts = 0
         self._last_failure = ""
         self._not_before = 0.0
         self._closed = False
+
+    @property
+    def status(self) -> ProgramStatus:
+        """The current run's state, and how often the program was started."""
+        return ProgramStatus(self._state(), self._starts)
 
     # --- for requests ---
 
@@ -261,6 +268,15 @@ class Supervisor(Generic[P]):
 
     # --- inside ---
 
+    def _state(self) -> ProgramState:
+        run = self._run
+        over = run is None or run.stopping.done()
+        if run is not None and not over and run.started.done():
+            return "running"
+        if not self._closed and self._not_before > asyncio.get_running_loop().time():
+            return "waiting"
+        return "stopped" if over else "starting"
+
     def _refuse_during_backoff(self) -> None:
         wait = self._not_before - asyncio.get_running_loop().time()
         if wait > MAX_WAIT_SECONDS:
@@ -306,6 +322,7 @@ class Supervisor(Generic[P]):
                 await asyncio.wait([run.previous])
             run.previous = None
             await asyncio.sleep(self._not_before - loop.time())
+            self._starts += 1
             async with asyncio.timeout(self._start_seconds) as limit, self._launch(run.secret) as peer:
                 limit.reschedule(None)
                 run.started.set_result(peer)

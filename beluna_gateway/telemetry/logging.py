@@ -50,6 +50,9 @@ class LogSink:
             "attempts": record.attempts,
             "duration_ms": round(record.duration * 1000),
         }
+        if record.client is not None:
+            fields["client"] = record.client
+            fields["uid"] = record.uid
         if record.first_output_after is not None:
             fields["first_output_ms"] = round(record.first_output_after * 1000)
         if record.usage is not None:

@@ -80,6 +80,10 @@ class OtlpSink:
                 },
             },
         )
+        if record.client is not None:
+            span.set_attribute("beluna.client", record.client)
+        if record.uid is not None:
+            span.set_attribute("beluna.uid", record.uid)
         if record.finish_reason is not None:
             span.set_attribute("gen_ai.response.finish_reasons", [record.finish_reason])
         if record.first_output_after is not None:

@@ -409,6 +409,15 @@ class RejectedFrame(_ServerFrame):
     error: Error
 
 
+class ProgramStatus(_ServerFrame):
+    """A model server or Copilot program that the daemon runs for a backend."""
+
+    state: Literal["stopped", "starting", "running", "waiting", "foreign"]
+    """`waiting`: it failed, and is not started again yet. `foreign`: somebody else's server answers and is used."""
+    starts: int
+    """How often it was started."""
+
+
 class BackendStatus(_ServerFrame):
     id: str
     dialect: str
@@ -422,6 +431,22 @@ class BackendStatus(_ServerFrame):
     failures: int
     used_tokens: int
     """Reported by the backend for all requests since the daemon's start."""
+    program: ProgramStatus | None = None
+    """Absent where the daemon runs no program for this backend."""
+
+
+class ClientStatus(_ServerFrame):
+    """What one client does, and has used since the daemon's start."""
+
+    name: str
+    """From `server.clients`, or the uid where there is no such list."""
+    connections: int
+    in_flight: int
+    queued: int
+    """Requests that wait for a place of the client's own (`server.clients[].budget`)."""
+    requests: int
+    failures: int
+    used_tokens: int
 
 
 class StatusFrame(_ServerFrame):
@@ -434,6 +459,8 @@ class StatusFrame(_ServerFrame):
     """The asking one included."""
     in_flight: int
     backends: list[BackendStatus]
+    clients: list[ClientStatus] = []
+    """Those that are configured, or else those that have connected since the daemon's start."""
 
 
 ServerFrame = Annotated[

@@ -133,6 +133,7 @@ def test_the_defaults_are_the_contracts():
         "max_connections": 256,
         "socket_mode": "0600",
         "allowed_uids": None,
+        "clients": None,
         "shutdown_grace_ms": 5_000,
         "allow_exit": True,
     }

@@ -383,3 +383,64 @@ def test_the_line_of_a_syntax_error_shows_no_text_but_keys(line: str, column: in
     assert not set(shown.replace("token", "")) - set("{}[]:,\"'/* ·")
     assert len(shown) <= 110
     assert 2 <= caret.index("^") <= 110
+
+
+CORE = {"name": "core", "uids": [1000]}
+
+
+@pytest.mark.parametrize(
+    ("server", "mistake"),
+    [
+        (
+            {"clients": [CORE, {"name": "core", "uids": [1]}]},
+            "server.clients[1].name: found 'core' again, first at server.clients[0]; names of clients are unique",
+        ),
+        ({"clients": [{"name": " ", "uids": [1]}]}, "server.clients[0].name: found ' ', expected a name"),
+        (
+            {"clients": [CORE, {"name": "notes", "uids": [1, 1000]}]},
+            "server.clients[1].uids[1]: found 1000 again, first at server.clients[0].uids[0]; a uid belongs to one",
+        ),
+        (
+            {"clients": [{"name": "core", "uids": [7, 7]}]},
+            "server.clients[0].uids[1]: found 7 again, first at server.clients[0].uids[0]; a uid belongs to one client",
+        ),
+        (
+            {"clients": [{**CORE, "backends": ["b", "c"]}]},
+            "server.clients[0].backends[1]: found 'c', expected the id of a backend: 'b'",
+        ),
+        (
+            {"clients": [CORE], "allowed_uids": [1]},
+            "server.clients[0].uids[0]: 1000 is not in server.allowed_uids, so this client could not connect",
+        ),
+        ({"clients": []}, "server.clients: found an array, expected at least 1 item"),
+        (
+            {"clients": [{"name": "core", "uids": []}]},
+            "server.clients[0].uids: found an array, expected at least 1 item",
+        ),
+        ({"clients": [{"name": "core"}]}, "server.clients[0].uids: missing, but required"),
+        (
+            {"clients": [{**CORE, "budget": {"max_concurrency": 1}}]},
+            "server.clients[0].budget.max_concurrency: unknown key",
+        ),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_clients(tmp_path: Path, server: Any, mistake: str):
+    """Names and uids are unique, backends are configured, and no client is kept out by `allowed_uids`."""
+    (found,) = mistakes(tmp_path, config(server=server))
+
+    assert found.startswith(mistake)
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        {"clients": [CORE, {"name": "notes", "uids": [1, 2], "backends": ["b"]}]},
+        {"clients": [{**CORE, "backends": []}], "allowed_uids": [1000, 1]},
+        {"clients": None},
+    ],
+    ids=str,
+)
+def test_clients_that_are_right(tmp_path: Path, server: Any):
+    """No list, several clients, one that may only ask for `status`."""
+    assert load(tmp_path, config(server=server)).server is not None

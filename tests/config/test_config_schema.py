@@ -74,7 +74,23 @@ FULL: dict[str, Any] = {
         "chat": {"default_max_tool_rounds": 6},
     },
     **{name: {"of": "core"} for name in models.CORE_SECTIONS},
-    "server": {**models.Server().model_dump(), "allowed_uids": [0, 1000]},
+    "server": {
+        **models.Server().model_dump(),
+        "allowed_uids": [0, 1000],
+        "clients": [
+            {
+                "name": "core",
+                "uids": [1000],
+                "backends": ["b"],
+                "budget": {
+                    "max_request_time_ms": 1,
+                    "max_usage_tokens_per_request": 2,
+                    "max_concurrency_per_backend": 3,
+                    "rate_smoothing_per_second": 4,
+                },
+            }
+        ],
+    },
     "telemetry": {
         "log_level": "debug",
         "log_format": "console",

@@ -13,6 +13,7 @@ import pytest
 
 from beluna_gateway.canonical import Started
 from beluna_gateway.daemon.connection import Request
+from beluna_gateway.pipeline.clients import Origin
 from tests.fakes.answers import (
     DONE,
     SILENCE,
@@ -311,10 +312,10 @@ async def test_a_frame_for_a_client_that_is_gone_is_dropped():
         def write(self, data: bytes) -> None:
             raise RuntimeError("the handler is closed")
 
-    daemon: Any = SimpleNamespace(gateway=SimpleNamespace(infer=lambda frame, request_id, sink: asyncio.sleep(0)))
+    gateway: Any = SimpleNamespace(infer=lambda frame, request_id, sink, origin: asyncio.sleep(0))
     connection: Any = SimpleNamespace(transport=Gone())
     frame: Any = None
-    request = Request(connection, frame, "r", daemon)
+    request = Request(connection, frame, "r", gateway, Origin())
 
     request.write([Started("b", "m")])
 

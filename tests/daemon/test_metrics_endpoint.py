@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -35,7 +36,8 @@ async def test_metrics_on_a_unix_socket(tmp_path):
         mode = (tmp_path / "metrics.sock").stat().st_mode & 0o777
         text = await scrape(aiohttp.UnixConnector(str(tmp_path / "metrics.sock")), "http://localhost/metrics")
 
-    assert 'beluna_gateway_requests_total{backend_id="nobody",outcome="backend_transient"} 1.0' in text
+    labels = f'backend_id="nobody",client="{os.getuid()}",model="fake-model",outcome="backend_transient"'
+    assert f"beluna_gateway_requests_total{{{labels}}} 1.0" in text
     assert 'beluna_gateway_breaker{backend_id="nobody",state="closed"} 1.0' in text
     assert mode == 0o600
 

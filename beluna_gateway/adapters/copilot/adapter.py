@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 from ...canonical import CanonicalRequest, ResolvedCredential
 from ...config.settings import BackendProfile, Capabilities, Copilot
 from ...processes.supervisor import Supervisor
+from ...telemetry.service import ProgramStatus
 from ..base import BackendAdapter, Call, overridden
 from .language_server import LanguageServerProtocol
 from .sdk import SdkProtocol
@@ -46,6 +47,10 @@ class GitHubCopilotAdapter(BackendAdapter):
             else SdkProtocol(profile, settings)
         )
         self.capabilities = overridden(self._protocol.capabilities, profile)
+
+    @property
+    def program(self) -> ProgramStatus:
+        return self._protocol.program.status
 
     def prepare(self, request: CanonicalRequest, model: str, credential: ResolvedCredential) -> Call:
         return self._protocol.prepare(request, model, credential.secret)

@@ -18,6 +18,7 @@ from yarl import URL
 
 from ...canonical import CanonicalRequest, JsonObject, ResolvedCredential
 from ...errors import GatewayError, invalid_request, protocol_violation
+from ...telemetry.service import ProgramStatus
 from ...version import __version__
 from ..base import BackendAdapter, Call, Emit, HttpDialect, SilenceTimer, overridden
 from ..decoding.provider_errors import read_error_body, wait_ms
@@ -49,6 +50,10 @@ class HttpAdapter(BackendAdapter):
         self._whole_headers = _headers("application/json")
         self._urls: dict[str, URL] = {}
         self.capabilities = overridden(dialect.capabilities, profile)
+
+    @property
+    def program(self) -> ProgramStatus | None:
+        return None if self._server is None else self._server.status
 
     async def start(self) -> None:
         if self._server is not None:
