@@ -20,7 +20,7 @@ def _words(text: str) -> frozenset[str]:
 # Third parties and the outside world → the modules that are their door.
 DOORS: dict[str, set[str]] = {
     "aiohttp": {"adapters.http.connections", "adapters.http.exchange"},
-    "httptools": {"adapters.http.exchange"},
+    "httptools": {"adapters.http.response_parser"},
     "multidict": {"adapters.http.adapter"},
     "yarl": {"adapters.http.adapter", "adapters.http.connections"},
     "aiolimiter": {"pipeline.budget"},
@@ -32,7 +32,7 @@ DOORS: dict[str, set[str]] = {
     "prometheus_client": {"telemetry.metrics"},
     "opentelemetry": {"telemetry.otlp"},
     "subprocess": {"processes.child_process"},
-    "socket": {"daemon.sockets", "daemon.systemd", "adapters.http.exchange", "processes.local_model.__main__"},
+    "socket": {"daemon.sockets", "daemon.systemd", "adapters.http.request_writer", "processes.local_model.__main__"},
 }
 
 # Values in, values out: no event loop, no clock, no environment, no files. Rooms as a whole, or single modules of them.
@@ -41,6 +41,7 @@ PURE_ROOMS |= _words("adapters.dialects")
 PURE_MODULES = (
     _words("config.mistakes config.rules config.settings telemetry.records telemetry.redaction telemetry.terminal")
     | _words("config.keys adapters.http.sse adapters.http.payloads adapters.http.answer adapters.http.ndjson")
+    | _words("adapters.http.response_parser adapters.http.compression")
     | _words("pipeline.pricing pipeline.request_normalizer pipeline.router pipeline.capabilities")
     | _words("pipeline.reliability pipeline.response_normalizer")
 )

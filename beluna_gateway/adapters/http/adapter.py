@@ -23,6 +23,7 @@ from ...version import __version__
 from ..base import BackendAdapter, Call, Emit, HttpDialect, SilenceTimer, overridden
 from ..decoding.provider_errors import read_error_body, wait_ms
 from .answer import Answer
+from .compression import decompressed
 from .connections import BrokenExchange, ConnectionPool
 from .exchange import Exchange
 
@@ -112,7 +113,7 @@ class HttpAdapter(BackendAdapter):
         with suppress(TimeoutError, BrokenExchange):
             async with asyncio.timeout(ERROR_BODY_SECONDS):
                 await exchange.until(collect)
-        error = read_error_body(bytes(body[:ERROR_BODY_BYTES]))
+        error = read_error_body(decompressed(bytes(body), exchange.content_codings(), ERROR_BODY_BYTES))
         wait = wait_ms(
             error,
             time.time(),
@@ -184,8 +185,11 @@ class HttpCall:
                 await exchange.head()
                 if not 200 <= exchange.status < 300:
                     raise await self._adapter.failure(exchange)
-                if (exchange.header(b"content-encoding") or "").strip().lower() not in ("", "identity"):
-                    raise protocol_violation("the backend compressed its answer, although it was asked not to")
+                if codings := exchange.content_codings():
+                    raise protocol_violation(
+                        f"the backend compressed its answer (Content-Encoding {', '.join(codings)}), "
+                        "although it was asked for identity"
+                    )
                 exchange.complete = await answer.read(exchange, self._request.stream)
 
 

@@ -1,14 +1,19 @@
-"""The connections to one backend: aiohttp's, which knows names, addresses, TLS and reuse.
+"""The connections to one backend: aiohttp's pool, which resolves names, connects, speaks TLS and keeps connections.
 
-`BaseConnector.connect` is aiohttp's documented door to them; what is said on a connection is `exchange.py`'s.
+This is the package's one door to aiohttp's client. What is used of it (`tests/adapters/http/test_aiohttp.py` fails
+when that changes): `BaseConnector.connect(request, traces, timeout)`, which is documented, and of the connection that
+it returns `transport`, `protocol`, `release()` and `close()`. aiohttp's protocol gets the transport's callbacks while
+a connection is idle; where bytes or an end come then, its `should_close` turns true. aiohttp's own HTTP, its parsers,
+timeouts, redirects and cookies, is not used: `exchange.py` speaks on the connections.
 """
 
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import aiohttp
 from yarl import URL
@@ -24,13 +29,63 @@ class BrokenExchange(GatewayError):
     """A response that did not come to its end, or is none."""
 
 
+class Receiver(Protocol):
+    """What a connection's bytes and end are passed to; see `Exchange`."""
+
+    def data_received(self, data: bytes) -> None:
+        """Takes bytes of the response."""
+
+    def disconnected(self, error: Exception | None) -> None:
+        """Takes the end of the connection, or of its readable half."""
+
+    def pause_writing(self) -> None:
+        """The transport's buffer is full."""
+
+    def resume_writing(self) -> None:
+        """The transport's buffer has room again."""
+
+
+class PooledProtocol(asyncio.Protocol):
+    """The protocol of a pooled connection's transport: passes everything to the exchange under way, or to aiohttp's.
+
+    It stays for all exchanges of a connection, because to change a transport's protocol costs system calls: the event
+    loop stops reading and starts again.
+    """
+
+    def __init__(self, idle: asyncio.Protocol) -> None:
+        self._idle = idle
+        self.exchange: Receiver | None = None
+
+    def data_received(self, data: bytes) -> None:
+        (self.exchange or self._idle).data_received(data)
+
+    def eof_received(self) -> None:
+        if self.exchange is not None:
+            self.exchange.disconnected(None)
+        else:
+            self._idle.eof_received()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._idle.connection_lost(error)
+        if self.exchange is not None:
+            self.exchange.disconnected(error)
+
+    def pause_writing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.resume_writing()
+
+
 class ConnectionPool:
     """The connections to one backend.
 
     Args:
-        url: Whom to connect to.
-        unix_path: The socket to reach it by, where it is one.
-        profile: The backend's: its `connect_timeout_ms`, and its endpoint for errors.
+        url: The backend's URL.
+        unix_path: The Unix socket that it is reached by, None for TCP.
+        profile: The backend's: its `connect_timeout_ms`, and its endpoint for error messages.
     """
 
     def __init__(self, url: URL, unix_path: str | None, profile: BackendProfile) -> None:
@@ -41,17 +96,17 @@ class ConnectionPool:
             if unix_path is None
             else aiohttp.UnixConnector(unix_path, limit=0)
         )
-        # What aiohttp asks whom to connect to; it is never sent.
+        # Tells aiohttp where to connect to; it is never sent.
         self._request = aiohttp.ClientRequest("GET", url)
-        # ceil_threshold: aiohttp rounds timeouts above it up to whole seconds; we want them as configured.
+        # ceil_threshold: aiohttp rounds timeouts above it up to whole seconds; they must hold as configured.
         self._timeout = aiohttp.ClientTimeout(
             total=None, connect=profile.reliability.connect_timeout_ms / 1000, ceil_threshold=1e9
         )
         self.on_close: set[Callable[[], None]] = set()
-        """Called when the pool is closed: what goes on after its request has ended."""
+        """Called when the pool is closed, by exchanges that linger after their request has ended."""
 
-    async def connect(self) -> Connection:
-        """A connection that nobody else uses.
+    async def connect(self) -> tuple[Connection, asyncio.Transport, PooledProtocol]:
+        """A connection that nobody else uses, with its transport and protocol.
 
         Raises:
             GatewayError: There is none to be had.
@@ -61,10 +116,18 @@ class ConnectionPool:
                 connection = await self._connector.connect(self._request, [], self._timeout)
             except (aiohttp.ClientError, OSError, UnicodeError) as error:
                 raise _failure_to_connect(error, self._profile) from error
-            protocol = connection.protocol
-            if protocol is not None and not protocol.should_close:
-                return connection
-            connection.close()  # the backend has said something that was no answer to anything
+            transport, idle = connection.transport, connection.protocol
+            if transport is None or idle is None or idle.should_close:
+                connection.close()  # the peer wrote or closed while the connection was idle
+                continue
+            protocol = transport.get_protocol()
+            if not isinstance(protocol, PooledProtocol):
+                protocol = PooledProtocol(idle)
+                transport.set_protocol(protocol)
+            elif _has_input(transport):
+                connection.close()
+                continue
+            return connection, transport, protocol
 
     def cut(self, why: object) -> BrokenExchange:
         """The error for a response that did not come to its end."""
@@ -79,14 +142,27 @@ class ConnectionPool:
         )
 
     async def close(self) -> None:
-        """Ends all connections."""
+        """Closes all connections."""
         for end in list(self.on_close):
             end()
         await self._connector.close()
 
 
+def _has_input(transport: asyncio.Transport) -> bool:
+    """Whether bytes or an end wait in the kernel, of a connection on which nothing was asked: what the event loop has
+    not read yet would be taken for the next response. Over TLS a record that waits counts likewise: what a server sends
+    after its handshake (session tickets) has been read with the response before.
+    """
+    raw = transport.get_extra_info("socket")
+    if raw is None or raw.fileno() < 0:
+        return True
+    poll = select.poll()
+    poll.register(raw.fileno(), select.POLLIN | select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
 def _failure_to_connect(error: Exception, profile: BackendProfile) -> GatewayError:
-    """Aiohttp's and the system's exceptions → ours."""
+    """The exceptions of aiohttp and of the system as a `GatewayError`."""
     endpoint = profile.backend.endpoint
     if isinstance(error, TimeoutError):
         limit = profile.reliability.connect_timeout_ms

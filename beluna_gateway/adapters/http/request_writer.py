@@ -1,0 +1,120 @@
+"""Writes one request to a transport, and reads the answer of a peer that stopped reading it."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import socket
+import struct
+import termios
+from contextlib import suppress
+
+PIECE_BYTES = 256 * 1024
+"""A larger body is written in pieces of this size, so that other connections have their turn in between."""
+
+_AT_ONCE_BYTES = 64 * 1024
+"""A request up to this size is taken by the kernel as a whole."""
+
+_EARLY_ANSWER_BYTES = 256 * 1024
+
+
+class RequestWriter:
+    """Sends a request's head and body. `start` begins, `close` lets go of the transport.
+
+    A backend may answer a large request, with 413 say, and close the connection without reading the rest. Then writing
+    fails (EPIPE, ECONNRESET), and the event loop closes its descriptor without reading what the kernel has received:
+    so until the kernel has taken such a request the writer holds a second descriptor of the socket, for `early_answer`.
+    """
+
+    __slots__ = ("_body", "_descriptor", "_transport", "_writable")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._body = memoryview(b"")
+        self._writable = True
+        self._descriptor: int | None = None
+
+    @property
+    def sent(self) -> bool:
+        """Whether the kernel has taken the whole request."""
+        return not self._body and not self._transport.get_write_buffer_size()
+
+    def start(self, head: bytes, body: bytes) -> None:
+        """Writes the head and, as far as the transport takes it, the body."""
+        if len(body) > _AT_ONCE_BYTES:
+            self._descriptor = _duplicate(self._transport)
+            self._transport.set_write_buffer_limits(high=0)  # `resume` is called when the kernel has taken everything
+        if len(body) <= PIECE_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._body = memoryview(body)
+            self._transport.write(head)
+            self._write_more()
+        self._close_descriptor_if_sent()
+
+    def pause(self) -> None:
+        """The transport's buffer is full."""
+        self._writable = False
+
+    def resume(self) -> None:
+        """The transport's buffer has room again."""
+        self._writable = True
+        self._write_more()
+        self._close_descriptor_if_sent()
+
+    def early_answer(self) -> bytes:
+        """What the kernel had received when the connection broke while the request was being sent.
+
+        Empty over TLS, where these bytes are encrypted.
+        """
+        if self._descriptor is None:
+            return b""
+        answer = bytearray()
+        with suppress(OSError):
+            while len(answer) < _EARLY_ANSWER_BYTES and (data := os.read(self._descriptor, 64 * 1024)):
+                answer += data
+        return bytes(answer)
+
+    def reset_if_unsent(self) -> None:
+        """Has the connection end with RST where the kernel holds unsent bytes: a FIN would wait behind them for ever
+        where the backend does not read.
+        """
+        raw = self._transport.get_extra_info("socket")
+        if raw is None or raw.fileno() < 0:
+            return  # it is closed
+        unsent = bytearray(4)
+        with suppress(OSError):
+            fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, unsent)
+            if any(unsent):
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def close(self) -> None:
+        """Drops what is unsent."""
+        self._body = memoryview(b"")
+        self._close_descriptor()
+
+    def _close_descriptor_if_sent(self) -> None:
+        if self._descriptor is not None and self.sent:
+            self._close_descriptor()
+
+    def _close_descriptor(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _write_more(self) -> None:
+        while self._body and self._writable:
+            piece, self._body = self._body[:PIECE_BYTES], self._body[PIECE_BYTES:]
+            self._transport.write(piece)
+
+
+def _duplicate(transport: asyncio.Transport) -> int | None:
+    """A second descriptor of the transport's socket. None over TLS, and where there is none to be had."""
+    raw = transport.get_extra_info("socket")
+    if transport.get_extra_info("sslcontext") is not None or raw is None or raw.fileno() < 0:
+        return None
+    try:
+        return os.dup(raw.fileno())
+    except OSError:
+        return None  # too many open files: an early answer may be lost, no more
