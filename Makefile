@@ -84,7 +84,7 @@ $(VENV)/.for-demo: pyproject.toml | $(RUN)
 
 $(VENV)/.for-tests: pyproject.toml $(VENV)/.for-demo
 	@echo "installing what the tests need into $(VENV)"
-	$(PIP) install --editable '.[dev,local,copilot,otlp]'
+	$(PIP) install --editable '.[dev,local,copilot,otlp,completion]'
 	@touch $@
 
 $(VENV)/.for-coverage: $(VENV)/.for-tests

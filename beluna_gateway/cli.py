@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .starter import FILE_NAME, VARIABLE, config_places, find_config
 from .telemetry.journal import is_journal, with_priority
 from .telemetry.terminal import printable
 from .version import __version__
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
     from .telemetry.redaction import Redactor
 
 # sysexits.h
-OK, FAILED, USAGE, UNREADABLE, UNAVAILABLE, NO_SOCKET, WRONG_CONFIG = 0, 1, 64, 66, 69, 73, 78
-
-DEFAULT_CONFIG = Path("beluna.jsonc")
+OK, FAILED, USAGE, UNREADABLE, UNAVAILABLE, CANNOT_CREATE, WRONG_CONFIG = 0, 1, 64, 66, 69, 73, 78
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Otherwise pydantic searches the metadata of every installed package for plugins, at least 10 ms of each start.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     options = _parser().parse_args(arguments)
+    options.named_config = options.config
+    if options.config is None:
+        options.config = find_config(os.environ)
     try:
         status: int = options.run(options)
     except KeyboardInterrupt:
@@ -85,19 +87,28 @@ class _Parser(argparse.ArgumentParser):
         self.exit(USAGE)
 
 
-def _parser() -> argparse.ArgumentParser:
+_CONFIG_HELP = (
+    f"default: the first of ${VARIABLE}, ./{FILE_NAME}, {FILE_NAME} in $XDG_CONFIG_HOME/beluna-gateway (~/.config) and "
+    "in /etc/beluna-gateway"
+)
+
+
+def _parser(complete_files: Any = None) -> argparse.ArgumentParser:
+    """The command line. `complete_files` is what shtab wants to find at options whose values are files."""
+
+    def path_argument(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
+        vars(parser.add_argument(name, type=Path, **options))["complete"] = complete_files
+
     parser = _Parser(prog="beluna-gateway", description="One Unix socket for every model call.")
     parser.add_argument("--version", action="version", version=f"beluna-gateway {__version__}")
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s")
+    path_argument(parser, "--config", metavar="FILE", help=_CONFIG_HELP)
     parser.set_defaults(run=_serve)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", description="without one: serve")
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         # SUPPRESS: otherwise its default would replace a --config before the command
-        added.add_argument(
-            "--config", type=Path, default=argparse.SUPPRESS, metavar="FILE", help="default: beluna.jsonc"
-        )
+        path_argument(added, "--config", default=argparse.SUPPRESS, metavar="FILE", help=_CONFIG_HELP)
         added.set_defaults(run=run)
         return added
 
@@ -105,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
 
     ask = command("ask", _ask, "ask one question through the daemon and print the answer as it streams")
     ask.add_argument("question", nargs="?", default="-", help="the question; `-` or nothing: read it from stdin")
-    ask.add_argument("--socket", type=Path, help="the daemon's socket; default: the configuration's socket_path")
+    path_argument(ask, "--socket", help="the daemon's socket; default: the configuration's socket_path")
     ask.add_argument("--backend", help="the backend's id; default: default_backend")
     ask.add_argument("--model", help="default: the backend's default_model")
     ask.add_argument("--system", help="a system prompt")
@@ -116,11 +127,18 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--backend", help="only this one")
 
     status = command("status", _status, "print the daemon's state: backends, breakers, requests")
-    status.add_argument("--socket", type=Path, help="default: the configuration's socket_path")
+    path_argument(status, "--socket", help="default: the configuration's socket_path")
     status.add_argument("--json", action="store_true", help="print the frame as it comes")
 
     schema = command("schema", _schema, "print a JSON Schema")
     schema.add_argument("which", nargs="?", choices=["config", "client", "server"], default="config")
+
+    init = command("init", _init, "write a first configuration, with comments; nothing that is there is overwritten")
+    path_argument(init, "folder", nargs="?", help="default: this one")
+    init.add_argument("--systemd", action="store_true", help="for a service of the system: also write the units")
+
+    completion = command("completion", _completion, "print a script that completes this command in a shell")
+    completion.add_argument("shell", choices=["bash", "zsh", "fish"])
     return parser
 
 
@@ -131,11 +149,21 @@ def _load(path: Path) -> Config | int:
     try:
         return load_config(path)
     except ConfigUnreadable as error:
-        _complain(str(error))
+        _complain(f"{error}{_where_looked(path)}")
         return UNREADABLE
     except ConfigError as error:
         _complain(str(error))
         return WRONG_CONFIG
+
+
+def _where_looked(path: Path) -> str:
+    """Why it was `path` that was read, where it is missing and nobody named it."""
+    places = config_places(os.environ)
+    if path != places[0] or path.exists():
+        return ""
+    if len(places) == 1:
+        return f" (${VARIABLE})"
+    return f"; looked for in {', '.join(map(str, places))}; `beluna-gateway init` writes one"
 
 
 # --- serve ---------------------------------------------------------------------------------------------------
@@ -168,7 +196,7 @@ def _serve(options: argparse.Namespace) -> int:
         return WRONG_CONFIG
     except SocketError as error:
         _complain(str(error))
-        return NO_SOCKET
+        return CANNOT_CREATE
     return OK
 
 
@@ -354,6 +382,43 @@ def _schema(options: argparse.Namespace) -> int:
 
     schema = {"config": json_schema, "client": client_frame_schema, "server": server_frame_schema}[options.which]()
     print(json.dumps(schema, indent=2))
+    return OK
+
+
+# --- init and completion ---------------------------------------------------------------------------------------------
+
+
+def _init(options: argparse.Namespace) -> int:
+    from .starter import CannotWrite, hidden_from_service, next_steps, write_starter
+
+    if options.folder is not None and options.named_config is not None:
+        _complain("init takes a folder or --config, not both")
+        return USAGE
+    config = options.named_config or config_places(os.environ)[0]
+    if options.folder is not None:
+        config = options.folder / FILE_NAME
+    try:
+        files = write_starter(config, systemd=options.systemd)
+    except CannotWrite as error:
+        _complain(str(error))
+        return CANNOT_CREATE
+    for file in files:
+        print(printable(f"wrote {file}"))
+    print("next:")
+    for step in next_steps(files, systemd=options.systemd):
+        print(printable(f"  {step}"))
+    if options.systemd and (programs := hidden_from_service()) is not None:
+        _complain(f"the service cannot see {programs}, where this is installed: install it in /opt, for example")
+    return OK
+
+
+def _completion(options: argparse.Namespace) -> int:
+    try:
+        import shtab
+    except ImportError as error:
+        _complain(f"completion: {error}; it needs the extra `completion` of this package, which is shtab")
+        return UNAVAILABLE
+    print(shtab.complete(_parser(complete_files=shtab.FILE), options.shell))
     return OK
 
 

@@ -37,10 +37,11 @@ adapters:           config adapters.base adapters.dialects adapters.http adapter
 gateway:            errors canonical wire config telemetry pipeline processes event_stream adapters.base adapters
 client:
 no_daemon:
+starter:            config
 daemon:             version errors canonical wire config telemetry pipeline gateway
 ask:                telemetry client
 check:              errors config telemetry pipeline adapters
-cli:                version wire config telemetry gateway client no_daemon ask daemon check
+cli:                version wire config telemetry gateway client no_daemon starter ask daemon check
 __init__:           version errors canonical config event_stream gateway client
 __main__:           cli
 local_model:        processes

@@ -29,6 +29,7 @@ DOORS: dict[str, set[str]] = {
     "pyjson5": {"config.loading"},
     "uuid_utils": {"gateway"},
     "uvloop": {"cli"},
+    "shtab": {"cli"},
     "prometheus_client": {"telemetry.metrics"},
     "opentelemetry": {"telemetry.otlp"},
     "subprocess": {"processes.child_process"},
