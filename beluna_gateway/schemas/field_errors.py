@@ -7,6 +7,9 @@ from typing import Any
 
 Loc = tuple[int | str, ...]
 
+MAX_NAME_CHARACTERS = 100
+"""Longer keys in a path are cut: a client's may have megabytes."""
+
 # pydantic's error type → what was expected, with the error's context filled in
 _EXPECTED = {
     "model_type": "an object",
@@ -57,6 +60,7 @@ def locate(details: Mapping[str, Any], raw: Any, is_tag: Callable[[int | str, st
         elif isinstance(value, dict) and step != "[key]":
             missing = details["type"] == "missing" and position == len(loc) - 1
             if step in value or missing:
-                path += f".{step}" if path else step
+                name = step[:MAX_NAME_CHARACTERS]
+                path += f".{name}" if path else name
                 value = value.get(step)
     return path, value

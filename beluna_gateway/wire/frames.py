@@ -5,13 +5,26 @@ The shapes are what serde's derive gives for Beluna core's own types: enum varia
 `protocol/*.schema.json` are generated from here; the docstring under a field is its description there.
 
 Only shape is checked here (a line that fails is `rejected`); rules between fields are the request normaliser's.
+
+pydantic makes an object of a kilobyte for each mistake. So that a line with a million mistakes costs no more than a
+right one, a list stops at its first wrong item, and no object is asked about more than `MOST_MISTAKES` unknown keys.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from itertools import islice
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    model_validator,
+)
 
 from ..errors import ErrorKind
 from ..schemas.field_docs import describe, subclasses
@@ -23,6 +36,13 @@ RequestId = Annotated[str, Field(min_length=1, max_length=128)]
 Count = Annotated[int, Field(ge=1, le=2**64 - 1)]
 
 
+MOST_MISTAKES = 20
+"""Of the unknown keys of one object, and of the wrong values of `metadata`, so many are looked at."""
+
+_Item = TypeVar("_Item")
+List = Annotated[list[_Item], Field(fail_fast=True)]
+
+
 class _Frame(BaseModel):
     model_config = ConfigDict(
         strict=True,
@@ -31,6 +51,16 @@ class _Frame(BaseModel):
         hide_input_in_errors=True,
         defer_build=True,  # each schema is built when it is first used: half the start-up time
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_unknown_keys(cls, value: Any) -> Any:
+        fields = cls.__pydantic_fields__
+        if type(value) is not dict or len(value) <= len(fields):
+            return value
+        known = {field.alias or name for name, field in fields.items()}
+        few = dict.fromkeys(islice((key for key in value if key not in known), MOST_MISTAKES))
+        return few | {key: value[key] for key in known if key in value}
 
 
 def _only_key(value: Any) -> str | None:
@@ -44,6 +74,14 @@ def _kind(value: Any) -> str | None:
     """Which variant of an internally tagged enum this is."""
     kind = value.get("kind") if isinstance(value, dict) else None
     return kind if isinstance(kind, str) else None
+
+
+def _few_wrong_values(value: Any) -> Any:
+    """Of an object with wrong values, only some of these: the others would be refused in the same words."""
+    if type(value) is dict and len(value) > MOST_MISTAKES:
+        wrong = dict(islice(((key, item) for key, item in value.items() if type(item) is not str), MOST_MISTAKES))
+        return wrong or value
+    return value
 
 
 def _empty(kind: type[list[Any] | dict[str, Any]]) -> Any:
@@ -109,13 +147,13 @@ class Message(_Frame):
     """One turn of the conversation."""
 
     role: Literal["system", "user", "assistant", "tool"]
-    parts: list[Part]
+    parts: List[Part]
     """At least one, except in an assistant message that has `tool_calls`."""
     tool_call_id: str | None = None
     """Required for `tool`, refused elsewhere: the call that this message answers."""
     tool_name: str | None = None
     """Required for `tool`, refused elsewhere."""
-    tool_calls: list[PastToolCall] | None = None
+    tool_calls: List[PastToolCall] | None = None
     """Only on `assistant`; an empty one may stand anywhere."""
     provider_state: dict[str, Any] | None = None
     """Only on `assistant`: `completed.backend_metadata.provider_state` of that turn, unchanged. An empty one may stand
@@ -200,7 +238,7 @@ class Sampling(_Frame):
     temperature: Annotated[float, Field(allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(allow_inf_nan=False)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**64 - 1)] | None = None
-    stop: list[str] | None = None
+    stop: List[str] | None = None
 
 
 class Reasoning(_Frame):
@@ -225,13 +263,13 @@ class Infer(_Frame):
     """The backend's default model otherwise."""
     route: Route | None = None
     """Backend and model by an alias of the configuration; not together with `backend_id` or `model`."""
-    messages: list[Message]
+    messages: List[Message]
     """At least one."""
-    tools: list[ToolDefinition] = _empty(list)
+    tools: List[ToolDefinition] = _empty(list)
     tool_choice: Literal["auto", "none", "required"] | SpecificVariant = "auto"
     output_mode: Literal["text", "json_object"] | JsonSchemaVariant = "text"
     limits: Limits = Limits.model_construct()
-    metadata: dict[str, str] = _empty(dict)
+    metadata: Annotated[dict[str, str], BeforeValidator(_few_wrong_values)] = _empty(dict)
     """For logs and telemetry, never sent to a backend."""
     stream: bool = True
     """Whether the backend is asked to stream. The frames are the same."""

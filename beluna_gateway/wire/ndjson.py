@@ -29,7 +29,7 @@ from ..canonical import (
 from ..errors import ErrorKind, GatewayError
 from ..schemas import field_errors
 from . import strict_json
-from .frames import CLIENT_FRAMES, Cancel, Exit, Infer, StatusQuery
+from .frames import CLIENT_FRAMES, MOST_MISTAKES, Cancel, Exit, Infer, StatusQuery
 
 
 class RejectedLine(Exception):
@@ -73,7 +73,7 @@ def decode(line: bytes) -> Infer | Cancel | Exit | StatusQuery:
         found = (
             "no `type`"
             if "type" not in value
-            else f"`type` {quoted(kind[:40]) if isinstance(kind, str) else _json_type(kind)}"
+            else f"`type` {quoted(kind[:field_errors.MAX_NAME_CHARACTERS]) if isinstance(kind, str) else _json_type(kind)}"
         )
         raise RejectedLine(f"{found}; expected one of {', '.join(CLIENT_FRAMES)}", _readable_id(value))
     try:
@@ -89,8 +89,9 @@ def _readable_id(value: dict[str, Any]) -> str | None:
 
 def _explain(error: ValidationError, value: Any) -> str:
     """The mistakes of a frame, each with its path; never the values, which may be private."""
-    sentences = [_mistake(details, value) for details in error.errors(include_input=False, include_url=False)]
-    return "; ".join(sentences[:20]) + ("; …" if len(sentences) > 20 else "")
+    mistakes = error.errors(include_input=False, include_url=False)
+    sentences = [_mistake(details, value) for details in mistakes[:MOST_MISTAKES]]
+    return "; ".join(sentences) + ("; …" if len(mistakes) > MOST_MISTAKES else "")
 
 
 def _mistake(details: Mapping[str, Any], value: Any) -> str:
