@@ -116,6 +116,15 @@ def forget_frames(error: BaseException) -> None:
             waiting += [link.__cause__, link.__context__]
 
 
+MAX_NAME_CHARACTERS = 100
+"""Longer names are cut where a message quotes them: those that clients give may have megabytes."""
+
+
+def quoted(name: str) -> str:
+    """`name` in quotation marks, cut to `MAX_NAME_CHARACTERS`."""
+    return repr(name if len(name) <= MAX_NAME_CHARACTERS else f"{name[:MAX_NAME_CHARACTERS]}…")
+
+
 def invalid_request(message: str) -> GatewayError:
     """The request is wrong; nothing was sent to a backend."""
     return GatewayError("invalid_request", message)

@@ -34,7 +34,7 @@ from ..canonical import (
     ToolMessage,
     UserMessage,
 )
-from ..errors import invalid_request, unsupported
+from ..errors import invalid_request, quoted, unsupported
 from ..wire import frames, strict_json
 from ..wire.json_schema import schema_mistake
 
@@ -190,7 +190,7 @@ def _tool_message(
             raise invalid_request(f"{path}.parts[{position}].image_url: a tool message may not have an image part")
         texts.append(part)
     if known_calls is not None and call_id not in known_calls:
-        raise invalid_request(f"{path}.tool_call_id: {call_id!r} answers no call of an earlier assistant message")
+        raise invalid_request(f"{path}.tool_call_id: {quoted(call_id)} answers no call of an earlier assistant message")
     return ToolMessage(call_id, tool_name, tuple(texts))
 
 
@@ -263,18 +263,16 @@ def _tools(definitions: list[frames.ToolDefinition]) -> Iterable[Tool]:
         if not definition.name:
             raise invalid_request(f"{path}.name: empty")
         if definition.name in names:
-            raise invalid_request(f"{path}.name: {definition.name!r} is there twice; tool names are unique")
+            raise invalid_request(f"{path}.name: {quoted(definition.name)} is there twice; tool names are unique")
         names.add(definition.name)
         strict = _strict(definition, path)
         schema = {key: value for key, value in definition.input_schema.items() if key != "strict"}
-        unknown = sorted(schema.keys() - SCHEMA_KEYWORDS)
+        unknown = schema.keys() - SCHEMA_KEYWORDS
+        tool = f"{path}.input_schema: tool {quoted(definition.name)}"
         if unknown:
-            raise invalid_request(
-                f"{path}.input_schema: tool {definition.name!r} has the unsupported keyword {unknown[0]!r} "
-                "at its top level"
-            )
+            raise invalid_request(f"{tool} has the unsupported keyword {quoted(min(unknown))} at its top level")
         if mistake := schema_mistake(schema):
-            raise invalid_request(f"{path}.input_schema: tool {definition.name!r} has no valid JSON Schema: {mistake}")
+            raise invalid_request(f"{tool} has no valid JSON Schema: {mistake}")
         sent = {key: value for key, value in schema.items() if key not in UNSENT_KEYWORDS}
         verified = schema if definition.verify else None
         yield Tool(definition.name, definition.description, sent, strict, verified)
@@ -308,7 +306,7 @@ def _tool_choice(choice: str | frames.SpecificVariant, tools: tuple[Tool, ...]) 
         return choice
     name = choice.specific.name
     if all(tool.name != name for tool in tools):
-        raise invalid_request(f"tool_choice.specific.name: {name!r} is not one of tools")
+        raise invalid_request(f"tool_choice.specific.name: {quoted(name)} is not one of tools")
     return SpecificTool(name)
 
 

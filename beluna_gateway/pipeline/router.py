@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..canonical import CanonicalRequest
 from ..config.settings import DEFAULT_ALIAS, BackendProfile, Target
-from ..errors import invalid_request
+from ..errors import invalid_request, quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,8 @@ class BackendRouter:
         if request.route is not None:
             target = self._aliases.get(request.route)
             if target is None:
-                raise invalid_request(f"route: {request.route!r} is no alias of a model; {_configured(self._aliases)}")
+                known_aliases = _configured(self._aliases)
+                raise invalid_request(f"route: {quoted(request.route)} is no alias of a model; {known_aliases}")
             return SelectedBackend(self._profiles[target.backend_id], target.model)
         if request.backend_hint is None:
             profile, model = self._profiles[self._default.backend_id], self._default.model
@@ -62,7 +63,7 @@ class BackendRouter:
             known = self._profiles.get(request.backend_hint)
             if known is None:
                 configured = _configured(self._profiles)
-                raise invalid_request(f"backend_id: {request.backend_hint!r} is not configured; {configured}")
+                raise invalid_request(f"backend_id: {quoted(request.backend_hint)} is not configured; {configured}")
             profile, model = known, known.default_model
         return SelectedBackend(profile, model if request.model is None else request.model)
 

@@ -70,11 +70,7 @@ def decode(line: bytes) -> Infer | Cancel | Exit | StatusQuery:
     kind = value.get("type")
     model = CLIENT_FRAMES.get(kind) if isinstance(kind, str) else None
     if model is None:
-        found = (
-            "no `type`"
-            if "type" not in value
-            else f"`type` {quoted(kind[:field_errors.MAX_NAME_CHARACTERS]) if isinstance(kind, str) else _json_type(kind)}"
-        )
+        found = "no `type`" if "type" not in value else f"`type` {_shown(kind)}"
         raise RejectedLine(f"{found}; expected one of {', '.join(CLIENT_FRAMES)}", _readable_id(value))
     try:
         return model.model_validate(value)
@@ -110,6 +106,10 @@ def _is_tag(before: int | str, step: str) -> bool:
     if before == "route":
         return step in ("alias", "key")
     return isinstance(before, int) and step in ("text", "image_url", "json")
+
+
+def _shown(kind: Any) -> str:
+    return quoted(kind[: field_errors.MAX_NAME_CHARACTERS]) if isinstance(kind, str) else _json_type(kind)
 
 
 def _json_type(value: Any) -> str:

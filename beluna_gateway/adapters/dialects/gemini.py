@@ -27,7 +27,7 @@ from ...canonical import (
     ToolMessage,
 )
 from ...config.settings import BackendProfile, Capabilities
-from ...errors import GatewayError, invalid_request, unsupported
+from ...errors import GatewayError, invalid_request, quoted, unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..decoding.provider_errors import ProviderError, error_of_status
 from ..encoding.call_ids import CallIds, CallPosition, answered_calls
@@ -58,7 +58,7 @@ class GeminiDialect(HttpDialect):
 
     def encode(self, request: CanonicalRequest, model: str) -> HttpRequest:
         if ".." in model or "?" in model or "&" in model:  # google.genai.models refuses the same
-            raise invalid_request(f"model: {model!r} is no name of a Gemini model")
+            raise invalid_request(f"model: {quoted(model)} is no name of a Gemini model")
         origin = Origin(DIALECT, self.profile.id, model)
         if not model.startswith(("models/", "tunedModels/")):
             model = f"models/{model}"
