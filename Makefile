@@ -16,10 +16,12 @@ endif
 # The interpreter in the environment, which runs everything else.
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
+# Which groups of tests/mutation/groups.py: make mutants MUTANTS="pipeline wire"
+MUTANTS ?=
 # More for pytest: make tests PYTEST="tests/wire -x"
 PYTEST ?=
 
-.PHONY: help demo test style types tests coverage copilot foreign bench soak schema clean
+.PHONY: help demo test style types tests coverage mutants copilot foreign bench soak schema clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +48,9 @@ coverage: $(VENV)/.for-coverage ## run the tests and show which lines and branch
 	$(RUN) -m coverage run --branch --source=beluna_gateway -m pytest -q --ignore=tests/live_copilot --ignore=tests/foreign $(PYTEST)
 	$(RUN) -m coverage report --skip-covered --show-missing
 
+mutants: $(VENV)/.for-mutants ## change the pure modules in thousands of ways; a test must notice each one
+	nice $(RUN) -m tests.mutation $(MUTANTS)
+
 copilot: ## run the tests against GitHub's real Copilot programs, which npm downloads first
 	@VENV=$(VENV) .ci/copilot
 
@@ -65,7 +70,7 @@ schema: $(VENV)/.for-demo ## write the JSON Schemas anew from the models in the 
 	$(VENV)/bin/beluna-gateway schema server > $(VENV)/schema && mv $(VENV)/schema protocol/server.schema.json
 
 clean: ## remove what was installed and cached
-	rm -rf $(VENV) .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .mutants
 
 # --- what the verbs need; a file says that it is there, so that nothing is installed twice ---
 
@@ -89,4 +94,8 @@ $(VENV)/.for-tests: pyproject.toml $(VENV)/.for-demo
 
 $(VENV)/.for-coverage: $(VENV)/.for-tests
 	$(PIP) install coverage
+	@touch $@
+
+$(VENV)/.for-mutants: $(VENV)/.for-tests
+	$(PIP) install 'mutmut>=3.8,<4'
 	@touch $@

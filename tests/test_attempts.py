@@ -262,6 +262,24 @@ async def test_requests_that_queued_before_the_circuit_opened():
 
 
 @virtual_time
+async def test_an_open_circuit_refuses_before_the_queue():
+    """Who comes while it is open is not made to wait for a place first."""
+    limits = {"breaker_failure_threshold": 1}
+    async with stage([SILENCE], budget={"max_concurrency_per_backend": 1}, reliability=limits) as played:
+        first = played.begin(Client())
+        await asyncio.sleep(1)
+        with pytest.raises(GatewayError), played.backend.breaker.attempt():
+            raise transient()
+        begun = now()
+        before, error = await played.failure()
+
+        assert (before, error.kind) == ([], "circuit_open")
+        assert now() - begun < 0.01
+        first.cancel()
+        await asyncio.wait([first])
+
+
+@virtual_time
 async def test_a_probe_that_is_cancelled_gives_its_place_to_the_next():
     """After the open window one request is let through; its cancel wedges nothing."""
     async with stage([transient()], reliability={"breaker_failure_threshold": 4, "breaker_open_ms": 1}) as played:

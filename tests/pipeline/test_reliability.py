@@ -98,6 +98,7 @@ def test_an_open_circuit_says_when_to_come_back():
     circuit, clock = breaker(threshold=1, open_ms=1000)
     run(circuit, failure())
 
+    assert refusal(circuit).message == "the circuit is open after 1 consecutive failures"
     assert refusal(circuit).retry_after_ms == 1000
     clock.now += 0.75
     assert refusal(circuit).retry_after_ms == 250
@@ -113,6 +114,7 @@ def test_half_open_lets_one_through():
 
     with circuit.attempt():
         assert circuit.state == "half_open"
+        assert refusal(circuit).message == "the circuit is half-open and its one probe is under way"
         assert [refusal(circuit).retry_after_ms for _ in range(1000)] == [1000] * 1000
     circuit.check()
 
@@ -171,6 +173,24 @@ def test_late_results_of_before_an_opening_stay_late():
     late.__exit__(type(error), error, None)
 
     assert circuit.state == "closed"
+
+
+def test_late_results_stay_late_however_often_the_circuit_opens():
+    """An attempt that lasted through a whole opening and closing is of neither the next closed time nor a later one."""
+    circuit, clock = breaker(threshold=1)
+    late = []
+    for _ in range(3):
+        attempt = circuit.attempt()
+        attempt.__enter__()
+        late.append(attempt)
+        run(circuit, failure())
+        clock.now += 1
+        run(circuit)
+    error = failure()
+    for attempt in late:
+        attempt.__exit__(type(error), error, None)
+
+        assert circuit.state == "closed"
 
 
 def test_who_waits_is_told_of_an_opening():

@@ -173,5 +173,8 @@ def test_rejections_and_status():
 
     assert valid_line(rejected(error, None))["request_id"] is None
     assert valid_line(rejected(error, "r1"))["error"]["kind"] == "invalid_request"
+    known = GatewayError("budget_exceeded", "too many", retry_after_ms=7)
+    line = RejectedLine.of(known, "r1")
+    assert (line.error, line.request_id, str(line)) == (known, "r1", "too many")
     assert "retry_after_ms" not in valid_line(rejected(error, "r1"))["error"]
     assert valid_line(status(fields)) == {"type": "status", **fields}

@@ -55,6 +55,8 @@ def test_it_agrees_with_the_meta_schema(schema: Any):
         assert any(f'"{keyword}"' in json.dumps(schema) for keyword in OLDER)
 
 
+NO_TYPE = "expected one of the seven types, or a list of different ones"
+
 _SAMPLES: tuple[Any, ...] = (
     *(
         None,
@@ -95,7 +97,29 @@ def test_the_mistake_has_its_place():
 
     mistake = schema_mistake(schema)
 
-    assert mistake == "$.properties.a.anyOf[1].items.type: expected one of the seven types, or a list of different ones"
+    assert mistake == f"$.properties.a.anyOf[1].items.type: {NO_TYPE}"
+
+
+@pytest.mark.parametrize(
+    ("inner", "mistake"),
+    [
+        ({"not": 1}, "$.properties.a.not: expected a schema: an object, true or false"),
+        ({"allOf": {}}, "$.properties.a.allOf: expected an array of schemas, at least one"),
+        ({"items": []}, "$.properties.a.items: expected an array of schemas, at least one"),
+        ({"$defs": []}, "$.properties.a.$defs: expected an object of schemas"),
+        ({"anyOf": [{"type": 1}, True]}, f"$.properties.a.anyOf[0].type: {NO_TYPE}"),
+        ({"minLength": -1, "maxLength": 2}, "$.properties.a.minLength: expected a whole number from 0"),
+    ],
+)
+def test_each_mistake_says_where_it_is_and_what_is_expected(inner: Any, mistake: str):
+    """Whatever valid schemas stand beside it."""
+    assert schema_mistake({"properties": {"a": inner, "b": True}}) == mistake
+
+
+def test_anchors_may_have_capital_letters():
+    """As the meta-schema's pattern has them: a letter of either case or an underscore, then those, digits and `-._`."""
+    assert schema_mistake({"$anchor": "Anchor_Z-9.b"}) is None
+    assert schema_mistake({"$anchor": "9a"}) == "$.$anchor: expected an anchor's name"
 
 
 @pytest.mark.parametrize("keyword", ["items", "not"])
@@ -131,4 +155,4 @@ def test_long_names_are_quoted_in_part():
     """A mistake's path repeats the first hundred characters of a name."""
     mistake = schema_mistake({"properties": {"n" * 500: {"type": 1}}})
 
-    assert mistake == f"$.properties.{'n' * 100}.type: expected one of the seven types, or a list of different ones"
+    assert mistake == f"$.properties.{'n' * 100}.type: {NO_TYPE}"

@@ -63,6 +63,9 @@ def test_a_runaway_line_is_not_kept() -> None:
     for _ in range(100):
         seen += cutter.feed(b"x" * 1000)
         assert len(cutter._partial) <= 11
+    within = LineCutter(10)
+    assert within.feed(b"x" * 11) == []
+    assert within.feed(b"x") == [None]
     assert seen == [None]
 
     assert cutter.feed(b"x\nnext\n") == [b"next"]

@@ -1,0 +1,150 @@
+"""Runs the mutation tester over the pure modules, and says which mutants no test kills: `make mutants`.
+
+For each group of `groups.py`, mutmut makes mutants in `.mutants/GROUP`, and runs for each one the group's tests that
+call the mutated function, the fastest first. What it found of an unchanged function is kept there for the next run.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+import os
+import subprocess
+import sys
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.mutation.groups import GROUPS, Group
+
+ROOT = Path(__file__).resolve().parents[2]
+WORK = ROOT / ".mutants"
+EQUIVALENT = Path(__file__).with_name("equivalent.toml")
+
+TIMED_OUT = {-24, 24, 36, 152, 255}
+COPIED = ("Makefile", "README.md", "beluna.jsonc", "beluna.schema.json", "docs", "protocol", "systemd", ".ci")
+"""What the tests read beside the package and themselves."""
+
+
+class Mutant(NamedTuple):
+    name: str
+    status: str
+    change: str
+    """The lines taken out and put in."""
+
+
+def main(names: list[str]) -> int:
+    unknown = [name for name in names if name not in GROUPS]
+    if unknown:
+        sys.stderr.write(f"no group {', '.join(unknown)}; there are {', '.join(GROUPS)}\n")
+        return 2
+    reasons = {(one["function"], one["change"].strip()): one["reason"] for one in _equivalent()}
+    total: Counter[str] = Counter()
+    for name in names or list(GROUPS):
+        begin = time.monotonic()
+        _run(name, GROUPS[name])
+        counts: Counter[str] = Counter()
+        for mutant in _mutants(name):
+            reason = reasons.get((_function(mutant.name), mutant.change)) if mutant.status == "survived" else None
+            counts["equivalent" if reason else mutant.status] += 1
+            if mutant.status not in ("killed", "timeout"):
+                _say(f"{mutant.status}{f' ({reason})' if reason else ''}: {mutant.name}\n{mutant.change}\n")
+        _say(f"== {name}: {_summary(counts)}, {time.monotonic() - begin:.0f} s\n")
+        total += counts
+    _say(_summary(total))
+    return 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _equivalent() -> list[dict[str, str]]:
+    found: list[dict[str, str]] = tomllib.loads(EQUIVALENT.read_text()).get("mutant", [])
+    return found
+
+
+def _run(name: str, group: Group) -> None:
+    work = WORK / name
+    work.mkdir(parents=True, exist_ok=True)
+    for entry in ("beluna_gateway", "tests", *COPIED):
+        link = work / entry
+        if not link.is_symlink():
+            link.symlink_to(ROOT / entry)
+    settings = {
+        "source_paths": ["beluna_gateway"],
+        "only_mutate": [f"beluna_gateway/{module}" for module in group.modules],
+        "also_copy": list(COPIED),
+        "pytest_add_cli_args_test_selection": [f"tests/{test}" for test in group.tests],
+        "pytest_add_cli_args": [
+            "-p",
+            "tests.mutation.plugin",
+            "--hypothesis-profile=mutation",
+            "-p",
+            "no:cacheprovider",
+        ],
+        "timeout_constant": 20.0,  # the plugin's own limit comes first
+    }
+    table = "\n".join(f"{key} = {json.dumps(value)}" for key, value in settings.items())
+    (work / "pyproject.toml").write_text(f"{(ROOT / 'pyproject.toml').read_text()}\n[tool.mutmut]\n{table}\n")
+    jobs = os.environ.get("JOBS", str(os.cpu_count() or 1))
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    with (work / "output").open("w") as output:
+        command = [sys.executable, "-m", "mutmut", "run", "--max-children", jobs]
+        ended = subprocess.run(command, cwd=work, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False)
+    if ended.returncode:
+        tail = "\n".join((work / "output").read_text(errors="replace").splitlines()[-40:])
+        raise SystemExit(f"mutmut failed on {name}:\n{tail}")
+
+
+def _mutants(name: str) -> Iterator[Mutant]:
+    top = WORK / name / "mutants"
+    for meta in sorted(top.glob("beluna_gateway/**/*.meta")):
+        codes: dict[str, int | None] = json.loads(meta.read_text())["exit_code_by_key"]
+        source = meta.with_suffix("").read_text()
+        functions = {
+            node.name: ast.get_source_segment(source, node) or ""
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        }
+        for mutant, code in codes.items():
+            own = mutant.rpartition(".")[2]
+            original = own.rpartition("__mutmut_")[0] + "__mutmut_orig"
+            yield Mutant(mutant, _status(code), _change(functions[original], functions[own]))
+
+
+def _status(code: int | None) -> str:
+    if code in (1, 3):
+        return "killed"
+    if code in TIMED_OUT:
+        return "timeout"
+    return {0: "survived", 5: "untested", 33: "untested"}.get(code, f"exit {code}") if code is not None else "not run"
+
+
+def _change(original: str, mutated: str) -> str:
+    lines = difflib.unified_diff(original.splitlines()[1:], mutated.splitlines()[1:], lineterm="", n=0)
+    return "\n".join(f"{line[0]} {line[1:].strip()}" for line in lines if not line.startswith(("---", "+++", "@@")))
+
+
+def _function(mutant: str) -> str:
+    """`beluna_gateway.wire.ndjson.x__cut__mutmut_3` → `wire.ndjson._cut`; of a method, with its class."""
+    module, _, own = mutant.rpartition("__mutmut_")[0].rpartition(".")
+    # mutmut mangles a function as x_NAME and a method as xǁCLASSǁNAME.
+    name = own[2:].replace("ǁ", ".")
+    return f"{module.removeprefix('beluna_gateway.')}.{name}"
+
+
+def _summary(counts: Counter[str]) -> str:
+    mutants = sum(counts.values()) - counts["equivalent"]
+    killed = counts["killed"] + counts["timeout"]
+    share = 100 * killed / mutants if mutants else 100.0
+    return f"killed {killed} of {mutants} mutants, {share:.1f} % ({counts['equivalent']} equivalent ones not counted)"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

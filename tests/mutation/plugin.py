@@ -1,0 +1,50 @@
+"""A plugin for pytest, for the runs with mutants: fewer examples, and an end for mutants that loop for ever.
+
+The limit is in seconds of the processor, so that a busy machine does not turn a survivor into a mutant that timed out.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import Phase, is_hypothesis_test, settings
+
+MOST_EXAMPLES = 40
+SECONDS_OF_A_TEST = 15
+"""Of the processor; the slowest test takes a fifth of it."""
+
+# The same examples for every mutant, and no search for a smaller one where one has failed.
+settings.register_profile(
+    "mutation",
+    max_examples=MOST_EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=(Phase.explicit, Phase.generate),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Lowers the numbers of examples that tests ask for themselves."""
+    for item in items:
+        test: Any = getattr(item, "function", None)
+        if is_hypothesis_test(test):
+            asked = test._hypothesis_internal_use_settings
+            if asked.max_examples > MOST_EXAMPLES:
+                test._hypothesis_internal_use_settings = settings(asked, max_examples=MOST_EXAMPLES)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Iterator[None]:
+    """SIGXCPU ends the process whose test uses too much, which mutmut counts as timed out."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    limit = int(time.process_time()) + SECONDS_OF_A_TEST
+    resource.setrlimit(resource.RLIMIT_CPU, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+    try:
+        return (yield)
+    finally:
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
