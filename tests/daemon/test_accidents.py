@@ -183,10 +183,10 @@ async def test_a_signal_at_any_moment_of_the_start_leaves_no_file(tmp_path, back
 
 
 async def test_a_lock_that_another_process_holds(tmp_path):
-    """The start is given up after two seconds, with status 73 and the reason."""
+    """The start is given up after two seconds, with status 73 and the reason; also a shared lock is one."""
     descriptor = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
         daemon = DaemonProcess(tmp_path, make_config({"b": {}}))
         try:
             assert await daemon.ended(30) == 73
