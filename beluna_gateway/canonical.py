@@ -17,6 +17,9 @@ from .errors import GatewayError
 
 JsonObject = dict[str, JsonValue]
 
+MAX_CACHE_MARKS = 4
+"""Messages marked by `cache`. Anthropic: "A maximum of 4 blocks with cache_control may be provided" (HTTP 400)."""
+
 # --- the request ---------------------------------------------------------------------------------------------
 
 
@@ -62,12 +65,16 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class SystemMessage:
+    """`cache`, here and in the other messages: the prefix up to and including this one is worth keeping."""
+
     parts: tuple[Part, ...]
+    cache: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class UserMessage:
     parts: tuple[Part, ...]
+    cache: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,7 @@ class AssistantMessage:
     parts: tuple[Part, ...]
     tool_calls: tuple[ToolCall, ...] = ()
     provider_state: Mapping[str, JsonValue] = field(default_factory=dict)
+    cache: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,7 @@ class ToolMessage:
     call_id: str
     tool_name: str
     parts: tuple[TextPart | JsonPart, ...]
+    cache: bool = False
 
     @property
     def text(self) -> str:
@@ -135,6 +144,22 @@ class Sampling:
     stop: tuple[str, ...] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """What is asked of the provider's prompt cache; None where the backend's configuration decides."""
+
+    mode: Literal["auto", "off"] | None = None
+    key: str | None = None
+    retention: Literal["short", "long"] | None = None
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The fields that need a place at the provider: what caches by itself satisfies the others."""
+        if self.mode == "off":
+            return ()
+        return (*(("key",) if self.key is not None else ()), *(("retention",) if self.retention == "long" else ()))
+
+
 Effort = Literal["off", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
@@ -170,6 +195,7 @@ class CanonicalRequest:
     reasoning: Reasoning | None = None
     """Not None only where it says something, and never beside `enable_thinking`."""
     include_reasoning: bool = False
+    cache: Cache | None = None
     provider_options: JsonObject | None = None
 
 

@@ -28,7 +28,7 @@ processes:          errors config telemetry wire
 pipeline:           errors canonical wire config telemetry processes
 event_stream:       canonical
 adapters.decoding:  errors canonical wire
-adapters.encoding:  errors canonical
+adapters.encoding:  errors canonical config
 adapters.base:      errors canonical config telemetry adapters.decoding
 adapters.dialects:  errors canonical wire config adapters.base adapters.decoding adapters.encoding
 adapters.http:      version errors canonical config wire telemetry processes adapters.base adapters.decoding

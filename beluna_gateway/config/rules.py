@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .mistakes import shown
-from .settings import DEFAULT_ALIAS, DIALECTS, HTTP_DIALECTS, Budget, Reliability
+from .settings import DEFAULT_ALIAS, DIALECTS, HTTP_DIALECTS, Budget, Reliability, is_openai
 
 _COPILOT = frozenset(DIALECTS) - HTTP_DIALECTS
 
@@ -164,11 +164,21 @@ def _backend_mistakes(path: str, backend: dict[str, Any]) -> Iterator[str]:
         if backend.get(key) and dialect not in dialects:  # null and an empty object set nothing
             only = "HTTP dialects" if dialects is HTTP_DIALECTS else ", ".join(dialects)
             yield f"{path}.{key}: without effect on a backend of the dialect {dialect}, only on {only}"
+    yield from _cache_mistakes(f"{path}.cache", _object(backend.get("cache")), dialect, backend.get("endpoint"))
     if dialect in HTTP_DIALECTS:
         yield from _endpoint_mistakes(f"{path}.endpoint", backend.get("endpoint"), dialect)
         for name in _object(backend.get("headers")):
             if name.lower() in _FRAMING_HEADERS:
                 yield f"{path}.headers.{name}: frames the request's body, which the gateway does itself"
+
+
+def _cache_mistakes(path: str, cache: dict[str, Any], dialect: str, endpoint: Any) -> Iterator[str]:
+    """A key or a long retention where no provider has a place for it."""
+    openai = dialect in ("openai_compatible", "openai_responses") and isinstance(endpoint, str) and is_openai(endpoint)
+    if cache.get("key") is not None and not openai:
+        yield f"{path}.key: without effect on this backend; only OpenAI and Azure have a place for it"
+    if cache.get("retention") == "long" and not openai and dialect != "anthropic":
+        yield f'{path}.retention: "long" is without effect on this backend; only anthropic, OpenAI and Azure have it'
 
 
 # --- texts that stand for something ----------------------------------------------------------------------------------

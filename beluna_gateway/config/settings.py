@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -31,6 +32,7 @@ CoreSection = dict[str, Any]
 
 DEFAULT_ALIAS = "default"
 """The alias of the model for requests that name none, where there is no `default_backend`."""
+_AZURE = (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com")
 CORE_SECTIONS = ("logging", "observability", "cortex", "continuity", "loop", "body", "spine")
 """The top-level keys of Beluna core's own configuration (its `core/src/config.rs`) that mean nothing to a gateway."""
 
@@ -166,6 +168,17 @@ class Anthropic(_Section):
     """Sent as `max_tokens`, which Anthropic requires, where a request names no `max_output_tokens`."""
 
 
+class CacheSettings(_Section):
+    """What requests ask of the provider's prompt cache where they say nothing else."""
+
+    mode: Literal["auto", "off"] = "auto"
+    """`off` asks for nothing."""
+    key: NonEmpty | None = None
+    """Brings requests with the same beginning to the same cache; only at OpenAI and Azure."""
+    retention: Literal["short", "long"] = "short"
+    """`long`: an hour at Anthropic, a day at OpenAI and Azure; a mistake elsewhere."""
+
+
 class Pricing(_Section):
     """US dollars per million tokens."""
 
@@ -215,6 +228,8 @@ class BackendSettings(_Section):
     copilot: Copilot | None = None
     openai_compatible: OpenAICompatible = OpenAICompatible()
     anthropic: Anthropic = Anthropic()
+    cache: CacheSettings | None = None
+    """The default of requests' `cache`; null: requests that say nothing about it ask for nothing."""
     headers: Annotated[dict[HeaderName, HeaderValue], Field(json_schema_extra={"additionalProperties": False})] = {}
     """Extra request headers. They may not hold secrets: use `credential`."""
     reliability: Reliability = Reliability()
@@ -324,6 +339,15 @@ class Config(_Section):
         sections = [name for name in CORE_SECTIONS if name in self.model_fields_set]
         chat = "chat" in self.ai_gateway.model_fields_set
         return (*sections, "ai_gateway.chat") if chat else tuple(sections)
+
+
+def is_openai(endpoint: str | None) -> bool:
+    """Whether an endpoint is OpenAI's own or Azure's, where OpenAI's words have their places."""
+    try:
+        host = urlsplit(endpoint or "").hostname or ""
+    except ValueError:
+        return False
+    return host == "api.openai.com" or host.endswith(_AZURE)
 
 
 @dataclass(frozen=True, slots=True)

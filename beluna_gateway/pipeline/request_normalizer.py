@@ -15,7 +15,9 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 from pydantic_core import to_json
 
 from ..canonical import (
+    MAX_CACHE_MARKS,
     AssistantMessage,
+    Cache,
     CanonicalRequest,
     ImagePart,
     JsonObject,
@@ -105,6 +107,7 @@ class RequestNormalizer:
             ),
             enable_thinking=frame.enable_thinking,
             reasoning=_reasoning(frame),
+            cache=_cache(frame.cache),
             include_reasoning=frame.include_reasoning,
             provider_options=_provider_options(frame.provider_options),
         )
@@ -131,6 +134,10 @@ def _reasoning(frame: frames.Infer) -> Reasoning | None:
     return Reasoning(asked.effort, asked.budget_tokens, asked.summary)
 
 
+def _cache(cache: frames.Cache | None) -> Cache | None:
+    return None if cache is None else Cache(cache.mode, cache.key, cache.retention)
+
+
 # --- messages ------------------------------------------------------------------------------------------------
 
 
@@ -151,11 +158,13 @@ def _messages(messages: list[frames.Message]) -> tuple[Message, ...]:
                 _past_call(call, f"{path}.tool_calls[{n}]") for n, call in enumerate(message.tool_calls or [])
             )
             known_calls.update(call.id for call in calls)
-            checked.append(AssistantMessage(parts, calls, message.provider_state or {}))
+            checked.append(AssistantMessage(parts, calls, message.provider_state or {}, message.cache is True))
         elif message.role == "system":
-            checked.append(SystemMessage(parts))
+            checked.append(SystemMessage(parts, message.cache is True))
         else:
-            checked.append(UserMessage(parts))
+            checked.append(UserMessage(parts, message.cache is True))
+    if sum(message.cache for message in checked) > MAX_CACHE_MARKS:
+        raise invalid_request(f"messages: more than {MAX_CACHE_MARKS} of them are marked by cache")
     return tuple(checked)
 
 
@@ -191,7 +200,7 @@ def _tool_message(
         texts.append(part)
     if known_calls is not None and call_id not in known_calls:
         raise invalid_request(f"{path}.tool_call_id: {quoted(call_id)} answers no call of an earlier assistant message")
-    return ToolMessage(call_id, tool_name, tuple(texts))
+    return ToolMessage(call_id, tool_name, tuple(texts), message.cache is True)
 
 
 def _past_call(call: frames.PastToolCall, path: str) -> ToolCall:

@@ -158,6 +158,8 @@ class Message(_Frame):
     provider_state: dict[str, Any] | None = None
     """Only on `assistant`: `completed.backend_metadata.provider_state` of that turn, unchanged. An empty one may stand
     anywhere."""
+    cache: bool | None = None
+    """The prompt up to and including this message is worth keeping in the provider's cache; at most 4 are marked."""
 
 
 class ToolDefinition(_Frame):
@@ -251,6 +253,17 @@ class Reasoning(_Frame):
     """Only `openai_responses` has it."""
 
 
+class Cache(_Frame):
+    """What is asked of the provider's prompt cache. A field that is missing is the backend's configured one."""
+
+    mode: Literal["auto", "off"] | None = None
+    """`auto` where nobody says; `off` asks for nothing."""
+    key: Annotated[str, Field(min_length=1)] | None = None
+    """Brings requests with the same beginning to the same cache; OpenAI and Azure only."""
+    retention: Literal["short", "long"] | None = None
+    """`long`: an hour at Anthropic, a day at OpenAI and Azure; refused elsewhere."""
+
+
 class Infer(_Frame):
     """Starts one inference."""
 
@@ -280,6 +293,8 @@ class Infer(_Frame):
     """How much the model is to reason; not together with `enable_thinking`."""
     include_reasoning: bool = False
     """Deliver `reasoning_delta` frames."""
+    cache: Cache | None = None
+    """What is asked of the provider's prompt cache, field by field over the backend's configured default."""
     provider_options: dict[str, Any] | None = None
     """Merged into the backend's request body; a key that the gateway sets itself is refused."""
 

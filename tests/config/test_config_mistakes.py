@@ -139,6 +139,12 @@ def test_the_whole_file_is_an_object(tmp_path: Path, whole: str):
             {"dialect": "openai_responses", "openai_compatible": {"thinking": None}},
             "openai_compatible: without effect on a backend of the dialect openai_responses, only on openai_compatible",
         ),
+        ({"cache": {"key": "k"}}, "cache.key: without effect on this backend; only OpenAI and Azure"),
+        ({"cache": {"retention": "long"}}, 'cache.retention: "long" is without effect on this backend'),
+        ({"dialect": "anthropic", "cache": {"key": "k"}}, "cache.key: without effect"),
+        ({"dialect": "openai_responses", "cache": {"key": "k"}}, "cache.key: without effect"),
+        ({**COPILOT, "cache": {"retention": "long"}}, "cache.retention"),
+        ({"cache": {"mode": "on"}}, "cache.mode: found 'on'"),
         ({"headers": {"Transfer-Encoding": "chunked"}}, "headers.Transfer-Encoding: frames the request"),
         ({"default_model": ...}, "default_model: missing, but required where there are no models"),
         ({"default_model": None, "models": None}, "default_model: missing, but required where there are no models"),
@@ -264,6 +270,25 @@ def test_what_only_looks_like_a_variable(tmp_path: Path):
     """A dollar or a tilde that a shell would leave alone is part of a name."""
     for path in ("a$/b", "a~", "/x/$1", "$", "${", "a${}b", "/~x"):
         assert load(tmp_path, config(socket_path=path)).socket_path == path
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"cache": {"mode": "auto", "key": None, "retention": "short"}},
+        {"cache": {"mode": "off"}},
+        {"dialect": "anthropic", "cache": {"retention": "long"}},
+        {"dialect": "openai_responses", "endpoint": "https://api.openai.com/v1", "cache": {"key": "k"}},
+        {
+            "dialect": "openai_compatible",
+            "endpoint": "https://x.openai.azure.com/openai/v1",
+            "cache": {"key": "k", "retention": "long"},
+        },
+    ],
+)
+def test_a_cache_may_be_configured_where_the_provider_has_a_place(tmp_path: Path, keys: dict[str, Any]):
+    """`auto`, `off` and `short` on every backend; a key and a long retention where they mean something."""
+    load(tmp_path, config(backend(**keys)))
 
 
 def test_settings_that_say_nothing_may_stand_anywhere(tmp_path: Path):

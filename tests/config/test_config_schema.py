@@ -39,6 +39,7 @@ FULL: dict[str, Any] = {
                     "text_parts": "array",
                 },
                 "anthropic": {"default_max_tokens": 1},
+                "cache": {"mode": "off", "key": None, "retention": "short"},
                 "headers": {"X-A": "1"},
                 "reliability": {"max_retries": 0},
                 "budget": {"max_usage_tokens_per_request": None},

@@ -14,6 +14,7 @@ from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]
 
 from beluna_gateway.canonical import (
     AssistantMessage,
+    Cache,
     CanonicalRequest,
     ImagePart,
     JsonPart,
@@ -112,6 +113,30 @@ def test_every_field_of_a_frame_arrives():
         include_reasoning=True,
         provider_options={"deep": {"er": [None]}},
     )
+
+
+def test_cache_arrives_field_by_field():
+    """What is missing is left to the backend's configuration."""
+    assert normalize(cache={"key": "k", "retention": "long"}).cache == Cache(None, "k", "long")
+    assert normalize(cache={"mode": "off"}).cache == Cache("off")
+    assert normalize(cache={}).cache == Cache()
+    assert normalize().cache is None
+
+
+@pytest.mark.parametrize("message", [USER, USER | {"role": "system"}, ASSISTANT, RESULT], ids=lambda m: m["role"])
+def test_any_message_may_be_marked(message):
+    """True marks it; false and null are absent."""
+    marks = [
+        normalize(messages=[message | extra]).messages[0].cache for extra in ({"cache": True}, {"cache": False}, {})
+    ]
+
+    assert marks == [True, False, False]
+
+
+def test_at_most_four_messages_are_marked():
+    """Anthropic takes no more; which of them count would be a guess."""
+    normalize(messages=[USER | {"cache": True}] * 4 + [USER, USER | {"cache": False}])
+    assert "more than 4" in refusal(messages=[USER | {"cache": True}] * 5)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ FULL_INFER: dict[str, Any] = {
     "model": "m",
     "route": {"kind": "alias", "capability": "chat", "alias": "low-cost"},
     "messages": [
-        {"role": "system", "parts": [{"text": {"text": "be brief"}}]},
+        {"role": "system", "parts": [{"text": {"text": "be brief"}}], "cache": True},
         {
             "role": "user",
             "parts": [
@@ -53,6 +53,7 @@ FULL_INFER: dict[str, Any] = {
     "enable_thinking": True,
     "reasoning": {"effort": "low", "budget_tokens": 1, "summary": "auto"},
     "include_reasoning": True,
+    "cache": {"mode": "auto", "key": "k", "retention": "long"},
     "provider_options": {"free": [{"form": None}]},
 }
 

@@ -83,6 +83,7 @@ OPTIONAL = {
     *("messages.parts.image_url.mime_type", "messages.parts.json.value", "tools.description"),
     *("limits.max_output_tokens", "limits.max_request_time_ms"),
     *("sampling.temperature", "sampling.top_p", "sampling.seed", "sampling.stop"),
+    *("cache", "cache.mode", "cache.key", "cache.retention", "messages.cache"),
     *("reasoning", "reasoning.effort", "reasoning.budget_tokens", "reasoning.summary"),
 }
 
@@ -104,6 +105,11 @@ def test_null_is_taken_only_where_an_option_is(place: tuple[Any, ...]):
         (("sampling", "seed"), [1.0, "1", True, 2**64, -(2**63) - 1]),
         (("sampling", "temperature"), ["0.5", True]),
         (("sampling", "stop"), ["x", [1], [None]]),
+        (("cache",), ["auto", True, []]),
+        (("cache", "mode"), ["on", "", True]),
+        (("cache", "key"), ["", 1]),
+        (("cache", "retention"), ["24h", 1]),
+        (("messages", 0, "cache"), [1, "true", {}]),
         (("reasoning",), ["high", True, [], 1]),
         (("reasoning", "effort"), ["none", "High", "", 1, True]),
         (("reasoning", "budget_tokens"), [1.0, "1", True, -1, 2**64]),

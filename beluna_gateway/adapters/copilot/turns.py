@@ -64,6 +64,7 @@ def reject_unsupported(request: CanonicalRequest, *, brings_a_provider: bool) ->
         "sampling.stop": sampling.stop is not None,
         "enable_thinking": request.enable_thinking is not None,
         "reasoning": request.reasoning is not None,
+        **{f"cache.{name}": True for name in (request.cache.asked if request.cache is not None else ())},
         "provider_options": bool(request.provider_options),
     }
     begun = False

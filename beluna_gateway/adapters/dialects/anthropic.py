@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import JsonValue
 
 from ...canonical import (
+    MAX_CACHE_MARKS,
     AssistantMessage,
     CanonicalRequest,
     ImagePart,
@@ -27,6 +28,7 @@ from ...canonical import (
 from ...config.settings import BackendProfile, Capabilities
 from ...errors import unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
+from ..encoding.caching import CacheMarks, caching, refuse_cache_key
 from ..encoding.call_ids import CallIds, answered_calls
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TurnNotes, pieces
 from ..encoding.reasoning import claude_thinking
@@ -57,9 +59,14 @@ class AnthropicDialect(HttpDialect):
     def encode(self, request: CanonicalRequest, model: str) -> HttpRequest:
         max_tokens = request.max_output_tokens or self._default_max_tokens
         body: JsonObject = {"model": model, "max_tokens": max_tokens, "stream": request.stream}
-        if system := _system(request.messages):
+        cache = caching(request, self.profile.backend.cache)
+        refuse_cache_key(cache, self.name)
+        marks = CacheMarks(cache)
+        if system := _system(request.messages, marks):
             body["system"] = system
-        body["messages"] = _Conversation(request.messages, Origin(self.name, self.profile.id, model)).turns()
+        body["messages"] = _Conversation(request.messages, Origin(self.name, self.profile.id, model), marks).turns()
+        if cache.automatic and marks.placed < MAX_CACHE_MARKS:  # it takes one of the places for marks
+            body["cache_control"] = marks.control
         if request.tools:
             body["tools"] = [
                 {
@@ -106,33 +113,39 @@ def _tool_choice(request: CanonicalRequest) -> JsonObject:
     return {"type": "any" if choice == "required" else choice}
 
 
-def _system(messages: tuple[Message, ...]) -> list[JsonValue]:
+def _system(messages: tuple[Message, ...], marks: CacheMarks) -> list[JsonValue]:
     blocks: list[JsonValue] = []
     for index, message in enumerate(messages):
         if isinstance(message, SystemMessage):
+            own: list[JsonObject] = []
             for position, part in enumerate(message.parts):
                 if isinstance(part, ImagePart):
                     raise unsupported(f"messages[{index}].parts[{position}].image_url: anthropic's system is text only")
-                blocks += _text_blocks(part.text)
+                own += _text_blocks(part.text)
+            blocks += marks.mark(own, message.cache)
     return blocks
 
 
 class _Conversation:
     """The messages of one request as turns of content blocks. A text is always a block, whatever stands beside it."""
 
-    def __init__(self, messages: tuple[Message, ...], origin: Origin) -> None:
+    def __init__(self, messages: tuple[Message, ...], origin: Origin, marks: CacheMarks) -> None:
         self._messages = messages
+        self._marks = marks
         self._origin = origin
         self._answered = answered_calls(messages)
         self._ids = CallIds(messages, self._answered, allowed=_CALL_ID, unique=True)
 
     def turns(self) -> list[JsonValue]:
-        turns = shape_turns(self._messages, self._answered, self._blocks)
+        turns = shape_turns(self._messages, self._answered, self._marked_blocks)
         last = turns[-1].blocks[-1] if turns[-1].role == "assistant" else {}
         if last.get("type") == "text":
             # "final assistant content cannot end with trailing whitespace" (HTTP 400)
             last["text"] = str(last["text"]).rstrip()
         return [{"role": turn.role, "content": [*turn.content]} for turn in turns]
+
+    def _marked_blocks(self, index: int, message: Message) -> list[JsonObject]:
+        return self._marks.mark(self._blocks(index, message), message.cache)
 
     def _blocks(self, index: int, message: Message) -> list[JsonObject]:
         path = f"messages[{index}]"

@@ -30,6 +30,7 @@ from ...config.settings import BackendProfile, Capabilities
 from ...errors import GatewayError, invalid_request, quoted, unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..decoding.provider_errors import ProviderError, error_of_status
+from ..encoding.caching import caching, refuse_cache
 from ..encoding.call_ids import CallIds, CallPosition, answered_calls
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TextPiece, TurnNotes, pieces
 from ..encoding.reasoning import gemini_thinking, is_gemini_3
@@ -59,6 +60,7 @@ class GeminiDialect(HttpDialect):
     def encode(self, request: CanonicalRequest, model: str) -> HttpRequest:
         if ".." in model or "?" in model or "&" in model:  # google.genai.models refuses the same
             raise invalid_request(f"model: {quoted(model)} is no name of a Gemini model")
+        refuse_cache(caching(request, self.profile.backend.cache), DIALECT)
         origin = Origin(DIALECT, self.profile.id, model)
         if not model.startswith(("models/", "tunedModels/")):
             model = f"models/{model}"

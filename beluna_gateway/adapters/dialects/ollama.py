@@ -25,6 +25,7 @@ from ...canonical import (
 from ...config.settings import Capabilities
 from ...errors import unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
+from ..encoding.caching import caching, refuse_cache
 from ..encoding.reasoning import ollama_think
 from .ollama_decoder import OllamaDecoder
 
@@ -39,6 +40,7 @@ class OllamaDialect(HttpDialect):
         return {"Authorization": f"Bearer {secret}"}  # ollama.com; a local server asks for nothing
 
     def encode(self, request: CanonicalRequest, model: str) -> HttpRequest:
+        refuse_cache(caching(request, self.profile.backend.cache), self.name)
         body: JsonObject = {
             "model": model,
             "stream": request.stream,

@@ -5,8 +5,6 @@ Source: the OpenAI API reference, "Chat" (`openai.types.chat`), and what llama.c
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from pydantic import JsonValue
 
 from ...canonical import (
@@ -22,9 +20,10 @@ from ...canonical import (
     ToolMessage,
     UserMessage,
 )
-from ...config.settings import BackendProfile, Capabilities
+from ...config.settings import BackendProfile, Capabilities, is_openai
 from ...errors import unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
+from ..encoding.caching import caching, openai_cache
 from ..encoding.call_ids import answered_calls
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TurnNotes, pieces
 from ..encoding.reasoning import chat_reasoning
@@ -39,10 +38,7 @@ class OpenAICompatibleDialect(HttpDialect):
     def __init__(self, profile: BackendProfile) -> None:
         super().__init__(profile)
         settings = profile.backend.openai_compatible
-        host = urlsplit(profile.backend.endpoint or "").hostname or ""
-        openai_itself = host == "api.openai.com" or host.endswith(
-            (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com")
-        )
+        self._at_openai = openai_itself = is_openai(profile.backend.endpoint)
         self._max_tokens_field = settings.max_tokens_field or (
             "max_completion_tokens" if openai_itself else "max_tokens"
         )
@@ -94,6 +90,7 @@ class OpenAICompatibleDialect(HttpDialect):
         if sampling.stop is not None:
             body["stop"] = list(sampling.stop)
         body |= chat_reasoning(request, self._thinking)
+        body |= openai_cache(caching(request, self.profile.backend.cache), self.name, at_openai=self._at_openai)
         return HttpRequest("/chat/completions", body)
 
     def decoder(self, request: CanonicalRequest, model: str) -> ResponseDecoder:

@@ -23,9 +23,10 @@ from ...canonical import (
     SystemMessage,
     ToolMessage,
 )
-from ...config.settings import Capabilities
+from ...config.settings import Capabilities, is_openai
 from ...errors import invalid_request, unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
+from ..encoding.caching import caching, openai_cache
 from ..encoding.call_ids import CallIds, answered_calls
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TextPiece, TurnNotes, pieces
 from ..encoding.reasoning import responses_reasoning
@@ -75,6 +76,8 @@ class OpenAIResponsesDialect(HttpDialect):
         if request.max_output_tokens is not None:
             body["max_output_tokens"] = request.max_output_tokens
         body |= _sampling(request)
+        at_openai = is_openai(self.profile.backend.endpoint)
+        body |= openai_cache(caching(request, self.profile.backend.cache), DIALECT, at_openai=at_openai)
         body |= _reasoning(request, carries_reasoning=history.carries_reasoning)
         return HttpRequest("/responses", body)
 

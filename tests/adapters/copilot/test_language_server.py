@@ -11,6 +11,7 @@ import pytest
 
 from beluna_gateway.canonical import (
     AssistantMessage,
+    Cache,
     Completed,
     ImagePart,
     JsonPart,
@@ -192,6 +193,8 @@ CALL = ToolCall("1", "t", "{}", {})
         ({"sampling": Sampling(seed=0)}, "sampling.seed"),
         ({"sampling": Sampling(stop=("x",))}, "sampling.stop"),
         ({"enable_thinking": False}, "enable_thinking"),
+        ({"cache": Cache(key="k")}, "cache.key"),
+        ({"cache": Cache(retention="long")}, "cache.retention"),
         ({"include_reasoning": True}, "include_reasoning"),
         ({"provider_options": {"a": 1}}, "provider_options"),
         (

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from beluna_gateway.canonical import (
+    Cache,
     Completed,
     ImagePart,
     OutputTextDelta,
+    Reasoning,
     ResolvedCredential,
     Sampling,
     SpecificTool,
@@ -144,6 +146,9 @@ async def test_tool_choice_none(tmp_path):
         ({"sampling": Sampling(seed=0)}, "sampling.seed"),
         ({"sampling": Sampling(stop=("x",))}, "sampling.stop"),
         ({"enable_thinking": True}, "enable_thinking"),
+        ({"reasoning": Reasoning(effort="low")}, "reasoning"),
+        ({"cache": Cache(key="k")}, "cache.key"),
+        ({"cache": Cache(retention="long")}, "cache.retention"),
         ({"provider_options": {"a": 1}}, "provider_options"),
         ({"messages": (UserMessage((ImagePart("https://x/y", None, None),)),)}, "messages[0].parts[0].image_url"),
         ({"messages": (UserMessage(TEXT), SystemMessage(TEXT))}, "messages[1]"),

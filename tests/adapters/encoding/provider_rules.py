@@ -36,6 +36,12 @@ def anthropic(body: Body) -> Iterator[str]:
         if message["role"] == "assistant" and blocks and blocks[-1]["type"] in ("thinking", "redacted_thinking"):
             yield "The final block in an assistant message cannot be `thinking`"
     yield from _anthropic_calls(messages)
+    sent = [*body.get("system", []), *(block for message in messages for block in message["content"])]
+    marked = [block["type"] for block in sent if "cache_control" in block]
+    if len(marked) + ("cache_control" in body) > 4:
+        yield "A maximum of 4 blocks with cache_control may be provided"
+    if {"thinking", "redacted_thinking"}.intersection(marked):
+        yield "cache_control cannot be set for thinking blocks"
     final = messages[-1]["content"][-1] if messages and messages[-1]["content"] else {}
     if messages and messages[-1]["role"] == "assistant" and re.search(r"\s$", final.get("text", "")):
         yield "final assistant content cannot end with trailing whitespace"

@@ -137,7 +137,13 @@ def histories(draw: st.DrawFn, name: str, tidy: bool = False) -> list[list[Messa
         pieces.append([{"role": "user", "parts": draw(_parts(images=True))} for _ in range(draw(st.integers(0, 2)))])
         if draw(st.booleans()):
             pieces.append([{"role": "system", "parts": draw(_parts())}])
+    messages = [message for piece in pieces for message in piece]
+    for index in draw(st.sets(st.integers(0, len(messages) - 1), max_size=4)):
+        messages[index]["cache"] = True
     return _numbered(pieces)
+
+
+_caches = st.sampled_from([None, {}, {"mode": "auto"}, {"mode": "off"}])
 
 
 def _numbered(pieces: list[list[Message]]) -> list[list[Message]]:
@@ -252,7 +258,7 @@ def test_any_history_goes_on_at_any_backend(name: str, data: st.DataObject) -> N
     all text in its order, each call once, each result with its own call."""
     history = [message for piece in data.draw(histories(name)) for message in piece]
 
-    body = encoded(name, history, stream=data.draw(st.booleans()))
+    body = encoded(name, history, stream=data.draw(st.booleans()), cache=data.draw(_caches))
 
     assert list(RULES[name](body)) == []
     ORACLES[name].request(json.loads(json.dumps(body)))
@@ -294,12 +300,14 @@ def _sequences(body: Any) -> Iterator[list[Any]]:
 @EXAMPLES
 @given(data=st.data())
 def test_the_next_body_begins_with_this_one(name: str, data: st.DataObject) -> None:
-    """A message is sent the same way whatever follows it, so that a provider finds the beginning in its cache."""
+    """A message is sent the same way whatever follows it, its mark included, so that a provider finds the beginning in
+    its cache."""
     pieces = data.draw(histories(name, tidy=True))
+    cache = data.draw(_caches)
     bodies = []
     for count in range(1, len(pieces) + 1):
         messages = [message for piece in pieces[:count] for message in piece]
-        body = encoded(name, messages)
+        body = encoded(name, messages, cache=cache)
         # White space at the end of a last turn of the model is the one thing that Anthropic takes elsewhere only.
         if not (name == "anthropic" and body["messages"][-1]["role"] == "assistant"):
             bodies.append(body)
