@@ -21,7 +21,10 @@ MUTANTS ?=
 # More for pytest: make tests PYTEST="tests/wire -x"
 PYTEST ?=
 
-.PHONY: help demo test style types tests coverage mutants copilot foreign bench soak schema clean
+# How long `make fuzz` tries each of its targets.
+FUZZ_SECONDS ?= 60
+
+.PHONY: help demo test style types tests coverage mutants copilot foreign bench fuzz soak schema clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +64,9 @@ bench: $(VENV)/.for-tests ## measure the gateway's own cost: latency, throughput
 	$(RUN) -m benchmarks
 	$(RUN) -m benchmarks.cancel
 
+fuzz: $(VENV)/.for-fuzz ## try changed inputs on all that reads bytes from outside, FUZZ_SECONDS (60) for each target
+	$(RUN) -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
 soak: $(VENV)/.for-tests ## hours in minutes: many clients, cancels and faults, and nothing may grow
 	$(RUN) -m tests.soak
 
@@ -70,7 +76,7 @@ schema: $(VENV)/.for-demo ## write the JSON Schemas anew from the models in the 
 	$(VENV)/bin/beluna-gateway schema server > $(VENV)/schema && mv $(VENV)/schema protocol/server.schema.json
 
 clean: ## remove what was installed and cached
-	rm -rf $(VENV) .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .mutants
+	rm -rf $(VENV) .venv .venv-* .fuzz .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .mutants
 
 # --- what the verbs need; a file says that it is there, so that nothing is installed twice ---
 
@@ -90,6 +96,11 @@ $(VENV)/.for-demo: pyproject.toml | $(RUN)
 $(VENV)/.for-tests: pyproject.toml $(VENV)/.for-demo
 	@echo "installing what the tests need into $(VENV)"
 	$(PIP) install --editable '.[dev,local,copilot,otlp,completion]'
+	@touch $@
+
+# atheris has wheels for few Pythons and systems; without it the inputs are changed at random.
+$(VENV)/.for-fuzz: $(VENV)/.for-tests
+	$(PIP) install --only-binary=atheris --editable '.[fuzz]' || echo "no atheris for this Python: fuzzing without coverage"
 	@touch $@
 
 $(VENV)/.for-coverage: $(VENV)/.for-tests

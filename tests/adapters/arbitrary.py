@@ -1,4 +1,4 @@
-"""Hypothesis strategies: answers as a confused or hostile backend may send them."""
+"""Answers as a confused or hostile backend may send them, and what must hold whatever it sends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from typing import Any
 from hypothesis import strategies as st
 
 from beluna_gateway.adapters.base import ResponseDecoder
-from beluna_gateway.canonical import BackendRawEvent
+from beluna_gateway.canonical import (
+    BackendRawEvent,
+    Completed,
+    OutputTextDelta,
+    ReasoningDelta,
+    ToolCallDelta,
+    ToolCallReady,
+    Usage,
+)
 from beluna_gateway.errors import GatewayError
 
 scalars = st.one_of(
@@ -48,3 +56,26 @@ def flooded(decoder: ResponseDecoder, payloads: Iterable[Any]) -> GatewayError |
     except GatewayError as error:
         return error
     return None
+
+
+def assert_in_order(events: list[BackendRawEvent], error: GatewayError | None) -> None:
+    """What the response normaliser and every client rely on."""
+    named: set[str] = set()
+    ready: set[str] = set()
+    for position, event in enumerate(events):
+        if isinstance(event, OutputTextDelta | ReasoningDelta):
+            assert isinstance(event.delta, str)
+            assert event.delta
+        elif isinstance(event, ToolCallDelta):
+            assert event.call_id not in ready
+            assert event.name is not None or event.call_id in named
+            named.add(event.call_id)
+        elif isinstance(event, ToolCallReady):
+            assert event.call.id in named - ready
+            ready.add(event.call.id)
+            assert isinstance(json.loads(event.call.arguments_json), dict)
+        elif isinstance(event, Completed):
+            assert error is None
+            assert position == len(events) - 1
+    assert sum(isinstance(event, Usage) for event in events) <= 1
+    assert error is not None or isinstance(events[-1], Completed)

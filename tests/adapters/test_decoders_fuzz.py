@@ -13,18 +13,13 @@ from beluna_gateway.adapters.base import HttpDialect
 from beluna_gateway.canonical import (
     BackendRawEvent,
     CanonicalRequest,
-    Completed,
     JsonObject,
-    OutputTextDelta,
-    ReasoningDelta,
     TextPart,
-    ToolCallDelta,
-    ToolCallReady,
-    Usage,
     UserMessage,
 )
 from beluna_gateway.errors import GatewayError
 
+from .arbitrary import assert_in_order
 from .oracles import ORACLES
 from .recorded import decode, dialect, recordings
 
@@ -38,29 +33,6 @@ _JSON: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
     max_leaves=4,
 )
-
-
-def assert_in_order(events: list[BackendRawEvent], error: GatewayError | None) -> None:
-    """What the response normaliser and every client rely on."""
-    named: set[str] = set()
-    ready: set[str] = set()
-    for position, event in enumerate(events):
-        if isinstance(event, OutputTextDelta | ReasoningDelta):
-            assert isinstance(event.delta, str)
-            assert event.delta
-        elif isinstance(event, ToolCallDelta):
-            assert event.call_id not in ready
-            assert event.name is not None or event.call_id in named
-            named.add(event.call_id)
-        elif isinstance(event, ToolCallReady):
-            assert event.call.id in named - ready
-            ready.add(event.call.id)
-            assert isinstance(json.loads(event.call.arguments_json), dict)
-        elif isinstance(event, Completed):
-            assert error is None
-            assert position == len(events) - 1
-    assert sum(isinstance(event, Usage) for event in events) <= 1
-    assert error is not None or isinstance(events[-1], Completed)
 
 
 def feed_all(of: HttpDialect, payloads: list[bytes]) -> tuple[list[BackendRawEvent], GatewayError | None]:

@@ -180,7 +180,7 @@ class AnthropicDecoder(ResponseDecoder):
         self._end(expect_object(event.get("delta"), "a message_delta's delta"))
 
     def _message_stop(self, _: JsonObject, __: list[BackendRawEvent]) -> None:
-        self.done = True
+        self.done_mark()  # before any end mark it ends nothing: where the reads happen to cut would decide
 
     _HANDLERS: ClassVar[dict[str, Callable[[AnthropicDecoder, JsonObject, list[BackendRawEvent]], None]]] = {
         "message_start": _message_start,

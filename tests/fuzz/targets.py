@@ -1,0 +1,253 @@
+"""What is fuzzed: functions that take bytes from outside, each with the errors that it may raise and what must hold.
+
+Beside "no other exception" two things hold for every target: processor time and memory are linear in the input. An
+input that is stretched (its middle repeated up to a quarter of a megabyte) tells linear from quadratic.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from beluna_gateway.adapters.base import HttpDialect
+from beluna_gateway.adapters.decoding.provider_errors import read_error_body
+from beluna_gateway.adapters.http.ndjson import NdjsonParser
+from beluna_gateway.adapters.http.sse import SseParser
+from beluna_gateway.config.loading import ConfigError, load_config
+from beluna_gateway.config.settings import HTTP_DIALECTS
+from beluna_gateway.errors import GatewayError
+from beluna_gateway.pipeline.request_normalizer import RequestNormalizer
+from beluna_gateway.wire.frames import Infer
+from beluna_gateway.wire.lines import LineCutter
+from beluna_gateway.wire.ndjson import RejectedLine, decode
+from tests.adapters import recorded
+from tests.adapters.arbitrary import assert_in_order
+from tests.adapters.recorded import recordings
+
+from .mutation import Mutator
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT = 1 << 20
+STRETCHED = 256 * 1024
+SEPARATORS = (b"\n\n", b"\n", b",", b"")
+MOST_SECONDS, MOST_SECONDS_PER_MEGABYTE = 1.0, 8.0
+MOST_CHARACTERS = 10_000  # of a message that names mistakes
+MOST_BYTES, MOST_BYTES_PER_BYTE = 64 << 20, 400
+
+Target = Callable[[bytes], None]
+
+
+def client_lines(data: bytes) -> None:
+    """What a client sends, as far as the provider's request: `rejected`, or a `GatewayError`."""
+    cutter = LineCutter(LIMIT)
+    half = len(data) // 2
+    for line in [*cutter.feed(data[:half]), *cutter.feed(data[half:]), *cutter.close()]:
+        if line is None:
+            continue
+        frame, said = None, ""
+        try:
+            frame = decode(line)
+        except RejectedLine as rejected:
+            said = str(rejected)
+        assert len(said) < MOST_CHARACTERS, "a rejection repeats too much of its line"
+        if isinstance(frame, Infer):
+            with suppress(GatewayError):
+                request = RequestNormalizer().normalize(frame, "fuzz")
+                for name in HTTP_DIALECTS:
+                    with suppress(GatewayError):
+                        json.dumps(_dialect(name).encode(request, "model").body, allow_nan=False)
+
+
+def configuration(data: bytes) -> None:
+    """A configuration file: a `Config`, or a `ConfigError` whose mistakes are no endless text."""
+    path = Path(_folder().name) / "beluna.jsonc"
+    path.write_bytes(data)
+    mistakes: tuple[str, ...] = ("none",)
+    try:
+        load_config(path)
+    except ConfigError as error:
+        mistakes = error.mistakes
+    assert mistakes, "a mistake without a word"
+    assert max(map(len, mistakes)) < MOST_CHARACTERS, "a mistake repeats too much of the file"
+
+
+def sse(data: bytes) -> None:
+    """Events are the same however the stream is cut into reads."""
+    _same_however_cut(lambda: SseParser(LIMIT), data)
+
+
+def ndjson(data: bytes) -> None:
+    """Lines are the same however the stream is cut into reads."""
+    _same_however_cut(lambda: NdjsonParser(LIMIT), data)
+
+
+def error_body(data: bytes) -> None:
+    """The body of an answer that is no success: an error of every dialect, with words."""
+    for name in HTTP_DIALECTS:
+        for status in (400, 429, 500):
+            assert _dialect(name).error(status, read_error_body(data), None).message
+
+
+def streamed(name: str) -> Target:
+    """A streamed answer: events in their order and their end, or a `GatewayError`; the same however it is cut."""
+
+    def target(data: bytes) -> None:
+        found = _decoded(name, [data])
+        assert found == _decoded(name, _pieces(data))
+        _decoded(name, [data], cut=True)
+
+    return target
+
+
+def whole(name: str) -> Target:
+    """An unstreamed answer: events in their order and their end, or a `GatewayError`."""
+
+    def target(data: bytes) -> None:
+        _decoded(name, [data], stream=False)
+
+    return target
+
+
+TARGETS: dict[str, Target] = {
+    "client_lines": client_lines,
+    "configuration": configuration,
+    "sse": sse,
+    "ndjson": ndjson,
+    "error_body": error_body,
+    **{f"{name}_streamed": streamed(name) for name in sorted(HTTP_DIALECTS)},
+    **{f"{name}_whole": whole(name) for name in sorted(HTTP_DIALECTS)},
+}
+
+
+def play(name: str, data: bytes) -> None:
+    """One input of a target, within its time and memory; now and then, by its checksum, stretched as well."""
+    _bounded(name, data)
+    number = zlib.crc32(data)
+    if data and number % 16 == 0:
+        _bounded(name, stretched(data, SEPARATORS[number // 16 % len(SEPARATORS)]))
+
+
+def play_stretched(name: str, data: bytes) -> None:
+    """One input, stretched in each way."""
+    for separator in SEPARATORS:
+        _bounded(name, stretched(data, separator))
+
+
+def stretched(data: bytes, separator: bytes) -> bytes:
+    """`data` with some of what stands between its separators repeated: whole events, members of an array, or bytes."""
+    parts = data.split(separator) if separator else [data[i : i + 1] for i in range(len(data))]
+    quarter = len(parts) // 4
+    middle = parts[quarter : len(parts) - quarter]
+    size = len(separator.join(middle)) + len(separator)
+    times = max(1, STRETCHED // max(size, 1))
+    return separator.join([*parts[:quarter], *middle * times, *parts[len(parts) - quarter :]])
+
+
+def seeds(name: str) -> list[bytes]:
+    """Inputs that are right, to begin with."""
+    if name == "client_lines":
+        return [line.encode() for line in _said_by_clients()]
+    if name == "configuration":
+        return [path.read_bytes() for path in (*ROOT.glob("*.jsonc"), *ROOT.glob("tests/config/*.jsonc"))]
+    if name == "sse":
+        return [r.answer for r in recordings() if (r.folder / "response.sse").exists()]
+    if name == "ndjson":
+        return [r.answer for r in recordings() if (r.folder / "response.ndjson").exists()]
+    if name == "error_body":
+        return [b'{"error":{"message":"no","code":"x"}}', *(r.answer for r in recordings() if r.status != 200)]
+    dialect, _, manner = name.rpartition("_")
+    of_dialect = [r for r in recordings() if r.dialect_name == dialect]
+    found = [r.answer for r in of_dialect if r.streamed == (manner == "streamed")]
+    return found or [r.answer for r in of_dialect]
+
+
+def mutator(name: str) -> Mutator:
+    """Changes inputs of this target."""
+    return Mutator(seeds(name))
+
+
+def _bounded(name: str, data: bytes) -> None:
+    memory, began = _peak(), time.process_time()
+    TARGETS[name](data)
+    seconds, grown = time.process_time() - began, _peak() - memory
+    megabytes = len(data) / 1e6
+    assert seconds < MOST_SECONDS + MOST_SECONDS_PER_MEGABYTE * megabytes, f"{seconds:.1f} s for {len(data)} bytes"
+    assert grown < MOST_BYTES + MOST_BYTES_PER_BYTE * len(data), f"{grown} bytes of memory for {len(data)} bytes"
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _same_however_cut(parser: Callable[[], SseParser | NdjsonParser], data: bytes) -> None:
+    assert _payloads(parser(), [data]) == _payloads(parser(), _pieces(data))
+
+
+def _payloads(parser: SseParser | NdjsonParser, chunks: list[bytes]) -> tuple[list[bytes], str | None]:
+    found: list[bytes] = []
+    kind: str | None = None
+    try:
+        for chunk in chunks:
+            found += parser.feed(chunk)
+        found += parser.close()
+    except GatewayError as error:
+        kind = error.kind
+    assert kind in (None, "protocol_violation")
+    return ([] if kind else found), kind  # what comes before the error depends on the reads
+
+
+def _decoded(name: str, chunks: list[bytes], **how: bool) -> tuple[list[Any], str | None]:
+    request = _request()
+    events, error = recorded.decode(_dialect(name), request, chunks, **how)
+    assert_in_order(events, error)
+    frames = recorded.wire_events(events, error, request)
+    json.dumps(frames, allow_nan=False)
+    if error is not None:
+        assert error.kind != "internal"
+        assert error.message
+    return frames, error.kind if error is not None else None
+
+
+def _pieces(data: bytes) -> list[bytes]:
+    """`data` in pieces of one size, which its checksum decides: at most 300 pieces."""
+    size = max(1 + zlib.crc32(data) % 40, len(data) // 300)
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory()
+
+
+@cache
+def _dialect(name: str) -> HttpDialect:
+    return recorded.dialect(name)
+
+
+@cache
+def _request() -> Any:
+    return recorded.canonical(
+        {
+            "type": "infer",
+            "messages": [{"role": "user", "parts": [{"text": {"text": "Hi"}}]}],
+            "include_reasoning": True,
+            "tools": [{"name": "f", "input_schema": {"type": "object"}}],
+        }
+    )
+
+
+def _said_by_clients() -> Iterator[str]:
+    for recording in recordings():
+        yield json.dumps(json.loads((recording.folder / "request.json").read_text()), ensure_ascii=False)
+    for path in sorted((ROOT / "protocol" / "transcripts").glob("*.ndjson")):
+        for line in path.read_text().splitlines():
+            if line.startswith(">"):
+                yield line[1:].strip()
