@@ -1,4 +1,4 @@
-"""The command line: `serve`, `ask`, `check`, `status`, `schema`. Assembles the parts and runs them.
+"""The command line: `serve`, `ask`, `check`, `reload`, `status`, `schema`. Assembles the parts and runs them.
 
 Each command imports what it needs itself, so `--version` and `--help` do not load the gateway.
 """
@@ -21,9 +21,7 @@ from .telemetry.terminal import printable
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .config.settings import Config, Otlp
-    from .telemetry.otlp import OtlpSink
-    from .telemetry.redaction import Redactor
+    from .config.settings import Config
 
 # sysexits.h
 OK, FAILED, USAGE, UNREADABLE, UNAVAILABLE, CANNOT_CREATE, WRONG_CONFIG = 0, 1, 64, 66, 69, 73, 78
@@ -126,6 +124,9 @@ def _parser(complete_files: Any = None) -> argparse.ArgumentParser:
     check = command("check", _check, "check the configuration and the credentials, and probe each backend")
     check.add_argument("--backend", help="only this one")
 
+    reload = command("reload", _reload, "have the daemon read its configuration again; requests in flight go on")
+    path_argument(reload, "--socket", help="the daemon's socket; default: the configuration's socket_path")
+
     status = command("status", _status, "print the daemon's state: backends, breakers, requests")
     path_argument(status, "--socket", help="default: the configuration's socket_path")
     status.add_argument("--json", action="store_true", help="print the frame as it comes")
@@ -172,7 +173,9 @@ def _where_looked(path: Path) -> str:
 def _serve(options: argparse.Namespace) -> int:
     import signal
 
-    signal.signal(signal.SIGHUP, lambda *_: None)  # not SIG_IGN, which programs that the daemon starts would inherit
+    early: list[int] = []
+    # Not SIG_IGN, which programs that the daemon starts would inherit.
+    signal.signal(signal.SIGHUP, lambda number, _: early.append(number))
     config = _load(options.config)
     if isinstance(config, int):
         return config
@@ -181,16 +184,24 @@ def _serve(options: argparse.Namespace) -> int:
     import uvloop
 
     from .daemon.sockets import SocketError
-    from .telemetry.logging import logging_to
+    from .service import MissingExtra, Service
+    from .telemetry.logging import LogSettings, logging_to
     from .telemetry.redaction import Redactor
 
     redactor = Redactor()
+
+    async def run(log: LogSettings) -> None:
+        async with Service(options.config, config, redactor, log) as service:
+            if early:  # after the file was read, perhaps
+                service.daemon.reload()
+            await service.daemon.serve()
+
     try:
         with (
-            logging_to(2, config.telemetry, redactor, colors=os.isatty(2)),
+            logging_to(2, config.telemetry, redactor, colors=os.isatty(2)) as log,
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
-            runner.run(_run_daemon(config, options.config.absolute().parent, redactor))
+            runner.run(run(log))
     except MissingExtra as error:
         _complain(str(error))
         return WRONG_CONFIG
@@ -198,50 +209,6 @@ def _serve(options: argparse.Namespace) -> int:
         _complain(str(error))
         return CANNOT_CREATE
     return OK
-
-
-async def _run_daemon(config: Config, folder: Path, redactor: Redactor) -> None:
-    from contextlib import AsyncExitStack
-
-    from .daemon.server import Daemon
-    from .gateway import AIGateway
-    from .telemetry.logging import LogSink
-    from .telemetry.records import TelemetrySink
-
-    sinks: list[TelemetrySink] = [LogSink()]
-    async with AsyncExitStack() as stack:
-        if config.telemetry.otlp is not None:
-            sinks.append(stack.enter_context(otlp_sink(config.telemetry.otlp)))
-        gateway = AIGateway(config, folder, telemetry=sinks, redactor=redactor)
-        daemon = Daemon(config, folder, gateway)
-        stack.enter_context(daemon.signals())
-        await stack.enter_async_context(gateway)
-        if (metrics := config.telemetry.metrics) is not None:
-            from .daemon.metrics_endpoint import metrics_endpoint
-            from .telemetry.metrics import MetricsSink
-
-            sink = MetricsSink(daemon.status, daemon.models, daemon.counters)
-            gateway.telemetry.append(sink)
-            listen = metrics if isinstance(metrics, str) else metrics.listen
-            await stack.enter_async_context(metrics_endpoint(listen, folder, sink.exposition))
-        await daemon.serve()
-
-
-class MissingExtra(Exception):
-    """The configuration needs packages that are not installed."""
-
-
-def otlp_sink(settings: Otlp) -> OtlpSink:
-    """The sink that sends spans to a collector.
-
-    Raises:
-        MissingExtra: The packages of the extra `otlp` are not installed.
-    """
-    try:
-        from .telemetry.otlp import OtlpSink
-    except ImportError as error:
-        raise MissingExtra(f"telemetry.otlp: {error}; install it with pip install 'beluna-gateway[otlp]'") from error
-    return OtlpSink(settings.endpoint)
 
 
 # --- ask and status ------------------------------------------------------------------------------------------
@@ -352,6 +319,28 @@ async def _ask_status(path: Path) -> dict[str, Any]:
 
     async with connect(path) as client:
         return await client.status()
+
+
+def _reload(options: argparse.Namespace) -> int:
+    path = _socket_path(options)
+    if isinstance(path, int):
+        return path
+    import asyncio
+
+    from .reload import NotReloaded, WrongFile, reload_daemon
+
+    try:
+        pid = asyncio.run(reload_daemon(path))
+    except NotReloaded as error:
+        _complain(str(error))
+        return FAILED
+    except WrongFile as error:
+        _complain(f"not reloaded, the daemon goes on as before: {error}")
+        return WRONG_CONFIG
+    except OSError as error:
+        return _no_daemon(path, error)
+    print(f"reloaded (pid {pid})")
+    return OK
 
 
 # --- check ---------------------------------------------------------------------------------------------------

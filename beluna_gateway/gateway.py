@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from http import HTTPStatus
 from itertools import count
@@ -55,6 +55,11 @@ class LiveBackend:
     def __init__(self, profile: BackendProfile, make_adapter: AdapterFactory, clock: Callable[[], float]) -> None:
         self.profile = profile
         self.id = profile.id
+        self.users = 0
+        """Requests that began with it and have not ended."""
+        self.predecessors: set[asyncio.Task[None]] = set()
+        """The ends of retired backends whose model server has the endpoint that this one's will have."""
+        self._unused = asyncio.Event()
         self.budget = BudgetEnforcer(profile.budget, profile.id)
         self.breaker = CircuitBreaker(profile.reliability, clock)
         self.models = profile.models
@@ -81,6 +86,45 @@ class LiveBackend:
         runs_one = settings.launch is not None or settings.dialect not in HTTP_DIALECTS
         return ProgramStatus("stopped", 0) if runs_one else None
 
+    def enter(self) -> None:
+        """A request begins."""
+        self._unused.clear()
+        self.users += 1
+        self.requests += 1
+
+    def leave(self) -> None:
+        """A request has ended."""
+        self.users -= 1
+        if self.users == 0:
+            self._unused.set()
+
+    async def close(self) -> None:
+        """Ends connections and child processes."""
+        if self.has_adapter:
+            await self.adapter.close()
+
+    async def close_when_unused(self) -> None:
+        """Waits for the last request, or for `stop_waiting`, before it closes. No request may begin any more."""
+        if self.users:
+            await self._unused.wait()
+        await self.close()
+
+    def stop_waiting(self) -> None:
+        """`close_when_unused` waits for no request any more."""
+        self._unused.set()
+
+    def follow(self, predecessor: asyncio.Task[None]) -> None:
+        """No attempt begins before `predecessor` is done."""
+        self.predecessors.add(predecessor)
+        predecessor.add_done_callback(self.predecessors.discard)
+
+    async def wait_for_predecessors(self) -> None:
+        """Returns when the model servers whose place this backend's takes have stopped: a server that is still there
+        would look like one that somebody else runs.
+        """
+        if self.predecessors:
+            await asyncio.wait(self.predecessors)
+
     async def wait_for_retry(self, seconds: float) -> None:
         """Waits for `seconds`, or until the circuit opens: the next attempt is then refused anyway."""
         opened = asyncio.Event()
@@ -92,6 +136,25 @@ class LiveBackend:
             pass
         finally:
             self.breaker.on_open.discard(opened.set)
+
+
+@dataclass(frozen=True, slots=True)
+class _InEffect:
+    """What one configuration comes to. A request takes it once, as it begins, and keeps to it until it ends."""
+
+    router: BackendRouter
+    backends: Mapping[str, LiveBackend]
+    clients: ClientTable
+
+
+@dataclass(frozen=True, slots=True)
+class BackendChanges:
+    """What a reload made of the backends: their ids."""
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    unchanged: tuple[str, ...]
 
 
 class AIGateway:
@@ -120,21 +183,41 @@ class AIGateway:
             from .adapters import ADAPTERS
 
             adapters = ADAPTERS
+        self._adapters = adapters
+        self._folder = folder or Path.cwd()
         self._loop = asyncio.get_running_loop()
         self._clock = time.monotonic  # the time of uvloop's loop has whole milliseconds: good for deadlines only
         self._redactor = redactor or Redactor()
         self._request_normalizer = RequestNormalizer()
-        configured = profiles(config, folder or Path.cwd())
-        self._router = BackendRouter(configured, config.ai_gateway.default_backend, aliases(config))
         self._credentials = CredentialResolver(self._redactor)
         self._capabilities = CapabilityGuard()
-        self.clients = ClientTable(config.server, {profile.id: profile.budget for profile in configured.values()})
-        self.telemetry = list(telemetry)
+        self.telemetry: list[TelemetrySink] = list(telemetry)
         self._log = structlog.get_logger("beluna_gateway")
-        self.backends = {
-            profile.id: LiveBackend(profile, adapters[profile.backend.dialect], self._clock)
-            for profile in configured.values()
-        }
+        self._retiring: dict[LiveBackend, asyncio.Task[None]] = {}
+        self._starting: set[asyncio.Task[None]] = set()
+        self._in_effect = self._configured(config, None)
+
+    @property
+    def backends(self) -> Mapping[str, LiveBackend]:
+        """The backends that new requests use, by id."""
+        return self._in_effect.backends
+
+    @property
+    def clients(self) -> ClientTable:
+        """The clients of new requests."""
+        return self._in_effect.clients
+
+    def _configured(self, config: Config, before: _InEffect | None) -> _InEffect:
+        """What `config` comes to, with those of the backends and clients of `before` that it does not change."""
+        configured = profiles(config, self._folder)
+        backends = {}
+        for profile in configured.values():
+            backend = None if before is None else before.backends.get(profile.id)
+            if backend is None or not backend.profile.equals(profile):
+                backend = LiveBackend(profile, self._adapters[profile.backend.dialect], self._clock)
+            backends[profile.id] = backend
+        budgets = {profile.id: profile.budget for profile in configured.values()}
+        clients = ClientTable(config.server, budgets, None if before is None else before.clients)
         if config.without_effect:
             self._log.info("without effect: for Beluna core", settings=", ".join(config.without_effect))
         for profile in configured.values():
@@ -144,6 +227,8 @@ class AIGateway:
                     backend_id=profile.id,
                     settings="retry_policy adapter_resumable, capabilities.resumable_streaming",
                 )
+        router = BackendRouter(configured, config.ai_gateway.default_backend, aliases(config))
+        return _InEffect(router, backends, clients)
 
     async def __aenter__(self) -> Self:
         return self
@@ -151,37 +236,117 @@ class AIGateway:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        for task in self._starting:
+            task.cancel()
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._credentials.close)
             for backend in self.backends.values():
-                if backend.has_adapter:
-                    stack.push_async_callback(backend.adapter.close)
+                stack.push_async_callback(backend.close)
+            for backend in self._retiring:
+                backend.stop_waiting()
+            if tasks := {*self._retiring.values(), *self._starting}:
+                await asyncio.wait(tasks)
 
     async def start(self) -> None:
         """Starts model servers that are to run before the first request (`launch`), and loads the default backend's
         adapter. Optional: otherwise the first request does both.
         """
         for backend in self.backends.values():
-            if backend.id == self._router.default_backend or backend.profile.backend.launch is not None:
+            if self._starts_early(self._in_effect, backend):
                 await backend.adapter.start()
+
+    def reload(self, config: Config) -> BackendChanges:
+        """Puts `config` into effect for the requests that begin from now on; those in flight end as they began.
+
+        A backend whose settings have not changed keeps its connections, circuit breaker, budget, counters and programs.
+        The others are new; what they replace is closed when its last request has ended, and a model server that is to
+        take the place of another one, on the same endpoint, is started after that.
+
+        Raises:
+            Exception: An adapter of the new configuration cannot be made. Then nothing has changed.
+        """
+        before = self._in_effect
+        after = self._configured(config, before)
+        new = [backend for backend in after.backends.values() if before.backends.get(backend.id) is not backend]
+        start = [backend for backend in new if self._starts_early(after, backend)]
+        for backend in start:
+            _ = backend.adapter  # what may raise does so before anything has changed
+        self._in_effect = after
+        for backend in before.backends.values():
+            if after.backends.get(backend.id) is not backend:
+                self._retire(backend)
+        for backend in new:
+            for retired, task in self._retiring.items():
+                if _same_model_server(backend.profile, retired.profile):
+                    backend.follow(task)
+        for backend in start:
+            self._start_later(backend)
+        return BackendChanges(
+            added=tuple(backend.id for backend in new if backend.id not in before.backends),
+            changed=tuple(backend.id for backend in new if backend.id in before.backends),
+            removed=tuple(name for name in before.backends if name not in after.backends),
+            unchanged=tuple(name for name, backend in after.backends.items() if before.backends.get(name) is backend),
+        )
+
+    def _starts_early(self, configured: _InEffect, backend: LiveBackend) -> bool:
+        return backend.id == configured.router.default_backend or backend.profile.backend.launch is not None
+
+    def _retire(self, backend: LiveBackend) -> None:
+        task = self._spawn(backend.close_when_unused(), backend.id)
+        self._retiring[backend] = task
+        task.add_done_callback(lambda _: self._retiring.pop(backend))
+
+    def _start_later(self, backend: LiveBackend) -> None:
+        async def start() -> None:
+            await backend.wait_for_predecessors()
+            if self.backends.get(backend.id) is backend:
+                await backend.adapter.start()
+
+        task = self._spawn(start(), backend.id)
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+
+    def _spawn(self, work: Coroutine[None, None, None], backend_id: str) -> asyncio.Task[None]:
+        async def guarded() -> None:
+            try:
+                await work
+            except Exception:  # noqa: BLE001 - nobody waits for the outcome
+                self._log.exception("bug in a reload", backend_id=backend_id)
+
+        task = asyncio.create_task(guarded(), name=f"reload of backend {backend_id}")
+        task.add_done_callback(lambda _: work.close())  # a task cancelled before its first step never awaits it
+        return task
 
     # --- one request -----------------------------------------------------------------------------------------
 
-    async def infer(self, frame: Infer, request_id: str, sink: EventSink, origin: Origin | None = None) -> None:
-        """Serves one request: writes its events to `sink`, the last one is terminal. Raises nothing.
+    def infer(
+        self, frame: Infer, request_id: str, sink: EventSink, origin: Origin | None = None
+    ) -> Coroutine[Any, Any, None]:
+        """Serves one request: writes its events to `sink`, the last one is terminal. To be awaited; raises nothing.
 
-        Cancelling this call cancels the request: when it has returned, the backend's connection is closed. A cancelled
-        request gets no terminal event from here; the caller knows that it cancelled.
+        Cancelling it cancels the request: when it has returned, the backend's connection is closed. A cancelled request
+        gets no terminal event from here; the caller knows that it cancelled.
+
+        The request keeps to the configuration that is in effect at this call, also where it first runs after a reload.
         """
+        return self._infer(frame, request_id, sink, origin or Origin(), self._in_effect)
+
+    async def _infer(
+        self, frame: Infer, request_id: str, sink: EventSink, origin: Origin, in_effect: _InEffect
+    ) -> None:
         record = RequestRecord(request_id, frame.metadata, self._clock(), streamed=frame.stream)
-        origin = origin or Origin()
         response = ResponseNormalizer(sink, frame.include_reasoning, self._clock, self._later)
         backend = None
         try:
             request = self._request_normalizer.normalize(frame, request_id)
             del frame  # otherwise kept, 4 KB or more, for as long as the answer takes
-            selected = self._router.select(request)
-            backend = self._backend_of(selected, record)
+            selected = in_effect.router.select(request)
+            backend = in_effect.backends[selected.profile.id]
+            del in_effect
+            backend.enter()
+            record.backend_id, record.model = backend.id, selected.model
+            record.model_is_configured = selected.model in backend.models
+            record.dialect = selected.profile.backend.dialect
             budget = self._budget_for(origin, backend)
             with TotalTimer(budget.seconds(request)) as total:
                 credential = await self._credentials.resolve(selected.profile)
@@ -192,6 +357,8 @@ class AIGateway:
                 response.price = selected.profile.backend.pricing.get(selected.model)
                 backend.breaker.check()
                 async with budget.lease():
+                    if backend.predecessors:
+                        await backend.wait_for_predecessors()
                     try:
                         await self._attempts(call, selected, backend, response, verification, record, total.deadline)
                     except GatewayError as error:
@@ -206,6 +373,8 @@ class AIGateway:
             response.fail(self._presentable(GatewayError("internal", f"a bug in the gateway: {error!r}"), backend))
         finally:
             self._finish(record, response, backend, origin)
+            if backend is not None:
+                backend.leave()
 
     async def _attempts(
         self,
@@ -269,14 +438,6 @@ class AIGateway:
     def _later(self, function: Callable[[], None]) -> None:
         """Runs `function` after the event loop's next I/O poll and its callbacks."""
         self._loop.call_soon(self._loop.call_soon, function)
-
-    def _backend_of(self, selected: SelectedBackend, record: RequestRecord) -> LiveBackend:
-        backend = self.backends[selected.profile.id]
-        backend.requests += 1
-        record.backend_id, record.model = backend.id, selected.model
-        record.model_is_configured = selected.model in backend.models
-        record.dialect = selected.profile.backend.dialect
-        return backend
 
     @staticmethod
     def _budget_for(origin: Origin, backend: LiveBackend) -> BudgetEnforcer | NarrowedBudget:
@@ -406,6 +567,12 @@ def new_request_id() -> str:
     from uuid_utils import uuid7  # here, because most clients name their requests
 
     return str(uuid7())
+
+
+def _same_model_server(one: BackendProfile, other: BackendProfile) -> bool:
+    """Whether both launch a server for the same endpoint."""
+    both_launch = one.backend.launch is not None and other.backend.launch is not None
+    return both_launch and one.backend.endpoint == other.backend.endpoint
 
 
 def _wants_resumable(profile: BackendProfile) -> bool:

@@ -41,7 +41,9 @@ starter:            config
 daemon:             version errors canonical wire config telemetry pipeline gateway
 ask:                telemetry client
 check:              errors config telemetry pipeline adapters
-cli:                version wire config telemetry gateway client no_daemon starter ask daemon check
+service:            config telemetry gateway daemon
+reload:             client
+cli:                version wire config telemetry client no_daemon starter ask daemon check reload service
 __init__:           version errors canonical config event_stream gateway client
 __main__:           cli
 local_model:        processes

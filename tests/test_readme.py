@@ -135,7 +135,16 @@ def test_each_command_is_one() -> None:
         options = cli._parser().parse_args(words[start + 1 :])
         taken.add(options.run)
 
-    assert taken == {cli._serve, cli._ask, cli._check, cli._status, cli._schema, cli._init, cli._completion}
+    assert taken == {
+        cli._serve,
+        cli._ask,
+        cli._check,
+        cli._reload,
+        cli._status,
+        cli._schema,
+        cli._init,
+        cli._completion,
+    }
 
 
 def test_each_verb_of_make_is_there() -> None:

@@ -380,6 +380,16 @@ class BackendProfile:
         own = self.backend
         return tuple(dict.fromkeys((self.default_model, *(model.id for model in own.models or ()), *own.pricing)))
 
+    def equals(self, other: BackendProfile) -> bool:
+        """Whether the two have the same effect. A key that is given with its default has that of one that is not,
+        except among the capabilities, where it overrides the dialect's.
+        """
+        return self == other and _named(self.backend.capabilities) == _named(other.backend.capabilities)
+
+
+def _named(section: _Section | None) -> set[str] | None:
+    return None if section is None else section.model_fields_set
+
 
 def profiles(config: Config, folder: Path) -> dict[str, BackendProfile]:
     """Each backend by id, its own `reliability` and `budget` keys merged over the shared ones."""

@@ -44,7 +44,7 @@ class ConnectionHost(Protocol):
 
     @property
     def settings(self) -> Server:
-        """The configuration's `server` section."""
+        """The configuration's `server` section; a reload replaces it."""
 
     @property
     def hangups(self) -> HangupWatch:
@@ -81,8 +81,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, daemon: ConnectionHost) -> None:
         self._daemon = daemon
-        self._settings = daemon.settings
-        self._cutter = LineCutter(self._settings.max_frame_bytes)
+        self._max_frame_bytes = daemon.settings.max_frame_bytes
+        self._cutter = LineCutter(self._max_frame_bytes)
         self._lines: deque[bytes | None] = deque()
         """Received and not yet served: the client does not read the answers to earlier ones."""
         self._requests: dict[str, Request] = {}
@@ -198,7 +198,7 @@ class Connection(asyncio.Protocol):
     def _serve(self, line: bytes | None) -> None:
         try:
             if line is None:
-                limit = self._settings.max_frame_bytes
+                limit = self._max_frame_bytes
                 raise RejectedLine(f"the line is longer than {limit} bytes (server.max_frame_bytes)")
             if not line or line.isspace():
                 return
@@ -221,7 +221,7 @@ class Connection(asyncio.Protocol):
             raise RejectedLine.of(daemon_stopping(), request_id)
         if request_id in self._requests:
             raise RejectedLine(f"request_id {request_id!r} is in flight on this connection", request_id)
-        most = self._settings.max_in_flight_per_connection
+        most = self._daemon.settings.max_in_flight_per_connection
         if len(self._requests) >= most:
             raise RejectedLine(
                 f"{most} requests are in flight on this connection (server.max_in_flight_per_connection)",
@@ -241,7 +241,7 @@ class Connection(asyncio.Protocol):
         request.end(GatewayError("cancelled", "cancelled by the client"))
 
     def _exit(self) -> None:
-        if not self._settings.allow_exit:
+        if not self._daemon.settings.allow_exit:
             raise RejectedLine("this daemon does not take `exit` (server.allow_exit)", None, "authorization")
         self._daemon.stop("a client's exit frame")
 

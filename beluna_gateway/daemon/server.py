@@ -1,4 +1,4 @@
-"""The daemon: listens, admits clients, shuts down."""
+"""The daemon: listens, admits clients, reloads, shuts down."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,19 +24,33 @@ from ..version import __version__
 from ..wire.frames import PROTOCOL_VERSION
 from ..wire.ndjson import RejectedLine
 from .connection import Connection, daemon_stopping
+from .reloads import Reloads
 from .sockets import KEEP_SOCKET_FILE, HangupWatch, handed_over, listening_socket
 from .systemd import Notifier
 
 FLUSH_SECONDS = 1.0
 """At the end of a shutdown: how long clients may take to read their last frames."""
 
+NO_RELOADS = {"ok": 0, "failed": 0, "running": False, "last_error": None}
+"""The field `reloads` of a `status` frame where there is no file to reload."""
+
 
 class Daemon:
-    """Serves a gateway on a Unix socket until it is stopped."""
+    """Serves a gateway on a Unix socket until it is stopped.
 
-    def __init__(self, config: Config, folder: Path, gateway: AIGateway) -> None:
+    Args:
+        config: Where and whom to serve.
+        folder: What `socket_path` is relative to.
+        gateway: Serves the requests.
+        reload: Puts the configuration's file into effect, for SIGHUP; see `Reloads`.
+    """
+
+    def __init__(
+        self, config: Config, folder: Path, gateway: AIGateway, reload: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         self.settings = config.server
         self._config = config
+        self._handed_over = False
         self.gateway = gateway
         self.stopping = False
         self.hangups = HangupWatch()
@@ -46,6 +60,7 @@ class Daemon:
         self._log = structlog.get_logger("beluna_gateway")
         self._loop = asyncio.get_running_loop()
         self.counters = ServiceCounters()
+        self.reloads = None if reload is None else Reloads(reload, self.counters, self._notifier)
         self._refusals = LimitedLog("connection refused", self._loop.call_later)
         self._rejections: dict[str, LimitedLog] = {}  # by client: a noisy one does not hide another
         self._started_at = self._loop.time()
@@ -64,6 +79,7 @@ class Daemon:
             self._loop.add_reader(self.hangups.fileno(), self.hangups.dispatch)
             stack.callback(self._loop.remove_reader, self.hangups.fileno())
             listeners = handed_over()
+            self._handed_over = bool(listeners)
             path = self._folder / self._config.socket_path
             if not listeners:
                 mode = int(self.settings.socket_mode, 8)
@@ -81,6 +97,8 @@ class Daemon:
             gc.collect()
             gc.freeze()
             await self._stop.wait()
+            if self.reloads is not None:
+                await self.reloads.close()
             self._notifier.tell("STOPPING=1", "STATUS=finishing requests in flight")
             for server in servers:
                 server.close()
@@ -101,14 +119,14 @@ class Daemon:
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """Handles signals while the block runs: SIGTERM and SIGINT call `stop`; SIGHUP does not end the process.
+        """Handles signals while the block runs: SIGTERM and SIGINT call `stop`, SIGHUP calls `reload`.
 
         Enter it before anything is made that must be removed at the end, such as a socket file.
         """
         handlers: dict[int, Callable[[], None]] = {
             number: partial(self.stop, signal.Signals(number).name) for number in (signal.SIGTERM, signal.SIGINT)
         }
-        handlers[signal.SIGHUP] = self._reload
+        handlers[signal.SIGHUP] = self.reload
         for number, handler in handlers.items():
             self._loop.add_signal_handler(number, handler)
         try:
@@ -117,8 +135,27 @@ class Daemon:
             for number in handlers:
                 self._loop.remove_signal_handler(number)
 
-    def _reload(self) -> None:
-        self._log.warning("SIGHUP ignored: reloading the configuration is not supported yet; restart the daemon")
+    def reload(self) -> None:
+        """Begins to put the configuration's file into effect; the log, systemd and `status` tell how that ended."""
+        if self.reloads is None or self.stopping:
+            self._log.warning("no reload: the daemon is stopping" if self.stopping else "no reload: there is no file")
+        else:
+            self.reloads.begin()
+
+    def apply(self, config: Config) -> None:
+        """Takes the `server` section of a new configuration, and logs what of it needs a restart."""
+        self.settings = config.server
+        fixed = {
+            "socket_path": (self._config.socket_path, config.socket_path),
+            "server.socket_mode": (self._config.server.socket_mode, config.server.socket_mode),
+        }
+        for name, (in_effect, wanted) in fixed.items():
+            if in_effect == wanted:
+                continue
+            if self._handed_over:
+                self._log.warning("without effect: systemd made the socket; see its .socket unit", setting=name)
+            else:
+                self._log.warning("needs a restart", setting=name, in_effect=in_effect, configured=wanted)
 
     # --- `ConnectionHost` --------------------------------------------------------------------------------
 
@@ -182,6 +219,7 @@ class Daemon:
             "uptime_ms": int((self._loop.time() - self._started_at) * 1000),
             "connections": len(self._connections),
             "in_flight": self._in_flight,
+            "reloads": NO_RELOADS if self.reloads is None else self.reloads.status(),
             "backends": self.gateway.status(),
             "clients": self._client_status(),
         }

@@ -1,4 +1,4 @@
-"""Notifications to systemd: readiness, stopping, a status line, and the watchdog.
+"""Notifications to systemd: readiness, reloads, stopping, a status line, and the watchdog.
 
 Source: sd_notify(3). One datagram each; the packages for it on the index are unmaintained or need a compiler and
 libsystemd, for these few lines.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -30,6 +31,12 @@ class Notifier:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel, suppress(OSError):
             channel.setblocking(False)  # a stuck manager must not block the event loop
             channel.sendto("\n".join(assignments).encode(), address)
+
+    def reloading(self) -> None:
+        """Sends `RELOADING=1` with the time on CLOCK_MONOTONIC, by which systemd knows that this reload began after its
+        SIGHUP (systemd.service(5), `Type=notify-reload`). `READY=1` must follow.
+        """
+        self.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}", "STATUS=reloading the configuration")
 
     def keep_alive(self) -> None:
         """Sends `WATCHDOG=1` at half of `WATCHDOG_USEC` from now on; a stuck event loop sends none."""

@@ -69,8 +69,28 @@ class LogSink:
             self._log.warning("request", **fields)
 
 
+class LogSettings:
+    """The level and format of the log, which a reload may change.
+
+    Args:
+        settings: Those to begin with.
+        terminal: Whether people read along: the format `auto` is then `console`.
+    """
+
+    def __init__(self, settings: Telemetry, *, terminal: bool) -> None:
+        self._terminal = terminal
+        self.change(settings)
+
+    def change(self, settings: Telemetry) -> None:
+        """From the next line on."""
+        self.level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+        self.as_json = settings.log_format == "json" or (settings.log_format == "auto" and not self._terminal)
+
+
 @contextmanager
-def logging_to(descriptor: int, settings: Telemetry, redactor: Redactor, *, colors: bool = False) -> Iterator[None]:
+def logging_to(
+    descriptor: int, settings: Telemetry, redactor: Redactor, *, colors: bool = False
+) -> Iterator[LogSettings]:
     """While the block runs, everything that is logged in this process goes to `descriptor`, one line per event.
 
     That is structlog, the standard library's `logging` and `warnings`, and exceptions that nobody catches in a
@@ -80,21 +100,26 @@ def logging_to(descriptor: int, settings: Telemetry, redactor: Redactor, *, colo
 
     Args:
         descriptor: A file descriptor, usually 2.
-        settings: Level and format.
+        settings: Level and format; what the block gets changes them.
         redactor: Takes secrets out of every text.
         colors: Whether the format `console` may use colours.
     """
-    as_json = settings.log_format == "json" or (settings.log_format == "auto" and not os.isatty(descriptor))
-    render = _renderer(redactor, as_json=as_json, colors=colors, priorities=is_journal(descriptor))
+    current = LogSettings(settings, terminal=os.isatty(descriptor))
+    render = _renderer(current, redactor, colors=colors, priorities=is_journal(descriptor))
+
+    def filtered(logger: object, method: str, event: _Event) -> str:
+        if _LEVELS[method] < current.level:
+            raise structlog.DropEvent
+        return render(logger, method, event)
 
     def lost_line(number: int) -> str:
         return render(None, "warning", {"event": "log lines were lost", "lost": number})
 
     writer = LogWriter(descriptor, lost_line)
-    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     structlog.configure(
-        processors=[render],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        processors=[filtered],
+        # Loggers are kept by those who use them, with the level that they have here: `filtered` knows the one of now.
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=lambda *_: _QueueLogger(writer),
         cache_logger_on_first_use=True,
     )
@@ -105,7 +130,7 @@ def logging_to(descriptor: int, settings: Telemetry, redactor: Redactor, *, colo
     sys.unraisablehook, threading.excepthook = _unraisable, _thread_failed
     logging.captureWarnings(capture=True)
     try:
-        yield
+        yield current
     finally:
         logging.captureWarnings(capture=False)
         sys.unraisablehook, threading.excepthook = before
@@ -151,10 +176,11 @@ def _log_exception(text: str, error: BaseException | None, traceback: TracebackT
 
 
 _Event = MutableMapping[str, Any]
+_LEVELS = {name.lower(): level for name, level in logging.getLevelNamesMapping().items()}
 
 
 def _renderer(
-    redactor: Redactor, *, as_json: bool, colors: bool, priorities: bool
+    settings: LogSettings, redactor: Redactor, *, colors: bool, priorities: bool
 ) -> Callable[[object, str, _Event], str]:
     """The processor that makes a line of an event, and never raises."""
     steps: Iterable[structlog.typing.Processor] = (
@@ -169,7 +195,7 @@ def _renderer(
         for step in steps:
             event = step(logger, method, event)  # type: ignore[assignment]  # only renderers return something else
         cleaned = {key: _cleaned(value, redactor) for key, value in event.items()}
-        if as_json:
+        if settings.as_json:
             text = str(json_line(logger, method, cleaned))
         else:
             shown = {key: _shown(value, "\n\t" if key == "exception" else "") for key, value in cleaned.items()}

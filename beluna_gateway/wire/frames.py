@@ -483,9 +483,20 @@ class BackendStatus(_ServerFrame):
     requests: int
     failures: int
     used_tokens: int
-    """Reported by the backend for all requests since the daemon's start."""
+    """Reported by the backend for all requests since the daemon's start, or since the reload that changed it."""
     program: ProgramStatus | None = None
     """Absent where the daemon runs no program for this backend."""
+
+
+class ReloadStatus(_ServerFrame):
+    ok: int
+    """Reloads of the configuration that took effect, since the daemon's start."""
+    failed: int
+    """Reloads that changed nothing, because the file was wrong."""
+    running: bool
+    """One is under way."""
+    last_error: str | None
+    """What was wrong with the file at the last reload; null where it took effect."""
 
 
 class ClientStatus(_ServerFrame):
@@ -511,6 +522,7 @@ class StatusFrame(_ServerFrame):
     connections: int
     """The asking one included."""
     in_flight: int
+    reloads: ReloadStatus
     backends: list[BackendStatus]
     clients: list[ClientStatus] = []
     """Those that are configured, or else those that have connected since the daemon's start."""

@@ -16,7 +16,6 @@ import aiohttp
 import pytest
 
 from tests.fakes.answers import silent, text
-from tests.fakes.backend import PATIENCE
 from tests.fakes.client import connected, said
 from tests.fakes.daemon import DaemonProcess, daemon_process, local_daemon, make_config
 
@@ -140,22 +139,6 @@ async def test_descriptors_that_are_closed_at_start(tmp_path, backend, closed):
 
 
 # --- signals ---
-
-
-async def test_sighup_does_not_end_the_daemon(tmp_path, backend):
-    """The log says that nothing was reloaded, and requests in flight go on."""
-    backend.on("b", text("hello"))
-    async with (
-        daemon_process(tmp_path, make_config({"b": {}}, backend)) as daemon,
-        connected(daemon.socket_path) as client,
-    ):
-        daemon.process.send_signal(signal.SIGHUP)
-        async with asyncio.timeout(PATIENCE):
-            while "SIGHUP" not in daemon.log():
-                await asyncio.sleep(0.005)
-        await client.infer("b")
-        assert said(await client.answer()) == "hello"
-        assert await daemon.stop() == 0
 
 
 async def test_a_signal_at_any_moment_of_the_start_leaves_no_file(tmp_path, backend):

@@ -156,6 +156,7 @@ def test_rejections_and_status():
         "uptime_ms": 2,
         "connections": 3,
         "in_flight": 4,
+        "reloads": {"ok": 1, "failed": 2, "running": True, "last_error": "no"},
         "backends": [
             {
                 "id": "b",
