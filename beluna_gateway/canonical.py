@@ -196,6 +196,8 @@ class CanonicalRequest:
     """Not None only where it says something, and never beside `enable_thinking`."""
     include_reasoning: bool = False
     cache: Cache | None = None
+    parallel_tool_calls: bool | None = None
+    service_tier: str | None = None
     provider_options: JsonObject | None = None
 
 

@@ -168,6 +168,13 @@ class HttpDialect(ABC):
     def __init__(self, profile: BackendProfile) -> None:
         self.profile = profile
 
+    def may_call_in_parallel(self, request: CanonicalRequest) -> bool | None:
+        """What the request says, else False where the configuration says that the model cannot; None: nobody says."""
+        own = self.profile.backend.capabilities
+        if request.parallel_tool_calls is None and own is not None and not own.parallel_tool_calls:
+            return False
+        return request.parallel_tool_calls
+
     @abstractmethod
     def encode(self, request: CanonicalRequest, model: str) -> HttpRequest:
         """The provider's request. Never drops anything in silence.

@@ -35,6 +35,8 @@ def _first_unsupported(request: CanonicalRequest, can: Capabilities) -> tuple[st
         return "output_mode json_object", "json_mode"
     if isinstance(request.output_mode, JsonSchemaOutput) and not can.json_schema_mode:
         return "output_mode", "json_schema_mode"
+    if request.parallel_tool_calls and not can.parallel_tool_calls:
+        return "parallel_tool_calls", "parallel_tool_calls"
     if not can.reasoning:
         if request.enable_thinking:
             return "enable_thinking", "reasoning"

@@ -108,6 +108,8 @@ class RequestNormalizer:
             enable_thinking=frame.enable_thinking,
             reasoning=_reasoning(frame),
             cache=_cache(frame.cache),
+            parallel_tool_calls=frame.parallel_tool_calls,
+            service_tier=frame.service_tier,
             include_reasoning=frame.include_reasoning,
             provider_options=_provider_options(frame.provider_options),
         )

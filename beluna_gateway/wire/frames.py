@@ -295,6 +295,10 @@ class Infer(_Frame):
     """Deliver `reasoning_delta` frames."""
     cache: Cache | None = None
     """What is asked of the provider's prompt cache, field by field over the backend's configured default."""
+    parallel_tool_calls: bool | None = None
+    """Whether the model may make several calls in one turn; missing: the backend's own way."""
+    service_tier: Annotated[str, Field(min_length=1)] | None = None
+    """The provider's own word for how fast and at which price it serves."""
     provider_options: dict[str, Any] | None = None
     """Merged into the backend's request body; a key that the gateway sets itself is refused."""
 

@@ -48,6 +48,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("reasoning", {"reasoning": Reasoning(effort="low")}, "reasoning"),
     ("reasoning", {"reasoning": Reasoning(budget_tokens=2048)}, "reasoning"),
     ("reasoning", {"reasoning": Reasoning(effort="off", summary="auto")}, "reasoning"),
+    ("parallel_tool_calls", {"parallel_tool_calls": True}, "parallel_tool_calls"),
     ("vision", {"messages": (TEXT, IMAGE)}, "messages[1].parts[1].image_url"),
     ("tool_calls", {"messages": (ToolMessage("c", "t", (TextPart("3"),)),)}, "messages[0]"),
     ("tool_calls", {"messages": (TEXT, AssistantMessage((), (CALL,)))}, "messages[1].tool_calls"),

@@ -93,6 +93,8 @@ def test_every_field_of_a_frame_arrives():
         sampling={"temperature": 0.5, "top_p": 1, "seed": -3, "stop": ["x", ""]},
         enable_thinking=False,
         include_reasoning=True,
+        parallel_tool_calls=False,
+        service_tier="flex",
         provider_options={"deep": {"er": [None]}},
     )
 
@@ -111,6 +113,8 @@ def test_every_field_of_a_frame_arrives():
         sampling=Sampling(0.5, 1, -3, ("x", "")),
         enable_thinking=False,
         include_reasoning=True,
+        parallel_tool_calls=False,
+        service_tier="flex",
         provider_options={"deep": {"er": [None]}},
     )
 

@@ -54,6 +54,8 @@ FULL_INFER: dict[str, Any] = {
     "reasoning": {"effort": "low", "budget_tokens": 1, "summary": "auto"},
     "include_reasoning": True,
     "cache": {"mode": "auto", "key": "k", "retention": "long"},
+    "parallel_tool_calls": False,
+    "service_tier": "flex",
     "provider_options": {"free": [{"form": None}]},
 }
 

@@ -83,6 +83,7 @@ OPTIONAL = {
     *("messages.parts.image_url.mime_type", "messages.parts.json.value", "tools.description"),
     *("limits.max_output_tokens", "limits.max_request_time_ms"),
     *("sampling.temperature", "sampling.top_p", "sampling.seed", "sampling.stop"),
+    *("parallel_tool_calls", "service_tier"),
     *("cache", "cache.mode", "cache.key", "cache.retention", "messages.cache"),
     *("reasoning", "reasoning.effort", "reasoning.budget_tokens", "reasoning.summary"),
 }
@@ -105,6 +106,8 @@ def test_null_is_taken_only_where_an_option_is(place: tuple[Any, ...]):
         (("sampling", "seed"), [1.0, "1", True, 2**64, -(2**63) - 1]),
         (("sampling", "temperature"), ["0.5", True]),
         (("sampling", "stop"), ["x", [1], [None]]),
+        (("parallel_tool_calls",), [0, "false", {}]),
+        (("service_tier",), ["", 1, True]),
         (("cache",), ["auto", True, []]),
         (("cache", "mode"), ["on", "", True]),
         (("cache", "key"), ["", 1]),

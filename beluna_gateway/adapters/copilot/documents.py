@@ -32,6 +32,8 @@ def reject_unsupported(request: CanonicalRequest, default_model: str) -> None:
         "sampling.stop": sampling.stop is not None,
         "enable_thinking": request.enable_thinking is not None,
         "reasoning": request.reasoning is not None,
+        "parallel_tool_calls": request.parallel_tool_calls is False,
+        "service_tier": request.service_tier is not None,
         **{f"cache.{name}": True for name in (request.cache.asked if request.cache is not None else ())},
         "include_reasoning": request.include_reasoning,
         "provider_options": bool(request.provider_options),

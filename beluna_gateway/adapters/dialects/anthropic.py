@@ -78,7 +78,9 @@ class AnthropicDialect(HttpDialect):
                 }
                 for tool in request.tools
             ]
-            body["tool_choice"] = _tool_choice(request)
+            body["tool_choice"] = _tool_choice(request, self.may_call_in_parallel(request))
+        if request.service_tier is not None:
+            body["service_tier"] = request.service_tier
         thinking, effort = claude_thinking(request, model, max_tokens)
         if thinking is not None:
             body["thinking"] = thinking
@@ -90,15 +92,7 @@ class AnthropicDialect(HttpDialect):
             raise unsupported("output_mode: anthropic has no json_object; use json_schema")
         if output:
             body["output_config"] = output
-        sampling = request.sampling
-        if sampling.seed is not None:
-            raise unsupported("sampling.seed: anthropic has no seed")
-        if sampling.temperature is not None:
-            body["temperature"] = sampling.temperature
-        if sampling.top_p is not None:
-            body["top_p"] = sampling.top_p
-        if sampling.stop is not None:
-            body["stop_sequences"] = list(sampling.stop)
+        body |= _sampling(request)
         return HttpRequest(f"{self._prefix}/messages", body, _VERSION)
 
     def decoder(self, request: CanonicalRequest, model: str) -> ResponseDecoder:
@@ -106,11 +100,26 @@ class AnthropicDialect(HttpDialect):
         return AnthropicDecoder(notes, self.profile.reliability.max_event_bytes)
 
 
-def _tool_choice(request: CanonicalRequest) -> JsonObject:
+def _sampling(request: CanonicalRequest) -> JsonObject:
+    sampling = request.sampling
+    if sampling.seed is not None:
+        raise unsupported("sampling.seed: anthropic has no seed")
+    wanted: JsonObject = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "stop_sequences": None if sampling.stop is None else list(sampling.stop),
+    }
+    return {key: value for key, value in wanted.items() if value is not None}
+
+
+def _tool_choice(request: CanonicalRequest, parallel: bool | None) -> JsonObject:
     choice = request.tool_choice
+    if choice == "none":  # has no switch, and needs none
+        return {"type": "none"}
+    switch: JsonObject = {} if parallel is None else {"disable_parallel_tool_use": not parallel}
     if isinstance(choice, SpecificTool):
-        return {"type": "tool", "name": choice.name}
-    return {"type": "any" if choice == "required" else choice}
+        return {"type": "tool", "name": choice.name, **switch}
+    return {"type": "any" if choice == "required" else choice, **switch}
 
 
 def _system(messages: tuple[Message, ...], marks: CacheMarks) -> list[JsonValue]:

@@ -61,6 +61,8 @@ class GeminiDialect(HttpDialect):
         if ".." in model or "?" in model or "&" in model:  # google.genai.models refuses the same
             raise invalid_request(f"model: {quoted(model)} is no name of a Gemini model")
         refuse_cache(caching(request, self.profile.backend.cache), DIALECT)
+        if request.parallel_tool_calls is False:
+            raise unsupported("parallel_tool_calls: gemini has no switch for it, and may make several calls in a turn")
         origin = Origin(DIALECT, self.profile.id, model)
         if not model.startswith(("models/", "tunedModels/")):
             model = f"models/{model}"
@@ -86,6 +88,8 @@ class GeminiDialect(HttpDialect):
             ]
             body["tools"] = [{"functionDeclarations": declarations}]
             body["toolConfig"] = {"functionCallingConfig": _calling(request)}
+        if request.service_tier is not None:
+            body["serviceTier"] = request.service_tier
         if config := _generation_config(request, model):
             body["generationConfig"] = config
         method = "streamGenerateContent?alt=sse" if request.stream else "generateContent"

@@ -26,6 +26,7 @@ from ..decoding.gathering import gathered, is_answer
 from ..decoding.kept import KeptBytes
 from ..decoding.not_carried import NotCarried
 from ..decoding.provider_errors import ProviderError, error_in_stream, find_error
+from ..decoding.scalars import word
 from ..decoding.tool_calls import ToolCalls, arguments_text
 from ..decoding.usage import count, merged, usage_stats
 from ..encoding.provider_state import TurnNotes
@@ -125,7 +126,7 @@ class GeminiDecoder(ResponseDecoder):
                     self._part(expect_object(part, "a part"), events)
         if len(candidate) > _PLAIN_FIELDS:
             self._count(candidate)
-        if (word := candidate.get("finishReason")) and (reason := said_reason(word)) is not None:
+        if (said := candidate.get("finishReason")) and (reason := said_reason(said)) is not None:
             self._end(reason)
             if message := candidate.get("finishMessage"):
                 self._metadata["finish_message"] = message
@@ -260,6 +261,7 @@ def _usage(raw: JsonObject) -> UsageStats:
         total_tokens=count(raw.get("totalTokenCount")),
         cached_input_tokens=count(raw.get("cachedContentTokenCount")),
         reasoning_tokens=thoughts,
+        service_tier=word(raw.get("serviceTier")),
     )
 
 

@@ -41,6 +41,10 @@ class OllamaDialect(HttpDialect):
 
     def encode(self, request: CanonicalRequest, model: str) -> HttpRequest:
         refuse_cache(caching(request, self.profile.backend.cache), self.name)
+        if request.parallel_tool_calls is False:
+            raise unsupported("parallel_tool_calls: ollama has no switch for it, and may make several calls in a turn")
+        if request.service_tier is not None:
+            raise unsupported("service_tier: ollama has one way of serving")
         body: JsonObject = {
             "model": model,
             "stream": request.stream,

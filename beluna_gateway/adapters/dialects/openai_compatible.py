@@ -73,6 +73,10 @@ class OpenAICompatibleDialect(HttpDialect):
             body["tool_choice"] = (
                 {"type": "function", "function": {"name": choice.name}} if isinstance(choice, SpecificTool) else choice
             )
+            if (parallel := self.may_call_in_parallel(request)) is not None:
+                body["parallel_tool_calls"] = parallel
+        if request.service_tier is not None:
+            body["service_tier"] = request.service_tier
         mode = request.output_mode
         if isinstance(mode, JsonSchemaOutput):
             body["response_format"] = {

@@ -193,6 +193,8 @@ CALL = ToolCall("1", "t", "{}", {})
         ({"sampling": Sampling(seed=0)}, "sampling.seed"),
         ({"sampling": Sampling(stop=("x",))}, "sampling.stop"),
         ({"enable_thinking": False}, "enable_thinking"),
+        ({"parallel_tool_calls": False}, "parallel_tool_calls"),
+        ({"service_tier": "flex"}, "service_tier"),
         ({"cache": Cache(key="k")}, "cache.key"),
         ({"cache": Cache(retention="long")}, "cache.retention"),
         ({"include_reasoning": True}, "include_reasoning"),

@@ -147,6 +147,8 @@ async def test_tool_choice_none(tmp_path):
         ({"sampling": Sampling(stop=("x",))}, "sampling.stop"),
         ({"enable_thinking": True}, "enable_thinking"),
         ({"reasoning": Reasoning(effort="low")}, "reasoning"),
+        ({"parallel_tool_calls": False}, "parallel_tool_calls"),
+        ({"service_tier": "flex"}, "service_tier"),
         ({"cache": Cache(key="k")}, "cache.key"),
         ({"cache": Cache(retention="long")}, "cache.retention"),
         ({"provider_options": {"a": 1}}, "provider_options"),
