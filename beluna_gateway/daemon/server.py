@@ -25,7 +25,7 @@ from ..wire.frames import PROTOCOL_VERSION
 from ..wire.ndjson import RejectedLine
 from .connection import Connection, daemon_stopping
 from .reloads import Reloads
-from .sockets import KEEP_SOCKET_FILE, HangupWatch, handed_over, listening_socket
+from .sockets import BACKLOG, KEEP_SOCKET_FILE, HangupWatch, handed_over, listening_socket
 from .systemd import Notifier
 
 FLUSH_SECONDS = 1.0
@@ -86,7 +86,10 @@ class Daemon:
                 listeners = [stack.enter_context(listening_socket(path, mode))]
             paths = ", ".join(str(listener.getsockname()) for listener in listeners)
             servers = [
-                await self._loop.create_unix_server(lambda: Connection(self), sock=listener, **KEEP_SOCKET_FILE)
+                # The event loop calls listen() once more, by default with a shorter queue.
+                await self._loop.create_unix_server(
+                    lambda: Connection(self), sock=listener, backlog=BACKLOG, **KEEP_SOCKET_FILE
+                )
                 for listener in listeners
             ]
             self._notifier.tell("READY=1", f"STATUS=serving on {paths}")

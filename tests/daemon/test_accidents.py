@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,30 @@ async def scrape(path: Path) -> str:
     connector = aiohttp.UnixConnector(str(path))
     async with aiohttp.ClientSession(connector=connector) as session, session.get("http://x/metrics") as response:
         return await response.text()
+
+
+# --- a daemon that does not get to run ---
+
+
+async def test_clients_queue_while_the_process_stands_still(tmp_path, backend):
+    """Five hundred of them connect meanwhile, none is refused, and each is answered afterwards."""
+    with ExitStack() as stack:
+        async with daemon_process(
+            tmp_path, make_config({"b": {}}, backend, server={"max_connections": 1000})
+        ) as daemon:
+            daemon.process.send_signal(signal.SIGSTOP)
+            try:
+                clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(500)]
+                for client in clients:
+                    client.setblocking(False)  # it says at once where the queue is full
+                    client.connect(str(daemon.socket_path))
+                    client.send(b'{"type":"status"}\n')
+            finally:
+                daemon.process.send_signal(signal.SIGCONT)
+            for client in clients:
+                client.setblocking(True)
+                assert await asyncio.to_thread(client.recv, 20) == b'{"type":"status","pr'
+            assert await daemon.stop() == 0
 
 
 # --- descriptors ---
