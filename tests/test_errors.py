@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from beluna_gateway.errors import GatewayError, forget_frames
+from beluna_gateway.errors import (
+    GatewayError,
+    cut_off,
+    forget_frames,
+    invalid_request,
+    protocol_violation,
+    unsupported,
+)
 
 FIELDS: dict[str, Any] = {
     "kind": "rate_limited",
@@ -65,6 +72,7 @@ def test_another_error_with_a_field_replaced(field: str):
     assert str(other) == other.message
     assert (other.__traceback__, other.__cause__, other.__context__) == (None, None, None)
     assert error.__traceback__ is not None
+    assert GatewayError(**FIELDS).replace(**change).__dict__ == other.__dict__
 
 
 def test_frames_are_forgotten():
@@ -77,3 +85,31 @@ def test_frames_are_forgotten():
     forget_frames(error)
 
     assert [link.__traceback__ for link in (error, cause, context)] == [None] * 3
+
+
+def test_both_arms_of_a_chain_forget_their_frames():
+    """A cause of its own and a context of its own, each with what led to it."""
+    error, cause, context = raised(), raised(), raised()
+    error.__cause__, error.__context__ = cause, context
+    below = [link for one in (cause, context) for link in (one.__cause__, one.__context__) if link is not None]
+    assert len(below) == 4
+    forget_frames(error)
+
+    assert [link.__traceback__ for link in (error, cause, context, *below)] == [None] * 7
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "retryable"),
+    [
+        (invalid_request, "invalid_request", False),
+        (unsupported, "unsupported_capability", False),
+        (protocol_violation, "protocol_violation", False),
+        (cut_off, "backend_transient", True),
+    ],
+)
+def test_only_an_answer_that_was_cut_off_may_be_asked_for_again(make: Any, kind: str, retryable: bool):
+    """Of the errors that are made in many places. Each says its message, and nothing of a backend."""
+    error = make("why")
+
+    assert error.__dict__ == {**OTHERS, "kind": kind, "message": "why", "retryable": retryable}
+    assert repr(error) == f"GatewayError({kind}: why)"

@@ -236,6 +236,7 @@ def test_one_mistake_elsewhere(tmp_path: Path, whole: dict[str, Any], expected: 
         ("127.0.0.1:9464", True),
         ("localhost:0", True),
         ("[::1]:9464", True),
+        ("[fe80::A:0:f]:65535", True),
         ("run/metrics.sock", True),
         ("./m", True),
         ("/run/a:1", True),

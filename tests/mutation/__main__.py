@@ -1,7 +1,8 @@
 """Runs the mutation tester over the pure modules, and says which mutants no test kills: `make mutants`.
 
 For each group of `groups.py`, mutmut makes mutants in `.mutants/GROUP`, and runs for each one the group's tests that
-call the mutated function, the fastest first. What it found of an unchanged function is kept there for the next run.
+call the mutated function, the fastest first. The killed mutants of an unchanged function are kept there for the next
+run; `make clean` forgets them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import ast
 import difflib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -23,18 +25,28 @@ from tests.mutation.groups import GROUPS, Group
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / ".mutants"
-EQUIVALENT = Path(__file__).with_name("equivalent.toml")
+SURVIVORS = Path(__file__).with_name("survivors.toml")
 
+KILLED = ("killed", "timed out")
 TIMED_OUT = {-24, 24, 36, 152, 255}
 COPIED = ("Makefile", "README.md", "beluna.jsonc", "beluna.schema.json", "docs", "protocol", "systemd", ".ci")
 """What the tests read beside the package and themselves."""
 
 
 class Mutant(NamedTuple):
-    name: str
+    function: str
     status: str
     change: str
-    """The lines taken out and put in."""
+    """The lines taken out and put in, as in a diff."""
+
+
+class Reason(NamedTuple):
+    """Why mutants survive; see survivors.toml."""
+
+    words: str
+    equivalent: bool
+    function: re.Pattern[str]
+    changes: list[re.Pattern[str]]
 
 
 def main(names: list[str]) -> int:
@@ -42,17 +54,18 @@ def main(names: list[str]) -> int:
     if unknown:
         sys.stderr.write(f"no group {', '.join(unknown)}; there are {', '.join(GROUPS)}\n")
         return 2
-    reasons = {(one["function"], one["change"].strip()): one["reason"] for one in _equivalent()}
+    reasons = _reasons()
     total: Counter[str] = Counter()
     for name in names or list(GROUPS):
         begin = time.monotonic()
         _run(name, GROUPS[name])
         counts: Counter[str] = Counter()
         for mutant in _mutants(name):
-            reason = reasons.get((_function(mutant.name), mutant.change)) if mutant.status == "survived" else None
-            counts["equivalent" if reason else mutant.status] += 1
-            if mutant.status not in ("killed", "timeout"):
-                _say(f"{mutant.status}{f' ({reason})' if reason else ''}: {mutant.name}\n{mutant.change}\n")
+            reason = None if mutant.status in KILLED else _reason(mutant, reasons)
+            counts["equivalent" if reason and reason.equivalent else mutant.status] += 1
+            if mutant.status not in KILLED:
+                _say(f"{mutant.function} {mutant.status}: {reason.words if reason else 'NO REASON IS KNOWN'}")
+                _say(f"{mutant.change}\n")
         _say(f"== {name}: {_summary(counts)}, {time.monotonic() - begin:.0f} s\n")
         total += counts
     _say(_summary(total))
@@ -64,9 +77,24 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _equivalent() -> list[dict[str, str]]:
-    found: list[dict[str, str]] = tomllib.loads(EQUIVALENT.read_text()).get("mutant", [])
-    return found
+def _reasons() -> list[Reason]:
+    return [
+        Reason(one["reason"], one.get("equivalent", False), _pattern(one["function"]), [*map(_pattern, one["changes"])])
+        for one in tomllib.loads(SURVIVORS.read_text())["survivor"]
+    ]
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    return re.compile(".*".join(map(re.escape, text.split("*"))), re.DOTALL)
+
+
+def _reason(mutant: Mutant, reasons: list[Reason]) -> Reason | None:
+    lines = mutant.change.splitlines()
+    put_in = "\n".join(line[2:] for line in lines if line.startswith("+")) or "\n".join(line[2:] for line in lines)
+    for reason in reasons:
+        if reason.function.fullmatch(mutant.function) and any(one.fullmatch(put_in) for one in reason.changes):
+            return reason
+    return None
 
 
 def _run(name: str, group: Group) -> None:
@@ -92,6 +120,7 @@ def _run(name: str, group: Group) -> None:
     }
     table = "\n".join(f"{key} = {json.dumps(value)}" for key, value in settings.items())
     (work / "pyproject.toml").write_text(f"{(ROOT / 'pyproject.toml').read_text()}\n[tool.mutmut]\n{table}\n")
+    _forget_survivors(work)
     jobs = os.environ.get("JOBS", str(os.cpu_count() or 1))
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     with (work / "output").open("w") as output:
@@ -100,6 +129,15 @@ def _run(name: str, group: Group) -> None:
     if ended.returncode:
         tail = "\n".join((work / "output").read_text(errors="replace").splitlines()[-40:])
         raise SystemExit(f"mutmut failed on {name}:\n{tail}")
+
+
+def _forget_survivors(work: Path) -> None:
+    """New tests may kill them; mutmut tries a mutant again only where its function has changed."""
+    for meta in work.glob("mutants/beluna_gateway/**/*.meta"):
+        kept = json.loads(meta.read_text())
+        codes = kept["exit_code_by_key"]
+        kept["exit_code_by_key"] = {name: code if _status(code) in KILLED else None for name, code in codes.items()}
+        meta.write_text(json.dumps(kept))
 
 
 def _mutants(name: str) -> Iterator[Mutant]:
@@ -115,15 +153,16 @@ def _mutants(name: str) -> Iterator[Mutant]:
         for mutant, code in codes.items():
             own = mutant.rpartition(".")[2]
             original = own.rpartition("__mutmut_")[0] + "__mutmut_orig"
-            yield Mutant(mutant, _status(code), _change(functions[original], functions[own]))
+            yield Mutant(_function(mutant), _status(code), _change(functions[original], functions[own]))
 
 
 def _status(code: int | None) -> str:
     if code in (1, 3):
         return "killed"
     if code in TIMED_OUT:
-        return "timeout"
-    return {0: "survived", 5: "untested", 33: "untested"}.get(code, f"exit {code}") if code is not None else "not run"
+        return "timed out"
+    # 5 and 33: no test of the group calls the function. None: mutmut was stopped.
+    return {0: "survived", 5: "untested", 33: "untested", None: "not run"}.get(code, f"ended with {code}")
 
 
 def _change(original: str, mutated: str) -> str:
@@ -140,10 +179,11 @@ def _function(mutant: str) -> str:
 
 
 def _summary(counts: Counter[str]) -> str:
-    mutants = sum(counts.values()) - counts["equivalent"]
-    killed = counts["killed"] + counts["timeout"]
+    equivalent = counts["equivalent"]
+    mutants = sum(counts.values()) - equivalent
+    killed = counts["killed"] + counts["timed out"]
     share = 100 * killed / mutants if mutants else 100.0
-    return f"killed {killed} of {mutants} mutants, {share:.1f} % ({counts['equivalent']} equivalent ones not counted)"
+    return f"{share:.1f} % killed: {killed} of {mutants} mutants ({equivalent} equivalent ones not counted)"
 
 
 if __name__ == "__main__":

@@ -55,7 +55,10 @@ GROUPS: dict[str, Group] = {
     "errors": Group(("errors.py",), ("test_errors.py", "wire/test_encoding.py", "wire/test_frames.py")),
     "decoding": Group(("adapters/decoding/*.py",), ("adapters/decoding", "adapters/dialects")),
     "encoding": Group(("adapters/encoding/*.py",), ("adapters/encoding", "adapters/dialects")),
-    "streams": Group(("adapters/http/sse.py", "adapters/http/ndjson.py"), ("adapters/http",)),
+    "streams": Group(
+        tuple(f"adapters/http/{name}.py" for name in ("sse", "ndjson", "payloads")),
+        tuple(f"adapters/http/test_{name}.py" for name in ("sse", "ndjson", "reads")),
+    ),
     "anthropic": _dialect("anthropic"),
     "gemini": _dialect("gemini"),
     "ollama": _dialect("ollama"),
