@@ -59,7 +59,8 @@ async def test_a_log_that_takes_nothing(tmp_path, backend, kind, how):
                 assert said(await client.answer(f"{number}")) == "hello"
             assert (await client.status())["in_flight"] == 0
         metrics = await scrape(tmp_path / "metrics.sock")
-        assert 'beluna_gateway_requests_total{backend_id="b",outcome="completed"} 100.0' in metrics
+        labels = f'backend_id="b",client="{os.getuid()}",model="fake-model",outcome="completed"'
+        assert f"beluna_gateway_requests_total{{{labels}}} 100.0" in metrics
         if how == "exit":
             async with connected(daemon.socket_path) as client:
                 await client.send({"type": "exit"})
