@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .starter import FILE_NAME, VARIABLE, config_places, find_config
 from .telemetry.journal import is_journal, with_priority
-from .telemetry.terminal import printable
+from .telemetry.terminal import printable, printable_json
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .config.loading import ConfigError, ConfigUnreadable
     from .config.settings import Config
 
 # sysexits.h
@@ -123,6 +124,8 @@ def _parser(complete_files: Any = None) -> argparse.ArgumentParser:
 
     check = command("check", _check, "check the configuration and the credentials, and probe each backend")
     check.add_argument("--backend", help="only this one")
+    check.add_argument("--offline", action="store_true", help="only what `serve` would refuse; nothing is contacted")
+    check.add_argument("--json", action="store_true", help="print one JSON object")
 
     reload = command("reload", _reload, "have the daemon read its configuration again; requests in flight go on")
     path_argument(reload, "--socket", help="the daemon's socket; default: the configuration's socket_path")
@@ -149,12 +152,19 @@ def _load(path: Path) -> Config | int:
 
     try:
         return load_config(path)
-    except ConfigUnreadable as error:
+    except (ConfigUnreadable, ConfigError) as error:
+        return _refused(error, path)
+
+
+def _refused(error: ConfigUnreadable | ConfigError, path: Path) -> int:
+    """Tells what is wrong with the configuration; the exit status."""
+    from .config.loading import ConfigUnreadable
+
+    if isinstance(error, ConfigUnreadable):
         _complain(f"{error}{_where_looked(path)}")
         return UNREADABLE
-    except ConfigError as error:
-        _complain(str(error))
-        return WRONG_CONFIG
+    _complain(str(error))
+    return WRONG_CONFIG
 
 
 def _where_looked(path: Path) -> str:
@@ -347,22 +357,57 @@ def _reload(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    config = _load(options.config)
-    if isinstance(config, int):
-        return config
-    import asyncio
+    from .config.loading import ConfigError, ConfigUnreadable, load_config
 
-    from .check import check_backends
-
+    report: dict[str, Any] = {"config": str(options.config), "valid": False, "ok": False}
+    try:
+        config = load_config(options.config)
+    except (ConfigUnreadable, ConfigError) as error:
+        if not options.json:
+            return _refused(error, options.config)
+        print(json.dumps({**report, "mistakes": list(getattr(error, "mistakes", [str(error)]))}))
+        return UNREADABLE if isinstance(error, ConfigUnreadable) else WRONG_CONFIG
     known = [backend.id for backend in config.ai_gateway.backends]
     if options.backend is not None and options.backend not in known:
         _complain(f"{options.backend!r} is not configured; configured are {', '.join(known)}")
         return USAGE
-    rows = asyncio.run(check_backends(config, options.config.absolute().parent, options.backend))
-    print(printable(f"{options.config}: valid"))
-    _print_table([("backend", "dialect", "timeouts¹", "credential", "probe"), *(row.cells for row in rows)])
-    print("¹ ms to connect / to the first event / of silence / for the whole request")
-    return OK if all(row.good for row in rows) else FAILED
+    import asyncio
+    from dataclasses import asdict
+
+    from .check import FOOTNOTE, Check
+    from .daemon.sockets import SocketError
+    from .service import MissingExtra, import_otlp
+    from .telemetry.logging import logging_to
+    from .telemetry.redaction import Redactor
+
+    redactor = Redactor()
+    check = Check(config, options.config.absolute().parent, redactor, os.environ)
+    status, mistakes = OK, []
+    try:
+        if config.telemetry.otlp is not None:
+            import_otlp()
+        check.check_sockets()
+    except (MissingExtra, SocketError) as error:
+        status = WRONG_CONFIG if isinstance(error, MissingExtra) else CANNOT_CREATE
+        mistakes = [str(error)]
+    log = config.telemetry.model_copy(update={"log_format": "auto"})
+    with logging_to(2, log, redactor, colors=os.isatty(2)):
+        rows = asyncio.run(check.backends(options.backend, offline=options.offline))
+    if status == OK and not all(row.ok for row in rows):
+        status = FAILED
+    if options.json:
+        socket = {"path": str(check.socket_path), "served": check.served}
+        report |= {"valid": not mistakes, "ok": status == OK, "mistakes": mistakes, "offline": options.offline}
+        report |= {"socket": socket, "backends": [asdict(row) for row in rows]}
+        print(printable_json(json.dumps(report, ensure_ascii=False)))
+        return status
+    print(printable(f"{options.config}: {'not ' if mistakes else ''}valid"))
+    for mistake in mistakes:
+        _complain(mistake)
+    print(printable(f"socket: {check.socket_path}, {'in use by the daemon or systemd' if check.served else 'free'}"))
+    for line in (*(line for row in rows for line in row.lines()), FOOTNOTE):
+        print(printable(line))
+    return status
 
 
 def _schema(options: argparse.Namespace) -> int:

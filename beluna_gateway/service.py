@@ -187,11 +187,16 @@ def otlp_sink(settings: Otlp) -> OtlpSink:
     Raises:
         MissingExtra: The packages of the extra `otlp` are not installed.
     """
+    return import_otlp()(settings.endpoint)
+
+
+def import_otlp() -> type[OtlpSink]:
+    """See `otlp_sink`."""
     try:
         from .telemetry.otlp import OtlpSink
     except ImportError as error:
         raise MissingExtra(f"telemetry.otlp: {error}; install it with pip install 'beluna-gateway[otlp]'") from error
-    return OtlpSink(settings.endpoint)
+    return OtlpSink
 
 
 def _in_thread(function: Callable[[], T]) -> asyncio.Future[T]:

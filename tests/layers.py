@@ -40,7 +40,7 @@ no_daemon:
 starter:            config
 daemon:             version errors canonical wire config telemetry pipeline gateway
 ask:                telemetry client
-check:              errors config telemetry pipeline adapters
+check:              errors config telemetry pipeline processes daemon adapters adapters.copilot
 service:            config telemetry gateway daemon
 reload:             client
 cli:                version wire config telemetry client no_daemon starter ask daemon check reload service

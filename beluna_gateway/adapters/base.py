@@ -18,6 +18,7 @@ from ..canonical import BackendRawEvent, CanonicalRequest, JsonObject, ResolvedC
 from ..config.settings import BackendProfile, Capabilities
 from ..errors import GatewayError, protocol_violation
 from ..telemetry.service import ProgramStatus
+from .decoding.model_lists import ModelAnswer
 from .decoding.provider_errors import ProviderError, error_of_status
 
 
@@ -89,6 +90,10 @@ class BackendAdapter(ABC):
     def program(self) -> ProgramStatus | None:
         """The program that the daemon runs for this backend; None where there is none."""
         return None
+
+    async def probe_model(self, credential: ResolvedCredential, model: str) -> tuple[str, ModelAnswer]:
+        """As `probe`, and whether the backend has `model`."""
+        return await self.probe(credential), ModelAnswer(None, "cannot tell: there is no list of models")
 
     async def start(self) -> None:
         """Called once before the first request; may start what takes time, must not wait for it."""
@@ -174,6 +179,12 @@ class HttpDialect(ABC):
         if request.parallel_tool_calls is None and own is not None and not own.parallel_tool_calls:
             return False
         return request.parallel_tool_calls
+
+    def model_path(self, model: str) -> str | None:
+        """A GET that the provider answers where it has `model`, also by a name that its list has not; None: there is
+        none.
+        """
+        return None
 
     @abstractmethod
     def encode(self, request: CanonicalRequest, model: str) -> HttpRequest:

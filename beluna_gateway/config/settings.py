@@ -343,11 +343,19 @@ class Config(_Section):
 
 def is_openai(endpoint: str | None) -> bool:
     """Whether an endpoint is OpenAI's own or Azure's, where OpenAI's words have their places."""
+    return _host(endpoint) == "api.openai.com" or is_azure(endpoint)
+
+
+def is_azure(endpoint: str | None) -> bool:
+    """Whether an endpoint is Azure's, where requests name deployments of models."""
+    return _host(endpoint).endswith(_AZURE)
+
+
+def _host(endpoint: str | None) -> str:
     try:
-        host = urlsplit(endpoint or "").hostname or ""
+        return urlsplit(endpoint or "").hostname or ""
     except ValueError:
-        return False
-    return host == "api.openai.com" or host.endswith(_AZURE)
+        return ""
 
 
 @dataclass(frozen=True, slots=True)

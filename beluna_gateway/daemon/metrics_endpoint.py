@@ -15,7 +15,7 @@ from typing import cast
 
 import structlog
 
-from .sockets import KEEP_SOCKET_FILE, SocketError, listening_socket
+from .sockets import KEEP_SOCKET_FILE, SocketError, check_address, check_path, listening_socket
 
 MAX_CONNECTIONS = 16
 CONNECTION_SECONDS = 5.0
@@ -43,10 +43,10 @@ async def metrics_endpoint(listen: str, folder: Path, exposition: Callable[[], b
         return _Scrape(connections, exposition)
 
     async with AsyncExitStack() as stack:
-        host, colon, port = listen.rpartition(":")
+        address = _tcp_address(listen)
         try:
-            if colon and port.isdecimal() and "/" not in listen:
-                server = await loop.create_server(connection, host.strip("[]") or None, int(port))
+            if address is not None:
+                server = await loop.create_server(connection, address[0] or None, address[1])
             else:
                 listener = stack.enter_context(listening_socket(folder / listen, 0o600))
                 server = await loop.create_unix_server(connection, sock=listener, **KEEP_SOCKET_FILE)
@@ -61,6 +61,25 @@ async def metrics_endpoint(listen: str, folder: Path, exposition: Callable[[], b
                 for scrape in connections:
                     scrape.transport.abort()
                 await asyncio.wait([scrape.closed for scrape in connections])
+
+
+def check_listen(listen: str, folder: Path) -> None:
+    """Looks whether `metrics_endpoint` could listen there, without doing so.
+
+    Raises:
+        SocketError: It could not.
+    """
+    address = _tcp_address(listen)
+    if address is None:
+        check_path(folder / listen)
+    else:
+        check_address(*address)
+
+
+def _tcp_address(listen: str) -> tuple[str, int] | None:
+    """Host and port; None for the path of a Unix socket."""
+    host, colon, port = listen.rpartition(":")
+    return (host.strip("[]"), int(port)) if colon and port.isdecimal() and "/" not in listen else None
 
 
 class _Scrape(asyncio.Protocol):

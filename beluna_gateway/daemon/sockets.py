@@ -18,6 +18,7 @@ from typing import Any
 
 FIRST_HANDED_OVER = 3  # sd_listen_fds(3)
 BACKLOG = 1024
+MAX_PATH_BYTES = 107  # unix(7): sun_path has 108, with the zero at its end
 
 LOCK_SECONDS = 2.0
 """How long to wait for another process that holds a lock on the socket's folder."""
@@ -94,10 +95,7 @@ def _clear(path: Path) -> None:
         there = path.lstat()
     except FileNotFoundError:
         return
-    if not stat.S_ISSOCK(there.st_mode):
-        kinds = {stat.S_IFREG: "a regular file", stat.S_IFDIR: "a folder", stat.S_IFLNK: "a symbolic link"}
-        found = kinds.get(stat.S_IFMT(there.st_mode), "something that is no socket")
-        raise SocketError(f"cannot listen on {path}: {found} is there; move it away or change socket_path")
+    _check_is_socket(path, there.st_mode)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         result = probe.connect_ex(os.fspath(path))
@@ -109,6 +107,13 @@ def _clear(path: Path) -> None:
         raise SocketError(f"cannot listen on {path}: there is a socket, and asking it failed: {os.strerror(result)}")
 
 
+def _check_is_socket(path: Path, mode: int) -> None:
+    if not stat.S_ISSOCK(mode):
+        kinds = {stat.S_IFREG: "a regular file", stat.S_IFDIR: "a folder", stat.S_IFLNK: "a symbolic link"}
+        found = kinds.get(stat.S_IFMT(mode), "something that is no socket")
+        raise SocketError(f"cannot listen on {path}: {found} is there; move it away or change socket_path")
+
+
 def _bind(path: Path, mode: int) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # The mode must be right from the moment the file exists, so chmod afterwards would be too late.
@@ -118,13 +123,93 @@ def _bind(path: Path, mode: int) -> socket.socket:
     except OSError as error:
         listener.close()
         if "too long" in str(error):
-            raise SocketError(f"cannot listen on {path}: a Unix socket's path may have 107 bytes") from error
+            raise _too_long(path) from error
         raise
     finally:
         os.umask(before)
     listener.listen(BACKLOG)
     listener.setblocking(False)
     return listener
+
+
+def _too_long(path: Path) -> SocketError:
+    return SocketError(f"cannot listen on {path}: a Unix socket's path may have {MAX_PATH_BYTES} bytes")
+
+
+def check_path(path: Path) -> None:
+    """Looks whether `listening_socket` could listen at `path`, without touching or contacting anything. A socket that
+    is there already is taken for the daemon's own, or one that systemd hands over.
+
+    Raises:
+        SocketError: It could not.
+    """
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
+        raise _too_long(path)
+    try:
+        _check_is_socket(path, path.lstat().st_mode)
+    except FileNotFoundError:
+        folder = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+        if not folder.is_dir():
+            raise SocketError(f"cannot listen on {path}: {folder} is not a folder") from None
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise SocketError(f"cannot listen on {path}: this user may not write to {folder}") from None
+    except OSError as error:
+        raise SocketError(f"cannot listen on {path}: {error.strerror}") from None
+
+
+def check_address(host: str, port: int) -> None:
+    """Looks whether a TCP address can be listened on, without doing so. A name other than `localhost` is not looked up,
+    and nothing is said about it.
+
+    Raises:
+        SocketError: It is not free, or not for this user.
+    """
+    try:
+        found = socket.getaddrinfo(
+            "127.0.0.1" if host == "localhost" else host or None,
+            port,
+            type=socket.SOCK_STREAM,
+            flags=socket.AI_NUMERICHOST | socket.AI_PASSIVE,
+        )
+    except socket.gaierror:
+        return
+    family, kind, _, _, address = found[0]
+    with socket.socket(family, kind) as attempt:
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            attempt.bind(address)
+        except OSError as error:
+            raise SocketError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+
+
+def is_served(path: Path) -> bool:
+    """Whether a process, which may be systemd, listens on the socket at `path`. It is not contacted: that would make
+    systemd start the daemon.
+    """
+    # /proc/PID/net/unix (proc(5)): address of the kernel's structure, reference count, protocol, flags, type, state,
+    # inode, path. Of the flags __SO_ACCEPTCON says that it listens.
+    try:
+        text = Path("/proc/self/net/unix").read_text(errors="surrogateescape")
+    except OSError:
+        return False
+    for line in text.splitlines()[1:]:
+        fields = line.split(maxsplit=7)
+        if len(fields) == 8 and int(fields[3], 16) & _SO_ACCEPTCON and _is_same(fields[7], path):
+            return True
+    return False
+
+
+_SO_ACCEPTCON = 0x10000
+
+
+def _is_same(named: str, path: Path) -> bool:
+    """A socket's own name for itself may lead through another folder, or be relative to another one."""
+    if Path(named).name != path.name:
+        return False
+    try:
+        return Path(named).samefile(path)
+    except (OSError, ValueError):
+        return False
 
 
 def handed_over(environment: MutableMapping[str, str] = os.environ) -> list[socket.socket]:

@@ -98,7 +98,8 @@ def configured_program(command: str, folder: Path, setting: str) -> str:
     try:
         return find_program(str(folder.absolute() / command) if "/" in command else command)
     except GatewayError as error:
-        raise error.replace(message=f"{setting}: {error.message}") from error
+        hint = "; it holds a space: if what follows are arguments, they belong into `args`" if " " in command else ""
+        raise error.replace(message=f"{setting}: {error.message}{hint}") from error
 
 
 # --- running -------------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from ..base import BackendAdapter, Call, overridden
 from .language_server import LanguageServerProtocol
 from .sdk import SdkProtocol
 
-# What a configuration without `copilot` means: the language server, as npm installs it.
-_DEFAULT = Copilot(command="copilot-language-server", args=["--stdio"])
+DEFAULT = Copilot(command="copilot-language-server", args=["--stdio"])
+"""What a configuration without `copilot` means: the language server, as npm installs it."""
 
 
 class CopilotProtocol(Protocol):
@@ -40,7 +40,7 @@ class GitHubCopilotAdapter(BackendAdapter):
     """GitHub Copilot, by whichever of its two programs the configuration names."""
 
     def __init__(self, profile: BackendProfile) -> None:
-        settings = profile.backend.copilot or _DEFAULT
+        settings = profile.backend.copilot or DEFAULT
         self._protocol: CopilotProtocol = (
             LanguageServerProtocol(profile, settings)
             if settings.protocol == "language_server"

@@ -8,7 +8,7 @@ has this API too, really sends.
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import JsonValue
 
@@ -55,6 +55,9 @@ class AnthropicDialect(HttpDialect):
 
     def auth_headers(self, secret: str) -> dict[str, str]:
         return {"x-api-key": secret, **_VERSION}
+
+    def model_path(self, model: str) -> str:
+        return f"{self.probe_path}/{quote(model, safe='')}"  # "Get a Model": also resolves an alias
 
     def encode(self, request: CanonicalRequest, model: str) -> HttpRequest:
         max_tokens = request.max_output_tokens or self._default_max_tokens

@@ -9,7 +9,7 @@ google.rpc's error details.
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import JsonValue
 
@@ -56,6 +56,10 @@ class GeminiDialect(HttpDialect):
 
     def auth_headers(self, secret: str) -> dict[str, str]:
         return {"x-goog-api-key": secret}  # the API takes it in the URL as well, where every proxy would log it
+
+    def model_path(self, model: str) -> str:
+        named = model if model.startswith(("models/", "tunedModels/")) else f"models/{model}"
+        return f"{self._version}/{quote(named)}"  # models.get; the list has pages
 
     def encode(self, request: CanonicalRequest, model: str) -> HttpRequest:
         if ".." in model or "?" in model or "&" in model:  # google.genai.models refuses the same

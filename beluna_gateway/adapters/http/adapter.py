@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from multidict import CIMultiDict
@@ -17,10 +18,12 @@ from pydantic_core import to_json
 from yarl import URL
 
 from ...canonical import CanonicalRequest, JsonObject, ResolvedCredential
+from ...config.settings import is_azure
 from ...errors import GatewayError, invalid_request, protocol_violation
 from ...telemetry.service import ProgramStatus
 from ...version import __version__
 from ..base import BackendAdapter, Call, Emit, HttpDialect, SilenceTimer, overridden
+from ..decoding.model_lists import MAX_LIST_BYTES, ModelAnswer, ModelList
 from ..decoding.provider_errors import read_error_body, wait_ms
 from .answer import Answer
 from .compression import decompressed
@@ -76,14 +79,52 @@ class HttpAdapter(BackendAdapter):
         return HttpCall(self, self._dialect, request, model, self._url(wanted.path), headers, to_json(wanted.body))
 
     async def probe(self, credential: ResolvedCredential) -> str:
+        async with self.serving():
+            seen, _ = await self._get(self._dialect.probe_path, credential)
+        return seen
+
+    async def probe_model(self, credential: ResolvedCredential, model: str) -> tuple[str, ModelAnswer]:
+        async with self.serving():
+            seen, body = await self._get(self._dialect.probe_path, credential)
+            return seen, await self._find(model, ModelList(body), credential)
+
+    async def _find(self, model: str, listed: ModelList, credential: ResolvedCredential) -> ModelAnswer:
+        if is_azure(self._profile.backend.endpoint):
+            return ModelAnswer(None, "cannot tell: Azure lists models, and requests name deployments")
+        found = listed.find(model)
+        path = self._dialect.model_path(model)
+        if found.known or path is None:
+            return found
+        try:
+            await self._get(path, credential)
+        except GatewayError as error:
+            if error.provider_http_status == HTTPStatus.NOT_FOUND:
+                return found
+            return ModelAnswer(None, f"cannot tell: {error.kind}: {error.message}")
+        return ModelAnswer(True, "known by this name")
+
+    async def _get(self, path: str, credential: ResolvedCredential) -> tuple[str, bytes]:
+        """What was seen, in a few words, and the body, up to `MAX_LIST_BYTES` of it.
+
+        Raises:
+            GatewayError: It was no success.
+        """
         headers = CIMultiDict({"Accept-Encoding": "identity"})
         if credential.secret is not None:
             headers.update(self._dialect.auth_headers(credential.secret))
-        async with self.serving(), self.exchange("GET", self._url(self._dialect.probe_path), headers) as exchange:
+        body = bytearray()
+
+        def collect(chunk: bytes) -> bool:
+            body.extend(chunk)
+            return len(body) > MAX_LIST_BYTES
+
+        async with self.exchange("GET", self._url(path), headers) as exchange:
             await exchange.head()
             if not 200 <= exchange.status < 300:
                 raise await self.failure(exchange)
-            return f"HTTP {exchange.status} from {self._dialect.probe_path}"
+            with suppress(BrokenExchange):  # reached it is; a list that is cut tells nothing
+                await exchange.until(collect)
+            return f"HTTP {exchange.status} from {path}", bytes(body)
 
     async def close(self) -> None:
         async with AsyncExitStack() as stack:
