@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
+import zlib
 
 import pytest
 
-from tests.fakes.answers import DONE, RESET, delta, finish, plays, text, usage
+from tests.fakes.answers import DONE, FINISH, RESET, answers, delta, finish, plays, text, usage, whole
 from tests.fakes.client import infer, said, user
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+BACKENDS = {"b": {}, "azure": {"endpoint": "http://127.0.0.1:{tcp}/azure/openai?api-version=2024-10-21&x=%20y"}}
 
 ANSWER = delta("hello") + finish() + usage() + DONE
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
@@ -174,6 +179,117 @@ async def test_an_answer_that_comes_before_the_request_is_sent_counts(stage):
     assert (error["provider_http_status"], error["kind"]) == (413, "invalid_request")
     exchange = await stage.backend.request("b")
     await exchange.hung_up()
+
+
+@pytest.mark.parametrize("size", [300_000, 5_000_000])
+async def test_an_answer_counts_though_the_backend_breaks_the_connection_after_it(stage, size):
+    """Whoever refuses a body without reading it and closes gets no second request: the refusal is read, however the
+    rest of the request fails."""
+    client = await stage.client()
+    body = b'{"error":{"message":"too large"}}'
+    refusal = b"HTTP/1.1 413 Payload Too Large\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    stage.backend.on("b", writes(refusal, cut=True), read_body=False)
+    await client.send(infer("b", messages=user("x" * size)))
+
+    error = (await client.answer())[-1]["error"]
+    assert (error["provider_http_status"], error["kind"], error["retryable"]) == (413, "invalid_request", False)
+    assert "too large" in error["message"]
+    assert len(stage.backend.requests("b")) == 1
+
+
+async def test_an_answer_that_is_complete_leaves_its_connection_for_the_next_one(stage):
+    """After `[DONE]` the connection is not closed: HTTP's own end is waited for, in the background."""
+    client = await stage.client()
+    stage.backend.on("b", plays(ANSWER, 0.2, FINISH), text("again"))
+    await client.infer("b", "first")
+    assert (await client.answer("first"))[-1]["type"] == "completed"
+    one = await stage.backend.request("b")
+    with pytest.raises(TimeoutError):
+        await one.closed(0.4)
+    await client.infer("b", "second")
+
+    assert said(await client.answer("second")) == "again"
+    assert (await stage.backend.request("b", 1)).connection == one.connection
+
+
+async def test_the_query_of_an_endpoint_is_kept(stage):
+    """As Azure's version of its API is given."""
+    client = await stage.client()
+    stage.backend.on("azure", text("hello"))
+    await client.infer("azure")
+
+    assert said(await client.answer()) == "hello"
+    exchange = await stage.backend.request("azure")
+    assert exchange.target == "/azure/openai/chat/completions?api-version=2024-10-21&x=%20y"
+
+
+@pytest.mark.parametrize("coding", ["identity", "Identity", "", " ", "identity, identity"])
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+async def test_an_answer_that_says_it_is_not_compressed_is_taken(stage, coding, stream):
+    """Case makes no difference, and an empty header says nothing."""
+    client = await stage.client()
+    named = {"Content-Encoding": coding}
+    answer = json.dumps({"choices": [{"message": {"content": "hello"}, "finish_reason": "stop"}]}).encode()
+    stage.backend.on("b", plays(ANSWER if stream else answer, headers=named))
+    await client.infer("b", stream=stream)
+
+    assert said(await client.answer()) == "hello"
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "ZSTD", "identity, deflate"])
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+async def test_a_compressed_answer_is_refused_by_name(stage, coding, stream):
+    """It was not asked for; which coding it was stands in the message."""
+    client = await stage.client()
+    stage.backend.on("b", plays(b"\x1f\x8b", headers={"Content-Encoding": coding}), whole("not to be heard"))
+    await client.infer("b", stream=stream)
+
+    error = await client.expect_failed("protocol_violation")
+    assert coding.split()[-1].lower() in error["message"]
+    assert not error["retryable"]
+
+
+@pytest.mark.parametrize(("coding", "compress"), [("GZip", gzip.compress), ("deflate", zlib.compress)])
+async def test_a_compressed_error_body_is_read(stage, coding, compress):
+    """The provider's own text and wait are found in it."""
+    client = await stage.client()
+    details = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "90s"}]
+    body = compress(json.dumps({"error": {"message": "slow down", "code": "busy", "details": details}}).encode())
+    stage.backend.on("b", answers(400, body, {"Content-Encoding": coding}))
+    await client.infer("b")
+
+    error = await client.expect_failed("invalid_request")
+    assert "slow down" in error["message"]
+    assert (error["provider_code"], error["retry_after_ms"]) == ("busy", 90_000)
+
+
+async def test_an_error_body_that_cannot_be_read_says_so(stage):
+    """The status counts, and the message has no binary in it."""
+    client = await stage.client()
+    stage.backend.on("b", answers(400, b"\x8b\x00\x80\xff", {"Content-Encoding": "br"}))
+    await client.infer("b")
+
+    error = await client.expect_failed("invalid_request")
+    assert "Content-Encoding br" in error["message"]
+
+
+async def test_an_endless_error_body_is_not_read(stage):
+    """Its beginning is enough for the message; the rest stays with the backend, which sees its connection closed."""
+    client = await stage.client()
+
+    async def script(exchange):
+        await exchange.head(400, {"Content-Type": "application/json"})
+        await exchange.send(b'{"error":{"message":"the beginning ')
+        while True:
+            await exchange.send(b"x" * 65_536)
+
+    stage.backend.on("b", script)
+    await client.infer("b")
+
+    assert "the beginning" in (await client.expect_failed("invalid_request"))["message"]
+    exchange = await stage.backend.request("b")
+    await exchange.closed()
+    assert exchange.sent < 20_000_000
 
 
 async def test_a_response_without_a_body_is_a_protocol_violation(stage):

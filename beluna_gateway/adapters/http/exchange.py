@@ -240,8 +240,7 @@ class Exchange:
 
     def disconnected(self, error: Exception | None) -> None:
         """Takes the end of the connection, or of its readable half."""
-        if error is not None:
-            self._parser.feed(self._writer.early_answer())
+        self._parser.feed(self._writer.early_answer())
         self._parser.feed_eof(error)
         self._advance(0)
 

@@ -38,7 +38,8 @@ class RequestWriter:
     @property
     def sent(self) -> bool:
         """Whether the kernel has taken the whole request."""
-        return not self._body and not self._transport.get_write_buffer_size()
+        transport = self._transport
+        return not (self._body or transport.get_write_buffer_size() or transport.is_closing())
 
     def start(self, head: bytes, body: bytes) -> None:
         """Writes the head and, as far as the transport takes it, the body."""
@@ -104,7 +105,7 @@ class RequestWriter:
             self._descriptor = None
 
     def _write_more(self) -> None:
-        while self._body and self._writable:
+        while self._body and self._writable and not self._transport.is_closing():
             piece, self._body = self._body[:PIECE_BYTES], self._body[PIECE_BYTES:]
             self._transport.write(piece)
 

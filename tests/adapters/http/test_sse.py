@@ -141,6 +141,7 @@ def test_an_array_of_chunks_streams() -> None:
         b"data: " + b"x" * 200 + b"\n\n",
         b"data: " + b"x" * 200,
         b"data: 0123456789\n" * 20,
+        b"data: 0123456789\n" * 20 + b"\n",
         b"data:\n" * 200,
         b"data\n" * 200,
         b"{" + b'"a":1,\n' * 40,

@@ -1,0 +1,388 @@
+"""An exchange on a real socket, on both event loops: what is in the kernel counts, and nothing is left there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+
+import aiohttp
+import pytest
+import uvloop
+from yarl import URL
+
+from beluna_gateway.adapters.http import exchange as exchange_module
+from beluna_gateway.adapters.http.connections import BrokenExchange, ConnectionPool
+from beluna_gateway.adapters.http.exchange import Exchange
+from beluna_gateway.config.settings import BackendProfile, BackendSettings, Budget, Reliability
+from tests.fakes.backend import PATIENCE
+from tests.fakes.certificate import write_certificate
+
+HEAD = b"POST / HTTP/1.1\r\nHost: h\r\n\r\n"
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+TOO_LARGE = b"HTTP/1.1 413 Payload Too Large\r\nContent-Length: 5\r\n\r\nsmall"
+
+Main = Callable[[], Coroutine[None, None, None]]
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Iterator[Callable[[Main], None]]:
+    """Runs a test's coroutine, not for ever."""
+
+    async def patient(main: Main) -> None:
+        async with asyncio.timeout(PATIENCE):
+            await main()
+
+    with asyncio.Runner(loop_factory=request.param) as runner:
+        yield lambda main: runner.run(patient(main))
+
+
+@contextmanager
+def listening(receive_buffer: int | None = None) -> Iterator[socket.socket]:
+    with socket.socket() as server:
+        if receive_buffer is not None:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        server.bind(("127.0.0.1", 0))
+        server.listen(200)
+        yield server
+
+
+@asynccontextmanager
+async def pool_of(server: socket.socket, tls: ssl.SSLContext | None = None) -> AsyncIterator[ConnectionPool]:
+    port = server.getsockname()[1]
+    url = f"http://127.0.0.1:{port}" if tls is None else f"https://localhost:{port}"
+    backend = BackendSettings.model_validate(
+        {
+            "id": "b",
+            "dialect": "ollama",
+            "endpoint": url,
+            "credential": {"type": "none"},
+            "default_model": "m",
+        }
+    )
+    pool = ConnectionPool(URL(url), None, BackendProfile(backend, Reliability(), Budget(), Path()))
+    if tls is not None:
+        await pool._connector.close()
+        pool._connector = aiohttp.TCPConnector(limit=0, ssl=tls)
+    try:
+        yield pool
+    finally:
+        await pool.close()
+        await asyncio.sleep(0.01)  # TLS transports take some turns to close
+
+
+async def body_of(exchange: Exchange) -> bytes:
+    pieces: list[bytes] = []
+
+    def take(piece: bytes) -> bool:
+        pieces.append(piece)
+        return False
+
+    await exchange.head()
+    await exchange.until(take)
+    return b"".join(pieces)
+
+
+async def in_thread(function: Callable[[], object]) -> None:
+    """Runs what blocks, while the loop goes on."""
+    await asyncio.get_running_loop().run_in_executor(None, function)
+
+
+def kernel_has_input(exchange: Exchange) -> None:
+    """Waits, without the event loop, until the exchange's last connection is readable."""
+    descriptor = exchange._transport.get_extra_info("socket").fileno()
+    assert select.select([descriptor], [], [], PATIENCE)[0]
+
+
+@pytest.mark.parametrize("what", ["answer", "end", "reset"])
+def test_what_waits_in_the_kernel_condemns_a_kept_connection(run, what: str):
+    """A second answer or an end that the event loop has not read is seen before the connection is used again."""
+
+    async def main() -> None:
+        with listening() as server:
+            async with pool_of(server) as pool:
+                async with Exchange(pool, HEAD, b"") as first:
+                    peer, _ = server.accept()
+                    peer.sendall(ANSWER)
+                    assert await body_of(first) == b"hello"
+                with peer:
+                    if what == "answer":
+                        peer.sendall(ANSWER.replace(b"hello", b"wrong"))
+                    elif what == "end":
+                        peer.shutdown(socket.SHUT_WR)
+                    else:
+                        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                        peer.close()
+                    kernel_has_input(first)
+                    async with Exchange(pool, HEAD, b"") as second:  # nothing here lets the loop look at its sockets
+                        other, _ = server.accept()
+                        with other:
+                            other.sendall(ANSWER)
+                            assert await body_of(second) == b"hello"
+
+    run(main)
+
+
+def test_a_quiet_connection_is_used_again(run):
+    """However often."""
+
+    async def main() -> None:
+        with listening() as server:
+            async with pool_of(server) as pool:
+                peer = None
+                for _ in range(3):
+                    async with Exchange(pool, HEAD, b"{}") as exchange:
+                        peer = peer or server.accept()[0]
+                        assert peer.recv(1000) == HEAD + b"{}"
+                        peer.sendall(ANSWER)
+                        assert await body_of(exchange) == b"hello"
+                assert peer is not None
+                peer.close()
+
+    run(main)
+
+
+def test_over_tls_too(run, tmp_path):
+    """A connection is used again, though session tickets came on it; a second answer condemns it."""
+
+    async def main() -> None:
+        path = write_certificate(tmp_path / "certificate.pem")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(path)
+        with listening() as server:
+            async with pool_of(server, ssl.create_default_context(cafile=path)) as pool:
+                accepted: list[ssl.SSLSocket] = []
+
+                def accept() -> None:
+                    accepted.append(context.wrap_socket(server.accept()[0], server_side=True))
+
+                def answer() -> None:
+                    assert accepted[-1].recv(1000)
+                    accepted[-1].sendall(ANSWER)
+
+                task = asyncio.create_task(in_thread(accept))
+                for _ in range(3):
+                    async with Exchange(pool, HEAD, b"") as exchange:
+                        await task
+                        await in_thread(answer)
+                        assert await body_of(exchange) == b"hello"
+                assert len(accepted) == 1
+                accepted[0].sendall(ANSWER.replace(b"hello", b"wrong"))
+                kernel_has_input(exchange)
+                task = asyncio.create_task(in_thread(accept))
+                async with Exchange(pool, HEAD, b"") as exchange:
+                    await task
+                    await in_thread(answer)
+                    assert await body_of(exchange) == b"hello"
+                for peer in accepted:
+                    peer.close()
+
+    run(main)
+
+
+def test_an_answer_to_a_request_that_is_no_longer_read_counts(run):
+    """The backend answers 413 in the middle of the request and breaks the connection; the next write fails."""
+
+    async def main() -> None:
+        with listening(receive_buffer=64 * 1024) as server:
+            async with pool_of(server) as pool, Exchange(pool, HEAD, b"x" * 16_000_000) as exchange:
+                peer, _ = server.accept()
+                peer.setblocking(False)
+                write_more = exchange.resume_writing
+
+                def answer_and_break() -> None:
+                    """Just before the next piece is written, which so meets a connection that is no more."""
+                    peer.setblocking(True)
+                    peer.sendall(TOO_LARGE)
+                    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    peer.close()
+                    write_more()
+
+                exchange.resume_writing = answer_and_break  # type: ignore[method-assign]
+                while peer.fileno() >= 0:
+                    with suppress(BlockingIOError):
+                        peer.recv(64 * 1024)
+                    await asyncio.sleep(0)
+
+                assert await body_of(exchange) == b"small"
+                assert exchange.status == 413
+
+    run(main)
+
+
+def test_a_broken_connection_without_an_answer_is_a_cut(run):
+    """Nothing is made up where the backend broke off without a word."""
+
+    async def main() -> None:
+        with listening() as server:
+            async with pool_of(server) as pool, Exchange(pool, HEAD, b"x" * 16_000_000) as exchange:
+                peer, _ = server.accept()
+                peer.close()
+                with pytest.raises(BrokenExchange, match="was cut") as failure:
+                    await exchange.head()
+                assert failure.value.retryable
+
+    run(main)
+
+
+@pytest.mark.parametrize("size", [100_000, 1_000_000, 16_000_000])
+def test_a_large_request_keeps_no_second_descriptor(run, size: int):
+    """Once the kernel has taken it there is one descriptor, as for every request; while it is sent there are two."""
+
+    async def main() -> None:
+        with listening() as server:
+            async with pool_of(server) as pool, Exchange(pool, HEAD, b"x" * size) as exchange:
+                peer, _ = server.accept()
+                left = len(HEAD) + size
+
+                def read() -> None:
+                    nonlocal left
+                    while left:
+                        left -= len(peer.recv(1 << 20))
+
+                with peer:
+                    await in_thread(read)
+                    while not exchange._writer.sent:
+                        await asyncio.sleep(0)
+                    await asyncio.sleep(0)
+                    assert exchange._writer._descriptor is None
+                    peer.sendall(ANSWER)
+                    assert await body_of(exchange) == b"hello"
+
+    run(main)
+
+
+def test_a_cancel_while_a_request_is_sent_reaches_the_backend(run):
+    """The connection is reset although the backend reads nothing and most of the request is unsent."""
+
+    async def main() -> None:
+        with listening() as server:
+            async with pool_of(server) as pool:
+                async with Exchange(pool, HEAD, b"x" * 16_000_000):
+                    peer, _ = server.accept()
+                with peer:
+                    await asyncio.sleep(0)
+                    poll = select.poll()
+                    poll.register(peer, 0)
+                    assert poll.poll(PATIENCE * 1000)
+
+    run(main)
+
+
+def test_a_complete_answer_may_end_later(run):
+    """Left with `complete`, an exchange waits for HTTP's end in the background; then its connection is used again."""
+
+    async def main() -> None:
+        with listening() as server:
+            async with pool_of(server) as pool:
+                async with Exchange(pool, HEAD, b"") as first:
+                    peer, _ = server.accept()
+                    peer.recv(1000)
+                    peer.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+                    await first.head()
+                    assert not await first.until(lambda piece: piece == b"hello")
+                    first.complete = True
+                with peer:
+                    peer.sendall(b"1\r\nx\r\n0\r\n\r\n")
+                    while first._state.value != "closed":
+                        await asyncio.sleep(0)
+                    async with Exchange(pool, HEAD, b"") as second:
+                        assert peer.recv(1000) == HEAD
+                        peer.sendall(ANSWER)
+                        assert await body_of(second) == b"hello"
+
+    run(main)
+
+
+@pytest.mark.parametrize("broken", [b"this is no chunk\r\n", None], ids=["broken", "reset"])
+def test_a_complete_answer_that_breaks_later_ends_its_connection(run, broken: bytes | None):
+    """Nobody is told, for the answer is there."""
+
+    async def main() -> None:
+        with listening() as server:
+            async with pool_of(server) as pool:
+                async with Exchange(pool, HEAD, b"") as exchange:
+                    peer, _ = server.accept()
+                    peer.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+                    await exchange.head()
+                    assert not await exchange.until(lambda piece: True)
+                    exchange.complete = True
+                with peer:
+                    if broken is None:
+                        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                        peer.close()
+                    else:
+                        peer.sendall(broken)
+                    while exchange._state.value != "closed":
+                        await asyncio.sleep(0)
+                    assert exchange._transport.is_closing()
+
+    run(main)
+
+
+def test_a_closed_pool_ends_what_lingers(run, monkeypatch):
+    """No connection outlives its pool, though its request is not all sent yet."""
+    monkeypatch.setattr(exchange_module, "LATE_END_SECONDS", 60.0)
+
+    async def main() -> None:
+        with listening() as server:
+            async with pool_of(server) as pool:
+                async with Exchange(pool, HEAD, b"x" * 16_000_000) as exchange:
+                    peer, _ = server.accept()
+                    peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello")
+                    await exchange.head()
+                    assert not await exchange.until(lambda piece: True)
+                    exchange.complete = True
+                assert not exchange._transport.is_closing()
+                await pool.close()
+            with peer:
+                poll = select.poll()
+                poll.register(peer, 0)
+                assert poll.poll(PATIENCE * 1000)
+
+    run(main)
+
+
+def test_more_than_a_hundred_exchanges_at_once(run):
+    """The number of connections has no limit of its own: `max_concurrent_requests` is the one that counts."""
+
+    async def main() -> None:
+        with listening() as server:
+            async with pool_of(server) as pool:
+                exchanges = [Exchange(pool, HEAD, b"") for _ in range(120)]
+                for exchange in exchanges:
+                    await exchange.__aenter__()
+                for exchange in exchanges:
+                    await exchange.__aexit__()
+
+    run(main)
+
+
+def test_a_reader_that_comes_late_gets_everything(run):
+    """What arrives while nobody reads waits; above the high-water mark it waits in the kernel."""
+
+    async def main() -> None:
+        body = os.urandom(8_000_000)
+        with listening() as server:
+            async with pool_of(server) as pool, Exchange(pool, HEAD, b"") as exchange:
+                peer, _ = server.accept()
+                answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+                sender = threading.Thread(target=peer.sendall, args=(answer,))
+                sender.start()
+                await exchange.head()
+                while not exchange._buffer._paused:
+                    await asyncio.sleep(0)
+                held = sum(map(len, exchange._buffer.pieces))
+                assert held < 1_000_000
+                assert await body_of(exchange) == body
+                await in_thread(sender.join)
+                peer.close()
+
+    run(main)
