@@ -91,7 +91,8 @@ def _fuzz(name: str, seconds: int) -> None:
         sys.argv[0],
         f"-max_total_time={seconds}",
         f"-max_len={MAX_BYTES}",
-        "-timeout=20",
+        "-timeout=120",  # for what never ends; processor time is bounded by `targets.play`
+        "-report_slow_units=120",
         "-rss_limit_mb=2000",
         f"-artifact_prefix={found}/",
         str(kept),
