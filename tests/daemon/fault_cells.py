@@ -311,6 +311,7 @@ def too_early(cell: Any, stream: bool) -> Iterator[Cell]:
     refusal = b"HTTP/1.1 413 Payload Too Large\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     verdict = Verdict("invalid_request", text="", status=413)
     if stream:  # one of both ways is enough for megabytes
-        yield cell("413 early", verdict, refusal, "silence", large=True, reads_request=False)
+        yield cell("413 early, stays open", verdict, refusal, "silence", large=True, reads_request=False)
+        yield cell("413 early, closed", verdict, refusal, "close", large=True, reads_request=False)
     else:
         yield cell("413 early", verdict, refusal, "close", reads_request=False)
