@@ -24,7 +24,7 @@ PYTEST ?=
 # How long `make fuzz` tries each of its targets.
 FUZZ_SECONDS ?= 60
 
-.PHONY: help demo test style types tests coverage mutants copilot foreign bench fuzz soak schema clean
+.PHONY: help demo test style types tests coverage mutants copilot foreign monitoring bench fuzz soak schema clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ copilot: ## run the tests against GitHub's real Copilot programs, which npm down
 
 foreign: ## run the tests against servers that are not ours, which npm and pip download first
 	@VENV=$(VENV) .ci/foreign
+
+monitoring: ## check dashboard and alert rules with Prometheus' own programs, which apt-get installs where they are missing
+	@VENV=$(VENV) .ci/monitoring
 
 bench: $(VENV)/.for-tests ## measure the gateway's own cost: latency, throughput, memory
 	$(RUN) -m benchmarks

@@ -99,6 +99,7 @@ class Service:
             backends = self.gateway.reload(config)
             before = self._take(prepared)
             undo.pop_all()
+        self._set_socket_mode(before.settings)
         self.daemon.apply(config)
         self._log.info("reloaded", path=str(self._path), backends=asdict(backends))
         await self._close(before)
@@ -129,17 +130,20 @@ class Service:
             otlp = None
             if settings.otlp is not None:
                 otlp = undo.enter_context(await _in_thread(partial(otlp_sink, settings.otlp)))
-        listen = _listen(settings)
-        if listen != _listen(self._telemetry):
+        wanted = _metrics(settings)
+        if _listen(wanted) != _listen(_metrics(self._telemetry)):
             endpoint = await undo.enter_async_context(AsyncExitStack())
-            if listen is None:
+            if wanted is None:
                 metrics = None
             else:
                 from .daemon.metrics_endpoint import metrics_endpoint
                 from .telemetry.metrics import MetricsSink
 
                 metrics = metrics or MetricsSink(self.daemon.status, self.daemon.models, self.daemon.counters)
-                await endpoint.enter_async_context(metrics_endpoint(listen, self._folder, metrics.exposition))
+                mode = int(wanted.socket_mode, 8)
+                await endpoint.enter_async_context(
+                    metrics_endpoint(wanted.listen, self._folder, metrics.exposition, mode)
+                )
         return _Prepared(settings, otlp, metrics, endpoint)
 
     def _take(self, prepared: _Prepared) -> _Prepared:
@@ -151,6 +155,16 @@ class Service:
         sinks = (self._log_sink, prepared.otlp, prepared.metrics)
         self.gateway.telemetry = [sink for sink in sinks if sink is not None]
         return before
+
+    def _set_socket_mode(self, before: Telemetry) -> None:
+        """Gives the metrics' socket another mode where a reload has changed nothing else of it."""
+        new, old = _metrics(self._telemetry), _metrics(before)
+        if new is None or old is None or new.listen != old.listen or new.socket_mode == old.socket_mode:
+            return
+        try:
+            (self._folder / new.listen).chmod(int(new.socket_mode, 8))
+        except OSError as error:
+            self._log.warning("cannot change the mode of the metrics' socket", path=new.listen, error=str(error))
 
     async def _close(self, before: _Prepared) -> None:
         """Closes what a reload has replaced."""
@@ -177,8 +191,12 @@ class _Prepared:
     """Closing it ends the metrics endpoint."""
 
 
-def _listen(settings: Telemetry) -> str | None:
-    return settings.metrics.listen if isinstance(settings.metrics, Metrics) else settings.metrics
+def _metrics(settings: Telemetry) -> Metrics | None:
+    return Metrics(listen=settings.metrics) if isinstance(settings.metrics, str) else settings.metrics
+
+
+def _listen(metrics: Metrics | None) -> str | None:
+    return None if metrics is None else metrics.listen
 
 
 def otlp_sink(settings: Otlp) -> OtlpSink:

@@ -217,9 +217,9 @@ def _path_mistake(path: str, text: Any) -> Iterator[str]:
 
 
 def _metrics_mistakes(metrics: Any) -> Iterator[str]:
-    path = "telemetry.metrics"
+    path, mode = "telemetry.metrics", None
     if isinstance(metrics, dict):
-        path, metrics = f"{path}.listen", metrics.get("listen")
+        path, mode, metrics = f"{path}.listen", metrics.get("socket_mode"), metrics.get("listen")
     if not isinstance(metrics, str) or not metrics:
         return
     if "/" in metrics and "://" not in metrics:
@@ -229,6 +229,8 @@ def _metrics_mistakes(metrics: Any) -> Iterator[str]:
             f"{path}: found {shown(metrics)}, expected HOST:PORT, as 127.0.0.1:9464 or [::1]:9464, or the path of a "
             "Unix socket, with a slash"
         )
+    elif mode is not None:
+        yield f"telemetry.metrics.socket_mode: without effect on {shown(metrics)}, only on a Unix socket"
 
 
 def _is_host_and_port(text: str) -> bool:

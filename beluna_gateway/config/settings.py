@@ -26,6 +26,7 @@ NonEmpty = Annotated[str, Field(min_length=1)]
 PathText = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
 HeaderName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 HeaderValue = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
+SocketMode = Annotated[str, Field(pattern=r"^0[0-7]{3}$")]
 Uid = Annotated[int, Field(ge=0)]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 CoreSection = dict[str, Any]
@@ -286,7 +287,7 @@ class Server(_Section):
     """Longest line a client may send."""
     max_in_flight_per_connection: Count = 256
     max_connections: Count = 256
-    socket_mode: Annotated[str, Field(pattern=r"^0[0-7]{3}$")] = "0600"
+    socket_mode: SocketMode = "0600"
     allowed_uids: list[Uid] | None = None
     """Which peers may connect, by SO_PEERCRED; null: whoever the file's mode lets in."""
     clients: Annotated[list[ClientSettings], Field(min_length=1)] | None = None
@@ -299,6 +300,8 @@ class Server(_Section):
 class Metrics(_Section):
     listen: NonEmpty
     """`HOST:PORT`, as `127.0.0.1:9464`, or the path of a Unix socket, with a slash."""
+    socket_mode: SocketMode = "0600"
+    """Of that Unix socket: who may read the metrics."""
 
 
 class Otlp(_Section):

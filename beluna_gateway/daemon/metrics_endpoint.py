@@ -25,13 +25,16 @@ MAX_HEAD_BYTES = 8 * 1024
 
 
 @asynccontextmanager
-async def metrics_endpoint(listen: str, folder: Path, exposition: Callable[[], bytes]) -> AsyncIterator[None]:
+async def metrics_endpoint(
+    listen: str, folder: Path, exposition: Callable[[], bytes], mode: int = 0o600
+) -> AsyncIterator[None]:
     """Serves `exposition` while the block runs.
 
     Args:
-        listen: ``127.0.0.1:9464``, ``[::1]:9464``, or the path of a Unix socket (mode 0600), relative to `folder`.
+        listen: ``127.0.0.1:9464``, ``[::1]:9464``, or the path of a Unix socket, relative to `folder`.
         folder: The config file's folder.
         exposition: Returns the text of one scrape.
+        mode: Of the Unix socket.
 
     Raises:
         SocketError: It cannot listen there.
@@ -48,7 +51,7 @@ async def metrics_endpoint(listen: str, folder: Path, exposition: Callable[[], b
             if address is not None:
                 server = await loop.create_server(connection, address[0] or None, address[1])
             else:
-                listener = stack.enter_context(listening_socket(folder / listen, 0o600))
+                listener = stack.enter_context(listening_socket(folder / listen, mode))
                 server = await loop.create_unix_server(connection, sock=listener, **KEEP_SOCKET_FILE)
         except (OSError, OverflowError) as error:
             why = getattr(error, "strerror", None) or error

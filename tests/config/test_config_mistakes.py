@@ -196,6 +196,10 @@ def test_one_mistake_in_a_backend(tmp_path: Path, keys: dict[str, Any], named: s
         ),
         (config(socket_path="run/$X/a.sock"), "socket_path: holds $X, and variables are not expanded here"),
         (config(telemetry={"metrics": "~/m.sock"}), "telemetry.metrics: begins with ~"),
+        (
+            config(telemetry={"metrics": {"listen": "127.0.0.1:1", "socket_mode": "0660"}}),
+            "telemetry.metrics.socket_mode: without effect on '127.0.0.1:1'",
+        ),
         (config(telemetry={"metrics": {"listen": "unix:$RUN/m.sock"}}), "telemetry.metrics.listen: holds $RUN"),
         (config(gateway={"default_backend": ...}), "ai_gateway.default_backend: missing, but required where no model"),
         (config(gateway={"default_backend": None}), "ai_gateway.default_backend: missing, but required where no model"),

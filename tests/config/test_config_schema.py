@@ -95,7 +95,7 @@ FULL: dict[str, Any] = {
     "telemetry": {
         "log_level": "debug",
         "log_format": "console",
-        "metrics": {"listen": "127.0.0.1:1"},
+        "metrics": {"listen": "./m.sock", "socket_mode": "0660"},
         "otlp": {"endpoint": "http://h"},
     },
 }

@@ -42,6 +42,15 @@ async def test_metrics_on_a_unix_socket(tmp_path):
     assert mode == 0o600
 
 
+async def test_the_mode_of_the_unix_socket(tmp_path):
+    """`socket_mode` lets others scrape, such as Prometheus' own user by a group."""
+    metrics = {"listen": "./metrics.sock", "socket_mode": "0660"}
+    async with daemon_process(tmp_path, make_config({"nobody": {}}, telemetry={"metrics": metrics})):
+        mode = (tmp_path / "metrics.sock").stat().st_mode & 0o777
+
+    assert mode == 0o660
+
+
 async def test_metrics_on_a_tcp_address(tmp_path):
     """A scrape over TCP works, and the port is free again after the daemon's end."""
     with socket.create_server(("127.0.0.1", 0)) as reserved:

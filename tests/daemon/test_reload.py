@@ -307,6 +307,18 @@ async def test_metrics_begin_move_and_end(tmp_path, backend):
         assert not (tmp_path / "two.sock").exists()
 
 
+async def test_the_mode_of_the_metrics_socket(tmp_path, backend):
+    """A reload that changes only `socket_mode` gives the socket that is there another mode."""
+    plain = make_config({"b": {}}, backend)
+    modes = []
+    async with daemon_process(tmp_path, {**plain, "telemetry": {"metrics": "./m.sock"}}) as daemon:
+        for mode in ("0660", "0600"):
+            await reload(daemon, {**plain, "telemetry": {"metrics": {"listen": "./m.sock", "socket_mode": mode}}})
+            modes.append(stat.S_IMODE((tmp_path / "m.sock").stat().st_mode))
+
+    assert modes == [0o660, 0o600]
+
+
 async def test_metrics_that_cannot_be_served_are_a_mistake(tmp_path, backend):
     """All or nothing: the backends of that file do not come into effect either."""
     plain = make_config({"b": {}}, backend)
