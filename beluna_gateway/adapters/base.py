@@ -1,7 +1,7 @@
-"""What an adapter is to the gateway, and what a dialect is to the shared HTTP edge.
+"""The interfaces of adapters, which the gateway uses, and of dialects, which the HTTP adapter uses.
 
-An HTTP dialect is one file with two pure halves, request out (`encode`) and events in (`ResponseDecoder`); it never
-touches the network. `http.adapter.HttpAdapter` moves the bytes for all of them.
+An HTTP dialect has two pure halves: `encode` makes the request's body, a `ResponseDecoder` makes events of the answer.
+It does no I/O; `http.adapter.HttpAdapter` does it for all dialects.
 """
 
 from __future__ import annotations
@@ -23,42 +23,43 @@ from .decoding.provider_errors import ProviderError, error_of_status
 
 
 class Emit(Protocol):
-    """Where an adapter pushes what it reads, a batch per read."""
+    """Receives an adapter's events, one batch per read."""
 
     def __call__(self, events: Sequence[BackendRawEvent]) -> None:
-        """Takes a batch. Raises `GatewayError` where the order of events is broken."""
+        """Takes a batch of events. Raises `GatewayError` where their order breaks a rule."""
 
     @property
     def blocked(self) -> bool:
-        """The client does not read: `await drained()` before reading on."""
+        """Whether too much waits for the client: `await drained()` before reading on."""
 
     async def drained(self) -> None:
-        """Returns once the client has read enough."""
+        """Returns once the client has taken enough."""
 
 
 class SilenceTimer(Protocol):
-    """The timers of one attempt; each names itself in the error that it raises."""
+    """The timers of one attempt. The error of a timer that fires names it."""
 
     def connecting(self) -> None:
-        """From now on `connect_timeout_ms` runs."""
+        """Starts `connect_timeout_ms`."""
 
     def connected(self) -> None:
-        """From now on only `request_timeout_ms`, counted from the attempt's start, runs."""
+        """Ends `connect_timeout_ms`; only `request_timeout_ms` runs, counted from the attempt's start."""
 
     def progressed(self) -> None:
-        """The backend said something with content: from now on `idle_timeout_ms` runs, counted from here."""
+        """Starts `idle_timeout_ms` anew: the backend sent content."""
 
     def suspended(self) -> None:
-        """We wait for the client, which is not the backend's silence: no timer runs until `progressed`."""
+        """Stops all timers until `progressed`: the client is waited for, not the backend."""
 
 
 class Call(Protocol):
-    """One request, made ready for its backend: everything that can be refused has been refused."""
+    """One encoded request. All that can be refused before sending has been."""
 
     async def attempt(self, emit: Emit, timer: SilenceTimer) -> None:
-        """Tries once. Returns after `Completed` was emitted.
+        """Makes one attempt. Returns after `Completed` was emitted.
 
-        A cancelled attempt has told the backend by the time it is left: its connection is closed, or its program told.
+        When a cancelled attempt returns, the backend has been told: its connection is closed, or its program was sent
+        a cancel.
 
         Raises:
             GatewayError: The attempt failed; `retryable` says whether another one may follow.
@@ -66,10 +67,10 @@ class Call(Protocol):
 
 
 class BackendAdapter(ABC):
-    """One configured backend: its connections or its child process. `close` ends them."""
+    """One configured backend, with its connections or its child process."""
 
     capabilities: Capabilities
-    """The dialect's, with the configuration's overrides laid over."""
+    """Those of the dialect, with the configuration's overrides."""
 
     @abstractmethod
     def prepare(self, request: CanonicalRequest, model: str, credential: ResolvedCredential) -> Call:
@@ -81,9 +82,13 @@ class BackendAdapter(ABC):
 
     @abstractmethod
     async def probe(self, credential: ResolvedCredential) -> str:
-        """Whether the backend can be reached and takes the credential, in a few words on what was seen.
+        """Checks that the backend can be reached and takes the credential, for `beluna-gateway check`.
 
-        For `beluna-gateway check`. Raises `GatewayError` where it cannot.
+        Returns:
+            What was seen, in a few words.
+
+        Raises:
+            GatewayError: It cannot be reached, or refuses.
         """
 
     @property
@@ -96,15 +101,15 @@ class BackendAdapter(ABC):
         return await self.probe(credential), ModelAnswer(None, "cannot tell: there is no list of models")
 
     async def start(self) -> None:
-        """Called once before the first request; may start what takes time, must not wait for it."""
+        """Called once before the first request. May start what takes time; must not wait for it."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Ends connections and child processes."""
+        """Closes connections and ends child processes."""
 
 
 def overridden(capabilities: Capabilities, profile: BackendProfile) -> Capabilities:
-    """The dialect's capabilities with the keys that the configuration names laid over."""
+    """The dialect's capabilities, with those that the configuration names in their place."""
     own = profile.backend.capabilities
     return (
         capabilities
@@ -115,7 +120,7 @@ def overridden(capabilities: Capabilities, profile: BackendProfile) -> Capabilit
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """What a dialect wants to be sent. `path` is appended to the backend's endpoint; `body` becomes JSON."""
+    """An encoded request. `path` is appended to the backend's endpoint; `body` is sent as JSON."""
 
     path: str
     body: JsonObject
@@ -123,37 +128,37 @@ class HttpRequest:
 
 
 class ResponseDecoder(ABC):
-    """The answer's half of a dialect: payloads of one answer in, canonical events out.
+    """Decodes one answer: payloads in, canonical events out.
 
-    Streamed answers come by `feed`, one payload at a time: the `data` of a server-sent event, or a line, never empty
-    and never a comment (`http.payloads`). An unstreamed one comes once, by `feed_whole`. `finish` ends either. Errors
-    inside the answer are raised as `GatewayError`.
+    `feed` is called for each payload of a streamed answer: the `data` of a server-sent event, or a line, never empty
+    and never a comment (`http.payloads`). `feed_whole` is called once for an unstreamed answer. `finish` ends either.
+    Errors inside the answer are raised as `GatewayError`.
 
-    An end mark is not always the end: some servers send content after it. So `feed` only notes the mark in `ended`;
-    calls that depend on it become ready, and `Usage` and `Completed` are appended, in `finish` (`http.answer.Answer`
-    decides when that is).
+    An end mark is not always the end: some servers send content after it. So `feed` only sets `ended`; calls that
+    depend on the mark become ready, and `Usage` and `Completed` are appended, in `finish`, when `http.answer.Answer`
+    decides that the answer has ended.
     """
 
     ended: bool = False
-    """An end mark has been seen, at least once."""
+    """Whether an end mark has been seen."""
     done: bool = False
-    """Nothing more can come: the answer need not be read further."""
+    """Whether nothing more can come, so that the answer need not be read further."""
 
     @abstractmethod
     def feed(self, payload: bytes, events: list[BackendRawEvent]) -> None:
-        """Appends to `events` the content of `payload`. Nothing appended means: no progress (a ping, a preamble)."""
+        """Appends the content of `payload` to `events`. Where it appends nothing there was no progress (a ping)."""
 
     @abstractmethod
     def feed_whole(self, body: JsonObject, events: list[BackendRawEvent]) -> None:
         """Appends the content of an unstreamed answer, up to but without usage and `Completed`."""
 
     def done_mark(self) -> None:
-        """Takes `[DONE]`. By default it ends an answer that had its end mark, and is passed over otherwise."""
+        """Handles `[DONE]`: by default it ends an answer that has had its end mark, and is ignored in another one."""
         self.done = self.done or self.ended
 
     @abstractmethod
     def finish(self, events: list[BackendRawEvent]) -> None:
-        """Ends the answer: appends what depended on the end mark, `Usage`, where known, and `Completed`.
+        """Ends the answer: appends what depended on the end mark, `Usage` where it is known, and `Completed`.
 
         Raises:
             GatewayError: `backend_transient` (`errors.cut_off`) where the end mark never came.
@@ -161,11 +166,11 @@ class ResponseDecoder(ABC):
 
 
 class HttpDialect(ABC):
-    """The request's half of a dialect, for one backend."""
+    """One dialect for one backend: encodes requests, and creates a decoder for each answer."""
 
     name: ClassVar[str]
     capabilities: ClassVar[Capabilities] = Capabilities()
-    """What the dialect can carry, before the configuration's overrides."""
+    """What the dialect supports, before the configuration's overrides."""
     framing: ClassVar[Literal["sse", "ndjson"]] = "sse"
     probe_path: str = "/models"
     """A cheap GET that needs the credential, for `beluna-gateway check`."""
@@ -188,10 +193,10 @@ class HttpDialect(ABC):
 
     @abstractmethod
     def encode(self, request: CanonicalRequest, model: str) -> HttpRequest:
-        """The provider's request. Never drops anything in silence.
+        """Encodes a request as the provider wants it. Never drops a field silently.
 
         Raises:
-            GatewayError: `unsupported_capability`, naming the field that the dialect has no place for.
+            GatewayError: `unsupported_capability`, naming a field that the dialect cannot express.
         """
 
     @abstractmethod
@@ -200,15 +205,15 @@ class HttpDialect(ABC):
 
     @abstractmethod
     def decoder(self, request: CanonicalRequest, model: str) -> ResponseDecoder:
-        """A fresh decoder for one answer of `model`, the model that `encode` was given."""
+        """A new decoder for one answer of `model`, the model that `encode` was given."""
 
     def error(self, status: int, error: ProviderError, retry_after_ms: int | None) -> GatewayError:
-        """The error for an HTTP answer that is no success; dialects with rules of their own override this."""
+        """The error for a response with a status other than 2xx; dialects with rules of their own override this."""
         return error_of_status(status, error, retry_after_ms=retry_after_ms)
 
 
 MAX_JSON_VALUES = 1_000_000
-"""The most values in one event or body: a small value takes up to a hundred times its bytes when it is parsed."""
+"""The most values in one event or body: parsed, a small value takes up to a hundred times its bytes."""
 
 
 def check_json_size(payload: bytes) -> None:
@@ -217,21 +222,21 @@ def check_json_size(payload: bytes) -> None:
     Raises:
         GatewayError: `protocol_violation`.
     """
-    # Each value but the first of an array or object comes after a comma. Those inside of strings are counted too.
+    # Every value but the first of an array or object follows a comma. Commas inside strings are counted as well.
     if payload.count(b",") + payload.count(b"[") + payload.count(b"{") > MAX_JSON_VALUES:
         raise protocol_violation(f"the backend sent JSON with more than {MAX_JSON_VALUES} values")
 
 
 def parse_object(payload: bytes) -> JsonObject:
-    """One JSON object of an answer.
+    """Parses one JSON object of an answer.
 
     Raises:
-        GatewayError: `protocol_violation`, where it is no JSON object.
+        GatewayError: `protocol_violation` where it is not a JSON object.
     """
     if len(payload) > MAX_JSON_VALUES:
         check_json_size(payload)
     try:
-        # cache_strings="keys": an answer repeats its keys in every event, its values hardly ever.
+        # cache_strings="keys": events repeat their keys, and hardly ever their values.
         value = from_json(payload, allow_inf_nan=False, cache_strings="keys")
     except ValueError as error:
         raise protocol_violation(f"the backend sent an event that is not JSON: {error}") from error

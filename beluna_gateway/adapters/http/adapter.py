@@ -1,7 +1,7 @@
-"""The shared HTTP edge: moves bytes between a backend and a dialect's two pure halves.
+"""The HTTP adapter: sends what a dialect encodes, and feeds the response to the dialect's decoder.
 
-What HTTP clients do by themselves and this one does not: no redirects, no decompression, no cookies, no proxy or
-credentials from the environment, no sending again.
+Unlike general HTTP clients it follows no redirects, keeps no cookies, takes no proxy or credentials from the
+environment, does not ask for compression, and does not send a request again by itself.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from ...processes.model_server import ModelServer
 
 ERROR_BODY_BYTES = 64 * 1024
-"""Of an answer that is no success: enough for every provider's message."""
+"""The most bytes that are read of an error body, and of its text: enough for every provider's message."""
 
 ERROR_BODY_SECONDS = 1.0
-"""How long that body may take, once the status is there."""
+"""How long an error body may take, once its status is there."""
 
 
 class HttpAdapter(BackendAdapter):
-    """One HTTP backend: a dialect, a pool of connections and, with `launch`, the server it talks to."""
+    """One HTTP backend: a dialect, a pool of connections and, with `launch`, the server program behind it."""
 
     def __init__(self, dialect: HttpDialect) -> None:
         profile = dialect.profile
@@ -134,7 +134,7 @@ class HttpAdapter(BackendAdapter):
                 stack.push_async_callback(self._pool.close)
 
     def serving(self) -> AbstractAsyncContextManager[None]:
-        """Around every use of a server that we launch: waits until it is ready, and keeps it from an idle stop."""
+        """Surrounds every use of a launched server: waits until it is ready, and prevents its idle stop."""
         return _NOTHING if self._server is None else self._server.use()
 
     def exchange(self, method: str, url: URL, headers: CIMultiDict[str], body: bytes = b"") -> Exchange:
@@ -144,7 +144,7 @@ class HttpAdapter(BackendAdapter):
         return Exchange(self._pool, _head(method, url, headers, len(body)), body)
 
     async def failure(self, exchange: Exchange) -> GatewayError:
-        """The error for an answer that is no success. Its status decides, whatever becomes of the body."""
+        """The error for a response with a status other than 2xx. The status decides, also where its body breaks."""
         body = bytearray()
 
         def collect(chunk: bytes) -> bool:
@@ -168,7 +168,7 @@ class HttpAdapter(BackendAdapter):
         if launch is None:
             return None
         from ...processes.model_server import (
-            ModelServer,  # only configurations that launch something pay for the import
+            ModelServer,  # imported only where a configuration launches a server
         )
 
         async def answers() -> bool:
@@ -181,13 +181,13 @@ class HttpAdapter(BackendAdapter):
         return ModelServer(launch, endpoint, answers, folder=self._profile.folder)
 
     def _url(self, path: str) -> URL:
-        """`path`, which may have a query of its own, below the endpoint, which may have one too (Azure's version)."""
+        """The URL of a dialect's `path`. Both the path and the endpoint may have a query (Azure's `api-version`)."""
         url = self._urls.get(path)
         if url is None:
             name, _, query = path.partition("?")
             url = self._base.with_path(self._base.path.rstrip("/") + name, encoded=False, keep_query=True)
             url = url.update_query(query) if query else url
-            if len(self._urls) < _MOST_URLS:  # Gemini has the model in it, which a client chooses
+            if len(self._urls) < _MAX_URLS:  # bounded: Gemini's has the model in it, which clients choose
                 self._urls[path] = url
         return url
 
@@ -218,9 +218,9 @@ class HttpCall:
 
     async def attempt(self, emit: Emit, timer: SilenceTimer) -> None:
         async with self._adapter.serving():
-            timer.connected()  # the pool times the connecting itself
+            timer.connected()  # the pool has its own timer for connecting
             async with self._adapter.exchange("POST", self._url, self._headers, self._body) as exchange:
-                # While the backend thinks: what its answer will need.
+                # Created while the backend works on its answer.
                 decoder = self._dialect.decoder(self._request, self._model)
                 answer = Answer(decoder, self._dialect.framing, self._limit, emit, timer)
                 await exchange.head()
@@ -235,12 +235,12 @@ class HttpCall:
 
 
 _ACCEPT = {"sse": "text/event-stream", "ndjson": "application/x-ndjson"}
-_MOST_URLS = 64
+_MAX_URLS = 64
 _NOTHING = nullcontext()
 
 
 def _headers(accept: str) -> CIMultiDict[str]:
-    """What every request to a backend has, before the dialect and the configuration say more."""
+    """The headers of every request, before those of the dialect and the configuration."""
     return CIMultiDict(
         {
             "Content-Type": "application/json",
@@ -252,7 +252,7 @@ def _headers(accept: str) -> CIMultiDict[str]:
 
 
 def _head(method: str, url: URL, headers: CIMultiDict[str], length: int) -> bytes:
-    """A request's line and headers, which have been checked: neither holds a line end."""
+    """The request line and the headers, as bytes. They have been checked: neither holds a line end."""
     headers.setdefault("Host", url.host_port_subcomponent or "")
     if method != "GET":
         headers["Content-Length"] = str(length)
@@ -261,7 +261,7 @@ def _head(method: str, url: URL, headers: CIMultiDict[str], length: int) -> byte
 
 
 def base_url(endpoint: str) -> tuple[URL, str | None]:
-    """The URL that a dialect's paths are appended to, and the Unix socket that it is reached by, if it is.
+    """The URL that a dialect's paths are appended to, and the path of its Unix socket, None for TCP.
 
     ``unix:/path`` may be followed by a path on that server: ``unix:/run/llama.sock:/v1``.
     """
@@ -272,10 +272,10 @@ def base_url(endpoint: str) -> tuple[URL, str | None]:
 
 
 def merge_options(body: JsonObject, options: JsonObject, at: str = "provider_options") -> None:
-    """Merges a request's `provider_options` into `body`, objects at every depth.
+    """Merges a request's `provider_options` into `body`, nested objects member by member.
 
     Raises:
-        GatewayError: `invalid_request`, where a key is one that the gateway has set for this request.
+        GatewayError: `invalid_request`, for a key that the gateway has set itself for this request.
     """
     for key, value in options.items():
         if key not in body:

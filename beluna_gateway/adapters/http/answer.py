@@ -1,7 +1,7 @@
-"""One answer over HTTP: a response's bytes → its dialect's events, streamed or whole.
+"""One answer over HTTP: the body of a response, streamed or whole, as the dialect's events.
 
 The hot path is `Exchange.data_received` → `Answer._take`: one read of the backend → one batch of events → one write to
-the client, all in the callback that brought the bytes. Nothing here knows a socket or an event loop.
+the client, all within the transport's callback. No socket and no event loop is used here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .payloads import BYTE_ORDER_MARK, DONE_MARK, may_be_cut, parses, payloads_o
 from .sse import SseParser
 
 LATE_USAGE_SECONDS = 1.0
-"""After the end mark: how long the backend has to report usage (protocol/README.md, "Order")."""
+"""How long the backend has to report usage after the end mark (protocol/README.md, "Order")."""
 
 MAX_QUOTE = 300
 """The most characters of an answer that an error message quotes."""
@@ -41,11 +41,11 @@ class Answer:
     answer: from then on only HTTP's own end of the body or `[DONE]` ends it.
 
     Args:
-        decoder: The dialect's, fresh.
-        framing: The dialect's.
+        decoder: A new decoder of the dialect.
+        framing: The dialect's framing, `sse` or `ndjson`.
         limit: The most bytes of one event, or of an unstreamed body.
-        emit: Where the events go.
-        timer: Of the attempt.
+        emit: Receives the events.
+        timer: The attempt's timer.
     """
 
     __slots__ = (
@@ -71,23 +71,23 @@ class Answer:
         self._emit = emit
         self._timer = timer
         self._parser: SseParser | NdjsonParser = SseParser(limit) if framing == "sse" else NdjsonParser(limit)
-        self._body = bytearray()  # of an answer that is no stream
-        self._undecided = framing == "sse"  # whether it is one
-        self._beginning = bytearray()  # for error messages
-        self._over = False  # nothing more is read
+        self._body = bytearray()  # of an answer that is not streamed
+        self._undecided = framing == "sse"  # not known yet whether it is streamed
+        self._beginning = bytearray()  # quoted in error messages
+        self._over = False  # nothing more is read of the answer
         self._reopened = False  # content has come after an end mark
-        # The first payload and the first events are noted by functions that `read` puts here and that replace
-        # themselves: no flags are checked afterwards.
+        # `read` sets `_feed_first` and `_push_first`, which note the first payload and the first events, then replace
+        # themselves: nothing is checked for each later read.
         self._silent = True
         self._feed: Callable[[bytes], list[bytes]] = self._parser.feed
         self._said = False
         self._push: Callable[[list[BackendRawEvent]], None] = emit
 
     async def read(self, body: Body, stream: bool) -> bool:
-        """Reads the response to its answer's end.
+        """Reads the response until the answer has ended.
 
         Returns:
-            Whether the provider said that nothing more comes: at most HTTP's own end of the response is missing.
+            Whether the provider said that nothing more comes, so that at most HTTP's end of the response is missing.
 
         Raises:
             GatewayError: The answer failed, or was cut off.
@@ -113,7 +113,7 @@ class Answer:
             return True
         while not (ended or self._over):
             if emit.blocked:
-                timer.suspended()  # we wait for the client: that is not the backend's silence
+                timer.suspended()  # waiting for the client is not the backend's silence
                 await emit.drained()
                 timer.progressed()
             if self._reopened:
@@ -130,10 +130,10 @@ class Answer:
             self._close(whole=ended)
         return self._over
 
-    # --- what takes the pieces of the body; True: something must be decided before the next one ---
+    # --- called for each piece of the body; True: `_read` must decide something before the next one ---
 
     def _take_beginning(self, chunk: bytes) -> bool:
-        """As `_take`, until the first events: notes the beginning, and tells a stream from a body without framing."""
+        """As `_take`, until the first events: keeps the beginning, and tells a stream from a body without framing."""
         if len(self._beginning) < _QUOTE_BYTES:
             self._beginning += chunk[:_QUOTE_BYTES]
         if self._undecided:
@@ -143,20 +143,20 @@ class Answer:
                 return False
             self._undecided = False
             if start.startswith(b"{"):
-                # No event stream begins with a brace: a server that does not stream, or an error with status 200.
+                # No event stream begins with a brace: the server does not stream, or reports an error with status 200.
                 return True
             chunk = bytes(self._body)
             self._body.clear()
         try:
             return self._take(chunk) or self._said
         except GatewayError as error:
-            # `_finish` has quoted already, and what the provider reported itself needs no quotation.
+            # `_finish` has quoted already; an error that the provider reported has its own text.
             if self._over or error.kind != "protocol_violation":
                 raise
             raise self._quoting(error) from error
 
     def _take(self, chunk: bytes) -> bool:
-        """One batch, before any end mark."""
+        """One read before any end mark."""
         decoder = self._decoder
         events: list[BackendRawEvent] = []
         try:
@@ -164,18 +164,18 @@ class Answer:
             if self._over:
                 self._finish(events)
         finally:
-            # In `finally`: what came before a broken event was said, and is passed on before the failure.
+            # In `finally`: the events before a broken one are passed on, and then the failure.
             if events:
                 self._timer.progressed()
                 self._push(events)
         return self._over or decoder.ended or self._emit.blocked
 
     def _take_late(self, chunk: bytes) -> bool:
-        """One batch after the end mark: usage, or content after all."""
+        """One read after the end mark: usage, or content all the same."""
         return self._take_after_end_mark(chunk) or self._reopened
 
     def _take_reopened(self, chunk: bytes) -> bool:
-        """One batch of an answer that has gone on after an end mark."""
+        """One read of an answer that has gone on after an end mark."""
         return self._take_after_end_mark(chunk) or self._emit.blocked
 
     def _take_after_end_mark(self, chunk: bytes) -> bool:
@@ -224,8 +224,8 @@ class Answer:
     def _decode_after_end_mark(self, payloads: Iterator[bytes], events: list[BackendRawEvent]) -> None:
         """Decodes what follows an end mark, which was the end only if none of it is content.
 
-        After an end that was real an error or an unreadable payload is ignored: the answer is there. In an answer that
-        has gone on nothing is.
+        After a real end an error or an unreadable payload is ignored, because the answer is complete. In an answer that
+        has gone on it is not.
         """
         decoder = self._decoder
         if decoder.done and not self._reopened:
@@ -249,7 +249,7 @@ class Answer:
                 return
 
     def _decode_whole(self) -> None:
-        """An answer that is no stream: one JSON object, or an array of chunks."""
+        """Decodes an answer that is not streamed: one JSON object, or an array of chunks."""
         decoder = self._decoder
         body = bytes(self._body).removeprefix(BYTE_ORDER_MARK).strip()
         self._beginning = self._body[:_QUOTE_BYTES]
@@ -273,11 +273,11 @@ class Answer:
                 self._push(events)
 
     def _close(self, *, whole: bool) -> None:
-        """The response is over and the provider has not said so: its decoder knows whether that was the end.
+        """Ends a response that ended without the provider saying so: the decoder knows whether the answer is complete.
 
         Args:
-            whole: HTTP says that the body is complete, so that a last event counts although its end is missing. One
-                that was cut is left out; what is no beginning of JSON is fed to the decoder, which refuses it.
+            whole: HTTP says that the body is complete, so that a last event without its line end counts. One that was
+                cut is left out; what cannot be the beginning of JSON is fed to the decoder, which refuses it.
         """
         events: list[BackendRawEvent] = []
         try:
@@ -310,7 +310,7 @@ class Answer:
         """Ends the answer.
 
         Raises:
-            GatewayError: It was not complete, or none at all.
+            GatewayError: The answer was not complete, or has no content.
         """
         if self._silent:
             raise self._quoting(protocol_violation("the backend's answer has no content"))
@@ -322,7 +322,7 @@ class Answer:
             raise self._quoting(error) from error
 
     def _quoting(self, error: GatewayError) -> GatewayError:
-        """`error` with the beginning of the answer, which holds nothing that the dialect knows."""
+        """`error`, quoting the beginning of an answer that has nothing that the dialect knows."""
         beginning = self._beginning.decode("utf-8", "replace").strip()[:MAX_QUOTE]
         said = f": it begins with: {beginning}" if beginning else ": it is empty"
         return error.replace(message=f"{error.message}{said}")

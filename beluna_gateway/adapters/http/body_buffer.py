@@ -41,14 +41,17 @@ class BodyBuffer:
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
         self._taken_before = True
-        if self._size:
+        self._size = 0
+        if self._paused:
             self._resume()
         return data
 
     def discard(self) -> None:
         """As `take`, for bytes that nobody needs."""
         self.pieces.clear()
-        self._resume()
+        self._size = 0
+        if self._paused:
+            self._resume()
 
     def hold(self, size: int) -> None:
         """Notes that a read of `size` bytes, framing included, is not taken at once: pauses above the mark."""
@@ -61,13 +64,13 @@ class BodyBuffer:
         """Whether the pieces are part of a burst, and delivered later: the backend writes faster than it is read, and
         one write to the client, which costs more than a read, can carry what several turns of the event loop bring.
 
-        The first piece of a body is never delayed, nor is a piece that comes alone.
+        Asked where there are at least two pieces: one that comes alone is not delayed, nor are the first of a body.
 
         Args:
             size: How many bytes the last read had.
             deliver: Called once the burst pauses, or after `BURST_TURNS`.
         """
-        if not self._taken_before or len(self.pieces) < 2 or self._size + size > BURST_BYTES:
+        if not self._taken_before or self._size + size > BURST_BYTES:
             return False
         self._size += size
         if not self._gathering:
@@ -76,10 +79,8 @@ class BodyBuffer:
         return True
 
     def _resume(self) -> None:
-        self._size = 0
-        if self._paused:
-            self._paused = False
-            self._transport.resume_reading()
+        self._paused = False
+        self._transport.resume_reading()
 
     def _gather(self, deliver: Callable[[], None], turns: int, seen: int) -> None:
         if turns and len(self.pieces) > seen:

@@ -174,24 +174,6 @@ class Exchange:
             raise self._broken()
         return True
 
-    def _advance(self, size: int) -> None:
-        """Called for `size` new bytes, and for the end of the connection."""
-        waiter = self._waiter
-        if waiter is None or waiter.done():
-            if self._state is not State.OPEN:
-                self._linger()
-            elif self._parser.phase is _BODY:
-                self._buffer.hold(size)
-        elif self._take is None:
-            if self._parser.phase is not Phase.HEAD:
-                waiter.set_result(False)
-        elif (
-            len(self._buffer.pieces) < 2
-            or self._parser.phase is not _BODY
-            or not self._buffer.gather(size, self._hand_over_gathered)
-        ):
-            self._hand_over(self._take, waiter)
-
     def _hand_over(self, take: Callable[[bytes], bool], waiter: asyncio.Future[bool]) -> None:
         """Delivers to the reader that waits, and wakes it where it must decide something."""
         try:
@@ -235,14 +217,29 @@ class Exchange:
 
     def data_received(self, data: bytes) -> None:
         """Takes bytes of the response."""
-        self._parser.feed(data)
-        self._advance(len(data))
+        parser = self._parser
+        parser.feed(data)
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            if self._state is not State.OPEN:
+                self._linger()
+            elif parser.phase is _BODY:
+                self._buffer.hold(len(data))
+        elif self._take is None:
+            if parser.phase is not Phase.HEAD:
+                waiter.set_result(False)
+        elif (
+            len(self._buffer.pieces) < 2
+            or parser.phase is not _BODY
+            or not self._buffer.gather(len(data), self._hand_over_gathered)
+        ):
+            self._hand_over(self._take, waiter)
 
     def disconnected(self, error: Exception | None) -> None:
         """Takes the end of the connection, or of its readable half."""
         self._parser.feed(self._writer.early_answer())
         self._parser.feed_eof(error)
-        self._advance(0)
+        self.data_received(b"")  # delivers the end
 
     def pause_writing(self) -> None:
         """Passes on that the transport's buffer is full."""

@@ -8,7 +8,7 @@ from .payloads import BYTE_ORDER_MARK, BareJson, payloads_of
 
 
 class NdjsonParser:
-    """The counterpart of `SseParser` for backends that write one JSON object a line.
+    """An incremental parser for backends that write one JSON object per line; the counterpart of `SseParser`.
 
     Args:
         limit: The most bytes that one line may have; more is a `protocol_violation`.
@@ -29,7 +29,7 @@ class NdjsonParser:
         return self._payloads(self._lines.feed(chunk))
 
     def close(self) -> list[bytes]:
-        """The last line, where the answer ended without a line end. It may be cut off."""
+        """The last line, where it has no line end. It may be cut off."""
         return self._payloads(self._lines.close()) + self._bare.close()
 
     def _payloads(self, lines: list[bytes | None]) -> list[bytes]:
@@ -41,7 +41,7 @@ class NdjsonParser:
                 )
             if self._at_start:
                 self._at_start = False
-                line = line.removeprefix(BYTE_ORDER_MARK)  # noqa: PLW2901 - the same line
+                line = line.removeprefix(BYTE_ORDER_MARK)  # noqa: PLW2901 - still the same line
             if self._bare.open or line.strip() in _PRETTY_PRINTED:
                 payloads += self._bare.feed(line)
             else:
@@ -50,4 +50,4 @@ class NdjsonParser:
 
 
 _PRETTY_PRINTED = (b"{", b"[", b"[{")
-"""The first line of a value that is spread over several: proxies write their errors so."""
+"""The first line of a value that is written over several lines, as proxies write their errors."""

@@ -1,6 +1,6 @@
-"""The data of an event, or a line → the payloads that a `ResponseDecoder` is fed: the one place that knows silence.
+"""The payloads in one event or line, as a `ResponseDecoder` is fed them; the one place that defines what is silence.
 
-What carries nothing never reaches a decoder: empty data, and data that begins with a colon (a comment that was wrapped
+Data without content never reaches a decoder: empty data, and data that begins with a colon (a comment that was wrapped
 into an event). `[DONE]` becomes `DONE_MARK`. An array of chunks becomes its elements.
 """
 
@@ -14,7 +14,7 @@ from ...errors import protocol_violation
 from ..base import check_json_size
 
 DONE_MARK = b"[DONE]"
-"""What the parsers give for `[DONE]`, always this very object, so that it can be told apart with ``is``."""
+"""The payload that the parsers give for `[DONE]`: always this object, so that it is recognised with ``is``."""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -22,7 +22,7 @@ _STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?')  # possessive: linear in the li
 
 
 def payloads_of(data: bytes) -> list[bytes]:
-    """The payloads in one event's data, or in one line.
+    """The payloads in the data of one event, or in one line.
 
     Raises:
         GatewayError: `protocol_violation`, for an array with more values than any answer has.
@@ -38,7 +38,7 @@ def payloads_of(data: bytes) -> list[bytes]:
 
 
 def _elements(data: bytes) -> list[bytes]:
-    """The elements of an array, as JSON each; `data` itself where it is not JSON, for the decoder to refuse."""
+    """The elements of an array, each as JSON; `data` itself where it is not JSON, which the decoder refuses."""
     check_json_size(data)
     try:
         elements = from_json(data, allow_inf_nan=False)
@@ -48,7 +48,7 @@ def _elements(data: bytes) -> list[bytes]:
 
 
 def parses(payload: bytes) -> bool:
-    """Whether `payload` is JSON, and so was not cut off."""
+    """Whether `payload` is complete JSON."""
     try:
         from_json(payload)
     except ValueError:
@@ -68,7 +68,7 @@ def may_be_cut(payload: bytes) -> bool:
 
 
 def error_payload(value: bytes) -> bytes:
-    """The payload for an error that is not inside the event's JSON: an SSE field ``error:``, or ``event: error``."""
+    """The payload for an error outside the event's JSON: an SSE field ``error:``, or an ``event: error``."""
     value = value.strip()
     try:
         from_json(value)
@@ -78,12 +78,13 @@ def error_payload(value: bytes) -> bytes:
 
 
 class BareJson:
-    """Collects JSON that stands in a stream of lines without any framing of its own, over as many lines as it takes.
+    """Collects a JSON value that is written over several lines without the stream's framing.
 
-    The elements of an array come out as soon as they are whole, so that an answer that is one array of chunks streams.
+    The elements of an array are given out as soon as they are complete, so that an answer that is one array of chunks
+    is streamed.
 
     Args:
-        limit: The most bytes that one value, or one element, may have; more is a `protocol_violation`.
+        limit: The most bytes of one value, or of one element of an array; more is a `protocol_violation`.
     """
 
     def __init__(self, limit: int) -> None:
@@ -92,12 +93,12 @@ class BareJson:
         self._size = 0
         self._depth = 0
         self._in_array = False
-        self._passed_on = False  # a part of the value has been given out
+        self._passed_on = False  # elements of the value have been given out
         self.open = False
         """Whether a value has begun and not ended."""
 
     def begins(self, line: bytes) -> bool:
-        """Whether `line` is the beginning of an object or array."""
+        """Whether `line` begins an object or array."""
         return line.lstrip()[:1] in (b"{", b"[") and line.strip() != DONE_MARK
 
     def feed(self, line: bytes) -> list[bytes]:
@@ -126,7 +127,7 @@ class BareJson:
         return self._take(last=False) if self._in_array and self._depth == 1 else []
 
     def close(self) -> list[bytes]:
-        """What was collected of a value that has not ended."""
+        """Gives out what was collected of a value that has not ended."""
         if not self.open:
             return []
         self.open = False
@@ -138,7 +139,7 @@ class BareJson:
         self._size = 0
         if not self._passed_on and last:
             return payloads_of(text)
-        # Some elements of an array: without its brackets and the commas around them.
+        # Elements of an array, without its brackets and the commas around them.
         text = text if self._passed_on else text.removeprefix(b"[")
         text = text.removesuffix(b"]") if last else text
         self._passed_on = True

@@ -1,9 +1,9 @@
 """Server-sent events: bytes in, the payload of each event out.
 
-Source: the HTML standard, section 9.2.6 "Interpreting an event stream". Ids and retry times are passed over, and names
-but `error`: every dialect here repeats the event's type inside its JSON. Three things that the standard does not have
-and real servers send: errors in a field `error:` (llama.cpp), JSON without `data:` (Gemini's errors in mid-stream), and
-a last event without its blank line.
+Source: the HTML standard, section 9.2.6 "Interpreting an event stream". Ids, retry times and event names other than
+`error` are ignored: every dialect here repeats the event's type inside its JSON. Three things that real servers send
+are not in the standard: errors in a field `error:` (llama.cpp), JSON without `data:` (Gemini's errors in mid-stream),
+and a last event without its blank line.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from .payloads import BYTE_ORDER_MARK, BareJson, error_payload, parses, payloads
 
 
 class SseParser:
-    """An incremental parser; how the bytes were split makes no difference.
+    """An incremental parser. How the bytes are divided into reads makes no difference.
 
     Args:
-        limit: The most bytes that one event may have; more is a `protocol_violation`.
+        limit: The most bytes of one event; more is a `protocol_violation`.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._at_start = True
-        self._between = False  # at the border of two events, with nothing in hand
+        self._between = False  # between two events, with nothing buffered
         self._after_cr = False
         self._line = bytearray()
         self._data: list[bytes] = []
@@ -36,8 +36,8 @@ class SseParser:
         Raises:
             GatewayError: `protocol_violation`, where an event is too large.
         """
-        # What nearly every read looks like: whole events of one `data: ` line with an object each, mostly a single
-        # one. The slow way below gives the same answer (tests/adapters/http/test_sse.py compares the two).
+        # The fast path for nearly every read: complete events, mostly one, each of one `data: ` line with an object.
+        # The general path below gives the same events (tests/adapters/http/test_sse.py compares the two).
         plain = chunk.startswith(b"data: {")
         if plain and self._at_start and not self._line:
             self._at_start, self._between = False, True
@@ -55,7 +55,7 @@ class SseParser:
         return events
 
     def close(self) -> list[bytes]:
-        """What the stream ended in the middle of: a last event without its blank line. It may be cut off."""
+        """The last event, where it has no blank line after it. It may be cut off."""
         events: list[bytes] = []
         if self._line:
             line = bytes(self._line)
@@ -66,11 +66,11 @@ class SseParser:
         return events
 
     def _without_mark(self, chunk: bytes) -> bytes:
-        """The beginning of the stream without its byte order mark, which may come in pieces."""
+        """The beginning of the stream without its byte order mark, which may be divided between reads."""
         chunk = bytes(self._line) + chunk
         self._line.clear()
         if len(chunk) < len(BYTE_ORDER_MARK) and BYTE_ORDER_MARK.startswith(chunk):
-            self._line += chunk  # it may still be one
+            self._line += chunk  # it may still become one
             return b""
         self._at_start = False
         return chunk.removeprefix(BYTE_ORDER_MARK)
@@ -107,14 +107,14 @@ class SseParser:
                 raise self._too_large()
         elif self._bare.open or self._bare.begins(line):
             self._dispatch(events)
-            events += filter(parses, self._bare.feed(line))  # a line that is no JSON is an unknown field
+            events += filter(parses, self._bare.feed(line))  # a line that is not JSON is an unknown field
         elif name == b"error":
             events.append(error_payload(value))
         elif name == b"event":
             self._is_error = value.strip() == b"error"
 
     def _dispatch(self, events: list[bytes]) -> None:
-        """Ends the event in hand."""
+        """Ends the event that is being read."""
         is_error, self._is_error = self._is_error, False
         if not self._data:
             return

@@ -52,7 +52,7 @@ class Stand:
     def comes(self, *pieces: bytes) -> bool:
         """One read with these pieces, to a reader that waits; whether it was held back."""
         self.buffer.pieces.extend(pieces)
-        gathered = self.buffer.gather(sum(map(len, pieces)), self.deliver)
+        gathered = len(self.buffer.pieces) > 1 and self.buffer.gather(sum(map(len, pieces)), self.deliver)
         if not gathered:
             self.deliver()
         return gathered
