@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import JsonValue
 
@@ -32,6 +32,8 @@ class TextPart:
 class ImagePart:
     """An image by reference (`url` set) or by value (`data` set: base64, without line breaks)."""
 
+    field: ClassVar[str] = "image_url"
+    """The part's name on the wire."""
     url: str | None
     data: str | None
     mime_type: str | None
@@ -43,6 +45,27 @@ class ImagePart:
 
 
 @dataclass(frozen=True, slots=True)
+class FilePart:
+    """A file that is no image, by reference or by value as above."""
+
+    field: ClassVar[str] = "file"
+    url: str | None
+    data: str | None
+    mime_type: str
+    name: str | None = None
+
+    @property
+    def data_url(self) -> str:
+        """The file's `data` as a URL."""
+        return f"data:{self.mime_type};base64,{self.data}"
+
+    @property
+    def file_name(self) -> str:
+        """Its name, or one made of its type, for providers that require one."""
+        return self.name or f"file.{self.mime_type.rpartition('/')[2]}"
+
+
+@dataclass(frozen=True, slots=True)
 class JsonPart:
     """A JSON value; `text` is its compact form, which is how it reaches providers that know only text."""
 
@@ -50,7 +73,8 @@ class JsonPart:
     text: str
 
 
-Part = TextPart | ImagePart | JsonPart
+MediaPart = ImagePart | FilePart
+Part = TextPart | JsonPart | MediaPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +113,18 @@ class AssistantMessage:
 
 @dataclass(frozen=True, slots=True)
 class ToolMessage:
-    """The result of one call; never an image among its parts."""
+    """The result of one call. `is_error`: the call failed, and this says how."""
 
     call_id: str
     tool_name: str
-    parts: tuple[TextPart | JsonPart, ...]
+    parts: tuple[Part, ...]
     cache: bool = False
+    is_error: bool = False
 
     @property
     def text(self) -> str:
-        """All parts as one text, joined by line breaks."""
-        return "\n".join(part.text for part in self.parts)
+        """All parts but media as one text, joined by line breaks."""
+        return "\n".join(part.text for part in self.parts if not isinstance(part, MediaPart))
 
 
 Message = SystemMessage | UserMessage | AssistantMessage | ToolMessage

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
@@ -19,10 +20,12 @@ from ..canonical import (
     AssistantMessage,
     Cache,
     CanonicalRequest,
+    FilePart,
     ImagePart,
     JsonObject,
     JsonPart,
     JsonSchemaOutput,
+    MediaPart,
     Message,
     OutputMode,
     Part,
@@ -175,7 +178,14 @@ def _check_linkage(message: frames.Message, path: str) -> None:
         if not message.tool_call_id or not message.tool_name:
             raise invalid_request(f"{path}: a tool message must have tool_call_id and tool_name")
     else:
-        _check_foreign(message, path, "a tool message", tool_call_id=message.tool_call_id, tool_name=message.tool_name)
+        _check_foreign(
+            message,
+            path,
+            "a tool message",
+            tool_call_id=message.tool_call_id,
+            tool_name=message.tool_name,
+            is_error=message.is_error or None,
+        )
     if message.role != "assistant":
         _check_foreign(
             message, path, "an assistant message", tool_calls=message.tool_calls, provider_state=message.provider_state
@@ -195,14 +205,9 @@ def _tool_message(
 ) -> ToolMessage:
     call_id, tool_name = message.tool_call_id, message.tool_name
     assert call_id is not None and tool_name is not None  # noqa: S101, PT018 - _check_linkage saw to it
-    texts = []
-    for position, part in enumerate(parts):
-        if isinstance(part, ImagePart):
-            raise invalid_request(f"{path}.parts[{position}].image_url: a tool message may not have an image part")
-        texts.append(part)
     if known_calls is not None and call_id not in known_calls:
         raise invalid_request(f"{path}.tool_call_id: {quoted(call_id)} answers no call of an earlier assistant message")
-    return ToolMessage(call_id, tool_name, tuple(texts), message.cache is True)
+    return ToolMessage(call_id, tool_name, parts, message.cache is True, message.is_error is True)
 
 
 def _past_call(call: frames.PastToolCall, path: str) -> ToolCall:
@@ -215,28 +220,61 @@ def _past_call(call: frames.PastToolCall, path: str) -> ToolCall:
     return ToolCall(call.id, call.name, call.arguments_json, arguments)
 
 
-def _part(part: frames.TextVariant | frames.ImageUrlVariant | frames.JsonVariant, path: str) -> Part:
+def _part(
+    part: frames.TextVariant | frames.ImageUrlVariant | frames.JsonVariant | frames.FileVariant, path: str
+) -> Part:
     if isinstance(part, frames.TextVariant):
         return TextPart(part.text.text)
     if isinstance(part, frames.JsonVariant):
         return JsonPart(part.json_.value, to_json(part.json_.value).decode())
-    return _image(part.image_url, f"{path}.image_url.url")
+    if isinstance(part, frames.FileVariant):
+        return _file(part.file, f"{path}.file")
+    image, path = part.image_url, f"{path}.image_url.url"
+    rest = _data_of(image.url, path)
+    if rest is None:
+        return ImagePart(image.url, None, image.mime_type and _media_type(image.mime_type))
+    data, mime_type = _data_url(rest, image.mime_type, path)
+    return ImagePart(None, data, mime_type)
 
 
-def _image(image: frames.ImageUrl, path: str) -> ImagePart:
-    scheme, _, rest = image.url.partition(":")
+_MIME_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+")
+
+
+def _file(file: frames.File, path: str) -> MediaPart:
+    """A file; one that is an image is an image, in whichever way it was sent."""
+    if not _MIME_TYPE.fullmatch(file.mime_type):
+        raise invalid_request(
+            f"{path}.mime_type: found {quoted(file.mime_type)}, expected a media type without parameters, as "
+            "application/pdf"
+        )
+    url, data, mime_type = file.url, file.data, _media_type(file.mime_type.lower())
+    if (url is None) == (data is None):
+        raise invalid_request(f"{path}: expected exactly one of url and data")
+    if data is not None:
+        _check_base64(data, f"{path}.data")
+    elif url is not None and (rest := _data_of(url, f"{path}.url")) is not None:
+        data, mime_type = _data_url(rest, mime_type, f"{path}.url")
+        url = None
+    if mime_type.startswith("image/"):
+        return ImagePart(url, data, mime_type)
+    return FilePart(url, data, mime_type, file.name or None)
+
+
+def _data_of(url: str, path: str) -> str | None:
+    """What follows `data:`; None for a URL of the network, which has a host."""
+    scheme, _, rest = url.partition(":")
     scheme = scheme.lower()
     if scheme == "data":
-        return _data_image(rest, image.mime_type, path)
+        return rest
     if scheme not in ("http", "https"):
         raise invalid_request(f"{path}: expected an http:, https: or data: URL, found the scheme {scheme[:40]!r}")
     try:
-        host = urlsplit(image.url).hostname
+        host = urlsplit(url).hostname
     except ValueError:
         host = None
     if not host:
         raise invalid_request(f"{path}: not a URL: it names no host")
-    return ImagePart(image.url, None, image.mime_type and _media_type(image.mime_type))
+    return None
 
 
 def _media_type(name: str) -> str:
@@ -244,8 +282,8 @@ def _media_type(name: str) -> str:
     return "image/jpeg" if name.lower() == "image/jpg" else name
 
 
-def _data_image(rest: str, mime_type: str | None, path: str) -> ImagePart:
-    """RFC 2397: ``data:[<mediatype>][;base64],<data>``."""
+def _data_url(rest: str, mime_type: str | None, path: str) -> tuple[str, str]:
+    """RFC 2397, ``data:[<mediatype>][;base64],<data>``: the data in base64, and its media type."""
     header, comma, data = rest.partition(",")
     if not comma:
         raise invalid_request(f"{path}: not a data: URL: it has no comma")
@@ -254,14 +292,18 @@ def _data_image(rest: str, mime_type: str | None, path: str) -> ImagePart:
     if not media_type:
         raise invalid_request(f"{path}: says no media type, and there is no mime_type either")
     if parameters[-1:] != ["base64"]:
-        return ImagePart(None, base64.b64encode(unquote_to_bytes(data)).decode(), media_type)
+        return base64.b64encode(unquote_to_bytes(data)).decode(), media_type
     if "%" in data:
         data = unquote(data)
+    _check_base64(data, path)
+    return data, media_type
+
+
+def _check_base64(data: str, path: str) -> None:
     try:
         binascii.a2b_base64(data.encode(), strict_mode=True)
     except (binascii.Error, UnicodeEncodeError) as error:
         raise invalid_request(f"{path}: its data is not base64: {error}") from None
-    return ImagePart(None, data, media_type)
 
 
 # --- tools and output ----------------------------------------------------------------------------------------

@@ -103,6 +103,17 @@ class ImageUrl(_Frame):
     """Where the URL does not say it itself."""
 
 
+class File(_Frame):
+    """Exactly one of `url` and `data`."""
+
+    url: str | None = None
+    """`http:`, `https:` or a `data:` URL."""
+    data: str | None = None
+    """Base64."""
+    mime_type: str
+    name: str | None = None
+
+
 class Json(_Frame):
     value: Any
     """Any JSON."""
@@ -116,6 +127,10 @@ class ImageUrlVariant(_Frame):
     image_url: ImageUrl
 
 
+class FileVariant(_Frame):
+    file: File
+
+
 class JsonVariant(_Frame):
     json_: Json = Field(alias="json")
 
@@ -123,11 +138,12 @@ class JsonVariant(_Frame):
 Part = Annotated[
     Annotated[TextVariant, Tag("text")]
     | Annotated[ImageUrlVariant, Tag("image_url")]
-    | Annotated[JsonVariant, Tag("json")],
+    | Annotated[JsonVariant, Tag("json")]
+    | Annotated[FileVariant, Tag("file")],
     Discriminator(
         _only_key,
         custom_error_type="part",
-        custom_error_message="expected an object with one key: text, image_url or json",
+        custom_error_message="expected an object with one key: text, image_url, json or file",
     ),
 ]
 
@@ -160,6 +176,8 @@ class Message(_Frame):
     anywhere."""
     cache: bool | None = None
     """The prompt up to and including this message is worth keeping in the provider's cache; at most 4 are marked."""
+    is_error: bool | None = None
+    """Only on `tool`: the call failed. Sent where the provider has a word for it."""
 
 
 class ToolDefinition(_Frame):

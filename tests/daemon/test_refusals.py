@@ -150,13 +150,13 @@ async def test_an_id_that_is_none_is_rejected_without_one(stage, request_id):
                 "messages": [
                     {
                         "role": "tool",
-                        "parts": [{"image_url": {"url": "https://host/x"}}],
+                        "parts": [{"file": {"mime_type": "application/pdf"}}],
                         "tool_call_id": "1",
                         "tool_name": "look",
                     }
                 ]
             },
-            "image_url",
+            "file",
         ),
         ({"tools": [TOOL, TOOL]}, "tools[1].name"),
         ({"tools": [{**TOOL, "input_schema": {"optional": []}}]}, "unsupported keyword"),

@@ -16,6 +16,7 @@ from beluna_gateway.canonical import (
     AssistantMessage,
     Cache,
     CanonicalRequest,
+    FilePart,
     ImagePart,
     JsonPart,
     JsonSchemaOutput,
@@ -259,11 +260,21 @@ def test_a_call_is_put_back_as_it_came():
     assert normalize(messages=[ready]).messages == normalize(messages=[{**ASSISTANT, "tool_calls": [CALL]}]).messages
 
 
-def test_an_image_in_a_tool_message_is_refused():
-    """A tool's result is text or JSON."""
-    message = {**RESULT, "parts": [*RESULT["parts"], {"image_url": {"url": "https://h/i.png"}}]}
+def test_a_result_may_have_images_and_files_and_say_that_it_failed():
+    """Whether the provider takes them there is the dialect's business."""
+    parts = [{"image_url": {"url": "https://h/i.png"}}, {"file": {"data": "aGk=", "mime_type": "a/b"}}]
+    message = normalize(messages=[ASSISTANT, {**RESULT, "parts": parts, "is_error": True}]).messages[1]
 
-    assert "messages[1].parts[1].image_url" in refusal(messages=[ASSISTANT, message])
+    expected = (ImagePart("https://h/i.png", None, None), FilePart(None, "aGk=", "a/b"))
+    assert message == ToolMessage("call_1", "weather", expected, is_error=True)
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+def test_only_a_result_can_be_an_error(role):
+    """False and null are absent everywhere."""
+    assert "messages[0].is_error" in refusal(messages=[{**USER, "role": role, "is_error": True}])
+    for absent in (False, None):
+        normalize(messages=[{**USER, "role": role, "is_error": absent}])
 
 
 def test_a_result_answers_an_earlier_call():
@@ -306,6 +317,56 @@ def test_past_arguments_are_a_json_object(arguments):
 def test_past_calls_have_an_id_and_a_name(empty):
     """A call that cannot be named cannot be answered."""
     assert "messages[0].tool_calls[0]" in refusal(messages=[{**ASSISTANT, "tool_calls": [{**CALL, empty: ""}]}])
+
+
+# --- files ---------------------------------------------------------------------------------------------------
+
+
+def file(**fields: Any) -> Any:
+    part = {"file": {"mime_type": "application/pdf", **fields}}
+    return normalize(messages=[{"role": "user", "parts": [part]}]).messages[0].parts[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"data": "aGk=", "name": "a.pdf"}, FilePart(None, "aGk=", "application/pdf", "a.pdf")),
+        ({"data": "aGk=", "url": None, "name": ""}, FilePart(None, "aGk=", "application/pdf", None)),
+        ({"url": "https://h/a"}, FilePart("https://h/a", None, "application/pdf", None)),
+        ({"url": "data:text/plain,hi"}, FilePart(None, "aGk=", "text/plain", None)),
+        ({"url": "data:;base64,aGk="}, FilePart(None, "aGk=", "application/pdf", None)),
+        ({"data": "aGk=", "mime_type": "Text/Plain"}, FilePart(None, "aGk=", "text/plain", None)),
+        ({"data": "aGk=", "mime_type": "IMAGE/JPG"}, ImagePart(None, "aGk=", "image/jpeg")),
+        ({"url": "https://h/a", "mime_type": "image/png"}, ImagePart("https://h/a", None, "image/png")),
+        ({"url": "data:image/png;base64,aGk="}, ImagePart(None, "aGk=", "image/png")),
+    ],
+)
+def test_a_file_comes_by_its_data_or_by_a_url(fields, expected):
+    """One that is an image is an image."""
+    assert file(**fields) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({}, "file: expected exactly one"),
+        ({"url": "https://h/a", "data": "aGk="}, "file: expected exactly one"),
+        ({"data": "aGk"}, "file.data: its data is not base64"),
+        ({"data": "é"}, "file.data: its data is not base64"),
+        ({"url": "ftp://h/a"}, "file.url: expected an http"),
+        ({"url": "https://"}, "file.url: not a URL"),
+        ({"url": "data:x"}, "file.url: not a data: URL"),
+        ({"data": "aGk=", "mime_type": ""}, "file.mime_type"),
+        ({"data": "aGk=", "mime_type": "pdf"}, "file.mime_type"),
+        ({"data": "aGk=", "mime_type": "text/plain; charset=utf-8"}, "file.mime_type"),
+        ({"data": "aGk=", "mime_type": "a/b\n"}, "file.mime_type"),
+    ],
+)
+def test_a_file_that_cannot_be_one_is_refused(fields, named):
+    """With its place, and what was expected there."""
+    part = {"file": {"mime_type": "application/pdf", **fields}}
+
+    assert refusal(messages=[{"role": "user", "parts": [part]}]).startswith(f"messages[0].parts[0].{named}")
 
 
 # --- images --------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ FULL_INFER: dict[str, Any] = {
                 {"image_url": {"url": "https://h/i.png", "mime_type": "image/png"}},
                 {"image_url": {"url": "https://h/i.png", "mime_type": None}},
                 {"json": {"value": None}},
+                {"file": {"data": "aGk=", "url": None, "mime_type": "application/pdf", "name": "a.pdf"}},
             ],
         },
         {
@@ -38,7 +39,13 @@ FULL_INFER: dict[str, Any] = {
             "tool_calls": [{"id": "c", "name": "t", "arguments_json": "{}"}],
             "provider_state": {"anthropic": [1, {"a": None}]},
         },
-        {"role": "tool", "tool_call_id": "c", "tool_name": "t", "parts": [{"json": {"value": {"deep": [1.5]}}}]},
+        {
+            "role": "tool",
+            "tool_call_id": "c",
+            "tool_name": "t",
+            "parts": [{"json": {"value": {"deep": [1.5]}}}],
+            "is_error": True,
+        },
     ],
     "tools": [
         {"name": "t", "description": "d", "input_schema": SCHEMA},

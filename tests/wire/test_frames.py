@@ -83,7 +83,8 @@ OPTIONAL = {
     *("messages.parts.image_url.mime_type", "messages.parts.json.value", "tools.description"),
     *("limits.max_output_tokens", "limits.max_request_time_ms"),
     *("sampling.temperature", "sampling.top_p", "sampling.seed", "sampling.stop"),
-    *("parallel_tool_calls", "service_tier"),
+    *("parallel_tool_calls", "service_tier", "messages.is_error"),
+    *(f"messages.parts.file.{name}" for name in ("url", "data", "name")),
     *("cache", "cache.mode", "cache.key", "cache.retention", "messages.cache"),
     *("reasoning", "reasoning.effort", "reasoning.budget_tokens", "reasoning.summary"),
 }
@@ -106,6 +107,8 @@ def test_null_is_taken_only_where_an_option_is(place: tuple[Any, ...]):
         (("sampling", "seed"), [1.0, "1", True, 2**64, -(2**63) - 1]),
         (("sampling", "temperature"), ["0.5", True]),
         (("sampling", "stop"), ["x", [1], [None]]),
+        (("messages", 1, "parts", 4, "file"), ["x", {}, {"data": "aGk="}, {"mime_type": 1}, None]),
+        (("messages", 3, "is_error"), [1, "true"]),
         (("parallel_tool_calls",), [0, "false", {}]),
         (("service_tier",), ["", 1, True]),
         (("cache",), ["auto", True, []]),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pydantic import JsonValue
 
-from ...canonical import AssistantMessage, CanonicalRequest, ImagePart, Message, SystemMessage, ToolMessage
+from ...canonical import AssistantMessage, CanonicalRequest, MediaPart, Message, SystemMessage, ToolMessage
 from ...errors import GatewayError, protocol_violation, unsupported
 
 
@@ -42,7 +42,8 @@ def reject_unsupported(request: CanonicalRequest, default_model: str) -> None:
         asked[f"messages[{index}]"] = isinstance(message, ToolMessage)
         asked[f"messages[{index}].tool_calls"] = isinstance(message, AssistantMessage) and bool(message.tool_calls)
         for position, part in enumerate(message.parts):
-            asked[f"messages[{index}].parts[{position}].image_url"] = isinstance(part, ImagePart)
+            if isinstance(part, MediaPart):
+                asked[f"messages[{index}].parts[{position}].{part.field}"] = True
     for field, found in asked.items():
         if found:
             raise unsupported(f"{field}: GitHub Copilot's language server has no place for it")
@@ -69,7 +70,7 @@ def _role(message: Message) -> str:
 
 
 def _text(message: Message) -> str:
-    return "\n".join(part.text for part in message.parts if not isinstance(part, ImagePart))
+    return "\n".join(part.text for part in message.parts if not isinstance(part, MediaPart))
 
 
 class SyntheticDocument:

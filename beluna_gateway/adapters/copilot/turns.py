@@ -26,8 +26,8 @@ from ...canonical import (
     BackendRawEvent,
     CanonicalRequest,
     Completed,
-    ImagePart,
     JsonObject,
+    MediaPart,
     Message,
     OutputTextDelta,
     ReasoningDelta,
@@ -75,7 +75,8 @@ def reject_unsupported(request: CanonicalRequest, *, brings_a_provider: bool) ->
         asked[f"messages[{index}]: a system message after others"] = begun and isinstance(message, SystemMessage)
         begun = begun or not isinstance(message, SystemMessage)
         for position, part in enumerate(message.parts):
-            asked[f"messages[{index}].parts[{position}].image_url"] = isinstance(part, ImagePart)
+            if isinstance(part, MediaPart):
+                asked[f"messages[{index}].parts[{position}].{part.field}"] = True
     for field, found in asked.items():
         if found:
             raise unsupported(f"{field}: a session of the Copilot CLI has no place for it")
@@ -136,7 +137,7 @@ def _events(messages: tuple[Message, ...]) -> Iterator[tuple[str, JsonObject]]:
 
 
 def _text(message: Message) -> str:
-    return "\n".join(part.text for part in message.parts if not isinstance(part, ImagePart))
+    return "\n".join(part.text for part in message.parts if not isinstance(part, MediaPart))
 
 
 # --- response ------------------------------------------------------------------------------------------------

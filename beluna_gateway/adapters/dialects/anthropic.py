@@ -7,6 +7,7 @@ has this API too, really sends.
 
 from __future__ import annotations
 
+import base64
 import re
 from urllib.parse import quote, urlsplit
 
@@ -16,9 +17,11 @@ from ...canonical import (
     MAX_CACHE_MARKS,
     AssistantMessage,
     CanonicalRequest,
+    FilePart,
     ImagePart,
     JsonObject,
     JsonSchemaOutput,
+    MediaPart,
     Message,
     Part,
     SpecificTool,
@@ -26,7 +29,7 @@ from ...canonical import (
     ToolMessage,
 )
 from ...config.settings import BackendProfile, Capabilities
-from ...errors import unsupported
+from ...errors import invalid_request, unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..encoding.caching import CacheMarks, caching, refuse_cache_key
 from ..encoding.call_ids import CallIds, answered_calls
@@ -131,8 +134,9 @@ def _system(messages: tuple[Message, ...], marks: CacheMarks) -> list[JsonValue]
         if isinstance(message, SystemMessage):
             own: list[JsonObject] = []
             for position, part in enumerate(message.parts):
-                if isinstance(part, ImagePart):
-                    raise unsupported(f"messages[{index}].parts[{position}].image_url: anthropic's system is text only")
+                if isinstance(part, MediaPart):
+                    path = f"messages[{index}].parts[{position}].{part.field}"
+                    raise unsupported(f"{path}: anthropic's system is text only")
                 own += _text_blocks(part.text)
             blocks += marks.mark(own, message.cache)
     return blocks
@@ -164,19 +168,20 @@ class _Conversation:
         if isinstance(message, AssistantMessage):
             return self._assistant_blocks(index, message, path)
         if isinstance(message, ToolMessage):
-            texts = [block for part in message.parts for block in _text_blocks(part.text)]
+            inner = _content_blocks(message.parts, path)
             # A result without `content` is one that is empty.
-            content: JsonObject = {"content": _text_or_blocks(texts)} if texts else {}
-            return [{"type": "tool_result", "tool_use_id": self._ids.of_result(index), **content}]
-        return [block for n, part in enumerate(message.parts) for block in _user_blocks(part, f"{path}.parts[{n}]")]
+            content: JsonObject = {"content": _text_or_blocks(inner)} if inner else {}
+            error: JsonObject = {"is_error": True} if message.is_error else {}
+            return [{"type": "tool_result", "tool_use_id": self._ids.of_result(index), **content, **error}]
+        return _content_blocks(message.parts, path)
 
     def _assistant_blocks(self, index: int, message: AssistantMessage, path: str) -> list[JsonObject]:
         """An earlier turn, its thinking where it was: "in their original order" (ThinkingBlockParam)."""
         blocks: list[JsonObject] = []
         for piece in pieces(message, self._origin, path):
-            if isinstance(piece, ImagePart):
+            if isinstance(piece, MediaPart):
                 raise unsupported(
-                    f"{path}.parts: an image_url in an assistant message; anthropic takes them from users only"
+                    f"{path}.parts: {piece.field} in an assistant message; anthropic takes it from users and tools only"
                 )
             if isinstance(piece, OpaquePiece):
                 blocks.append(piece.value)
@@ -201,14 +206,46 @@ def _text_blocks(text: str) -> list[JsonObject]:
 
 def _text_or_blocks(blocks: list[JsonObject]) -> JsonValue:
     """A single text as a string, which is shorthand for the same; anything else as blocks."""
-    return blocks[0]["text"] if len(blocks) == 1 else [*blocks]
+    return blocks[0]["text"] if len(blocks) == 1 and blocks[0]["type"] == "text" else [*blocks]
 
 
-def _user_blocks(part: Part, path: str) -> list[JsonObject]:
-    if not isinstance(part, ImagePart):
-        return _text_blocks(part.text)
+def _content_blocks(parts: tuple[Part, ...], path: str) -> list[JsonObject]:
+    blocks: list[JsonObject] = []
+    for position, part in enumerate(parts):
+        if isinstance(part, ImagePart):
+            blocks.append(_image(part, f"{path}.parts[{position}]"))
+        elif isinstance(part, FilePart):
+            blocks.append(_document(part, f"{path}.parts[{position}].file"))
+        else:
+            blocks += _text_blocks(part.text)
+    return blocks
+
+
+def _image(part: ImagePart, path: str) -> JsonObject:
     if part.url is not None:
-        return [{"type": "image", "source": {"type": "url", "url": part.url}}]
+        return {"type": "image", "source": {"type": "url", "url": part.url}}
     if part.mime_type not in _IMAGE_TYPES:
         raise unsupported(f"{path}.image_url: anthropic takes {', '.join(sorted(_IMAGE_TYPES))}, not {part.mime_type}")
-    return [{"type": "image", "source": {"type": "base64", "media_type": part.mime_type, "data": part.data}}]
+    return {"type": "image", "source": {"type": "base64", "media_type": part.mime_type, "data": part.data}}
+
+
+def _document(part: FilePart, path: str) -> JsonObject:
+    """A PDF, or plain text by value: what `DocumentBlockParam` has sources for."""
+    pdf = part.mime_type == "application/pdf"
+    source: JsonObject
+    if pdf and part.url is not None:
+        source = {"type": "url", "url": part.url}
+    elif pdf:
+        source = {"type": "base64", "media_type": part.mime_type, "data": part.data}
+    elif part.mime_type == "text/plain" and part.data is not None:
+        try:
+            text = base64.b64decode(part.data).decode()
+        except UnicodeDecodeError:
+            raise invalid_request(f"{path}.data: text/plain, but it is not UTF-8") from None
+        source = {"type": "text", "media_type": part.mime_type, "data": text}
+    else:
+        how = "" if part.url is None else " by its URL"
+        raise unsupported(
+            f"{path}: anthropic takes application/pdf, text/plain by its data, and images, not {part.mime_type}{how}"
+        )
+    return {"type": "document", "source": source, **({"title": part.name} if part.name is not None else {})}

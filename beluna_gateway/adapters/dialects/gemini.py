@@ -16,10 +16,12 @@ from pydantic import JsonValue
 from ...canonical import (
     AssistantMessage,
     CanonicalRequest,
+    FilePart,
     ImagePart,
     JsonObject,
     JsonPart,
     JsonSchemaOutput,
+    MediaPart,
     Message,
     Part,
     SpecificTool,
@@ -76,7 +78,7 @@ class GeminiDialect(HttpDialect):
             for index, message in enumerate(request.messages)
             if isinstance(message, SystemMessage)
             for position, part in enumerate(message.parts)
-            if isinstance(part, ImagePart) or part.text
+            if isinstance(part, MediaPart) or part.text
         ]
         if system:
             body["systemInstruction"] = {"parts": system}
@@ -165,11 +167,11 @@ class _Conversation:
             return self._model_parts(index, message, path)
         if isinstance(message, ToolMessage):
             anonymous = self._answered.get(index) in self._anonymous
-            return [_function_response(message, None if anonymous else self._ids.of_result(index))]
+            return [_function_response(message, path, None if anonymous else self._ids.of_result(index))]
         parts: list[JsonObject] = []
         for position, part in enumerate(message.parts):
-            if isinstance(part, ImagePart):
-                parts.append(_image(part, f"{path}.parts[{position}]"))
+            if isinstance(part, MediaPart):
+                parts.append(_media(part, f"{path}.parts[{position}]"))
             elif part.text:
                 parts.append({"text": part.text})
         return parts
@@ -183,8 +185,8 @@ class _Conversation:
                     # A signature may stand on a part whose text is empty.
                     if text or "thoughtSignature" in extra:
                         parts.append({"text": text, **_signature(extra)})
-                case ImagePart():
-                    parts.append(_image(piece, f"{path}.parts"))
+                case ImagePart() | FilePart():
+                    parts.append(_media(piece, f"{path}.parts"))
                 case OpaquePiece(part):
                     parts.append(part)
                 case CallPiece(call, position, extra, noted):
@@ -203,8 +205,8 @@ class _Conversation:
 
 
 def _text_part(part: Part, path: str, place: str) -> JsonObject:
-    if isinstance(part, ImagePart):
-        raise unsupported(f"{path}.image_url: gemini takes text only in its {place}")
+    if isinstance(part, MediaPart):
+        raise unsupported(f"{path}.{part.field}: gemini takes text only in its {place}")
     return {"text": part.text}
 
 
@@ -219,11 +221,12 @@ _MIME_TYPES = {
 }
 
 
-def _image(part: ImagePart, path: str) -> JsonObject:
+def _media(part: MediaPart, path: str) -> JsonObject:
+    """An image or a file. Gemini takes no name with it."""
     if part.url is None:
         return {"inlineData": {"mimeType": part.mime_type, "data": part.data}}
     if not part.url.startswith("https:"):
-        raise unsupported(f"{path}.image_url.url: gemini fetches https: URLs only; send the image as a data: URL")
+        raise unsupported(f"{path}.{part.field}.url: gemini fetches https: URLs only; send its data instead")
     name = urlsplit(part.url).path
     mime_type = part.mime_type or _MIME_TYPES.get(name.rpartition(".")[2].lower())
     file: JsonObject = {"fileUri": part.url}
@@ -236,12 +239,20 @@ def _signature(extra: JsonObject) -> JsonObject:
     return {"thoughtSignature": extra["thoughtSignature"]} if "thoughtSignature" in extra else {}
 
 
-def _function_response(message: ToolMessage, call_id: str | None) -> JsonObject:
-    parts = [part for part in message.parts if part.text]
-    # `response` must be an object; `output` is the API's own word for a result that is none.
-    response: JsonValue = {"output": "\n".join(part.text for part in parts)}
-    if len(parts) == 1 and isinstance(parts[0], JsonPart):
-        value = parts[0].value
-        response = value if isinstance(value, dict) else {"output": value}
+def _function_response(message: ToolMessage, path: str, call_id: str | None) -> JsonObject:
+    texts = [part for part in message.parts if not isinstance(part, MediaPart) and part.text]
+    # `response` must be an object; `output` and `error` are the API's own words for a result that is none, and for one
+    # that says what went wrong.
+    value: JsonValue = "\n".join(part.text for part in texts)
+    if len(texts) == 1 and isinstance(texts[0], JsonPart):
+        value = texts[0].value
+    word = "error" if message.is_error else "output"
+    response: JsonValue = value if isinstance(value, dict) and not message.is_error else {word: value}
     identity: JsonObject = {} if call_id is None else {"id": call_id}
-    return {"functionResponse": {**identity, "name": message.tool_name, "response": response}}
+    media: list[JsonValue] = [
+        _media(part, f"{path}.parts[{position}]")
+        for position, part in enumerate(message.parts)
+        if isinstance(part, MediaPart)
+    ]
+    beside: JsonObject = {"parts": media} if media else {}
+    return {"functionResponse": {**identity, "name": message.tool_name, "response": response, **beside}}

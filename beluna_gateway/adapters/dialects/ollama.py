@@ -13,9 +13,11 @@ from pydantic import JsonValue
 from ...canonical import (
     AssistantMessage,
     CanonicalRequest,
+    FilePart,
     ImagePart,
     JsonObject,
     JsonSchemaOutput,
+    MediaPart,
     Message,
     Part,
     SpecificTool,
@@ -100,6 +102,9 @@ def _options(request: CanonicalRequest) -> JsonObject:
 def _message(message: Message, index: int) -> JsonValue:
     path = f"messages[{index}]"
     if isinstance(message, ToolMessage):
+        for position, part in enumerate(message.parts):
+            if isinstance(part, MediaPart):
+                raise unsupported(f"{path}.parts[{position}].{part.field}: ollama takes text only as a tool's result")
         # `tool_call_id` tells apart two calls of one tool; a server older than it passes over it.
         return {
             "role": "tool",
@@ -123,6 +128,8 @@ def _content(parts: tuple[Part, ...], path: str) -> JsonObject:
     texts: list[str] = []
     images: list[JsonValue] = []
     for position, part in enumerate(parts):
+        if isinstance(part, FilePart):
+            raise unsupported(f"{path}.parts[{position}].file: ollama takes images only")
         if not isinstance(part, ImagePart):
             texts.append(part.text)
         elif part.data is not None:

@@ -10,9 +10,11 @@ from pydantic import JsonValue
 from ...canonical import (
     AssistantMessage,
     CanonicalRequest,
+    FilePart,
     ImagePart,
     JsonObject,
     JsonSchemaOutput,
+    MediaPart,
     Message,
     Part,
     SpecificTool,
@@ -107,22 +109,24 @@ class OpenAICompatibleDialect(HttpDialect):
             case SystemMessage(parts):
                 return {"role": "system", "content": self._text_content(parts, path)}
             case UserMessage(parts):
-                if any(isinstance(part, ImagePart) for part in parts):
-                    return {"role": "user", "content": [_user_part(part) for part in parts]}
+                if any(isinstance(part, MediaPart) for part in parts):
+                    content: list[JsonValue] = [_user_part(part, f"{path}.parts[{n}]") for n, part in enumerate(parts)]
+                    return {"role": "user", "content": content}
                 return {"role": "user", "content": self._text_content(parts, path)}
             case ToolMessage(call_id, _, parts):
                 return {"role": "tool", "tool_call_id": call_id, "content": self._text_content(parts, path)}
             case AssistantMessage(parts):
-                content = self._text_content(parts, path) if parts else None
-                return {"role": "assistant", "content": content, **_turn_fields(message, origin, path)}
+                said = self._text_content(parts, path) if parts else None
+                return {"role": "assistant", "content": said, **_turn_fields(message, origin, path)}
 
     def _text_content(self, parts: tuple[Part, ...], path: str) -> JsonValue:
         """One text as a string, which every server takes; several as parts or joined, as the server wants them."""
         texts = []
         for position, part in enumerate(parts):
-            if isinstance(part, ImagePart):
+            if isinstance(part, MediaPart):
                 raise unsupported(
-                    f"{path}.parts[{position}].image_url: openai_compatible takes images in user messages only"
+                    f"{path}.parts[{position}].{part.field}: openai_compatible takes images and files in user messages "
+                    "only"
                 )
             texts.append(part.text)
         if len(texts) == 1 or self._joins_texts:
@@ -154,7 +158,22 @@ def _turn_fields(message: AssistantMessage, origin: Origin, path: str) -> JsonOb
     return fields
 
 
-def _user_part(part: Part) -> JsonValue:
+_AUDIO_FORMATS = {
+    "audio/wav": "wav",
+    "audio/wave": "wav",
+    "audio/x-wav": "wav",
+    "audio/mpeg": "mp3",
+    "audio/mp3": "mp3",
+}
+
+
+def _user_part(part: Part, path: str) -> JsonValue:
     if isinstance(part, ImagePart):
         return {"type": "image_url", "image_url": {"url": part.data_url}}
+    if isinstance(part, FilePart):
+        if part.url is not None:
+            raise unsupported(f"{path}.file.url: Chat Completions has no place for a file's URL; send its data")
+        if audio := _AUDIO_FORMATS.get(part.mime_type):
+            return {"type": "input_audio", "input_audio": {"data": part.data, "format": audio}}
+        return {"type": "file", "file": {"filename": part.file_name, "file_data": part.data_url}}
     return {"type": "text", "text": part.text}

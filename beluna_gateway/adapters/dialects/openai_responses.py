@@ -14,9 +14,11 @@ from pydantic import JsonValue
 from ...canonical import (
     AssistantMessage,
     CanonicalRequest,
+    FilePart,
     ImagePart,
     JsonObject,
     JsonSchemaOutput,
+    MediaPart,
     Message,
     Part,
     SpecificTool,
@@ -144,7 +146,8 @@ class _History:
         match message:
             case ToolMessage(_, _, parts):
                 call_id = self._ids.of_result(index)
-                yield {"type": "function_call_output", "call_id": call_id, "output": _content(parts, path) or ""}
+                output = _content(parts, path, media=True) or ""
+                yield {"type": "function_call_output", "call_id": call_id, "output": output}
             case AssistantMessage():
                 turn = list(self._turn(index, message, path))
                 if any(item.get("type") != "reasoning" for item in turn):  # reasoning that led to nothing is refused
@@ -152,7 +155,7 @@ class _History:
                     yield from turn
             case _:
                 system = isinstance(message, SystemMessage)
-                if content := _content(message.parts, path, images=not system):
+                if content := _content(message.parts, path, media=not system):
                     yield {"type": "message", "role": "system" if system else "user", "content": content}
 
     def _turn(self, index: int, message: AssistantMessage, path: str) -> Iterator[JsonObject]:
@@ -175,8 +178,8 @@ class _History:
                     call_id = self._ids.of_call(index, position)
                     item = {"type": "function_call", "call_id": call_id, "name": call.name}
                     yield item | {"arguments": call.arguments_json, **_carried(extra, reasoned)}
-                case ImagePart():
-                    raise unsupported(f"{path}.parts.image_url: {_NO_IMAGE_HERE}")
+                case ImagePart() | FilePart():
+                    raise unsupported(f"{path}.parts: {piece.field} in an assistant message: {_NO_MEDIA_HERE}")
 
 
 def _without_long_id(item: JsonObject) -> JsonObject:
@@ -192,10 +195,10 @@ def _carried(extra: JsonObject, reasoned: bool) -> JsonObject:
     return carried if reasoned else {key: value for key, value in carried.items() if key != "id"}
 
 
-_NO_IMAGE_HERE = "the Responses API takes images in user messages only"
+_NO_MEDIA_HERE = "the Responses API takes images and files of users and tools only"
 
 
-def _content(parts: tuple[Part, ...], path: str, *, images: bool = False) -> JsonValue:
+def _content(parts: tuple[Part, ...], path: str, *, media: bool = False) -> JsonValue:
     """One text as a string, which every server takes; anything else as parts, so that their borders stay.
 
     Empty texts, which the API refuses, are left out; None where nothing is left.
@@ -203,12 +206,16 @@ def _content(parts: tuple[Part, ...], path: str, *, images: bool = False) -> Jso
     content: list[JsonValue] = []
     texts: list[str] = []
     for position, part in enumerate(parts):
-        if not isinstance(part, ImagePart):
+        if not isinstance(part, MediaPart):
             if part.text:
                 texts.append(part.text)
                 content.append({"type": "input_text", "text": part.text})
-        elif images:
+        elif not media:
+            raise unsupported(f"{path}.parts[{position}].{part.field}: {_NO_MEDIA_HERE}")
+        elif isinstance(part, ImagePart):
             content.append({"type": "input_image", "image_url": part.data_url, "detail": "auto"})
+        elif part.url is not None:  # has its name in it
+            content.append({"type": "input_file", "file_url": part.url})
         else:
-            raise unsupported(f"{path}.parts[{position}].image_url: {_NO_IMAGE_HERE}")
+            content.append({"type": "input_file", "filename": part.file_name, "file_data": part.data_url})
     return texts[0] if len(content) == len(texts) == 1 else content or None

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from ...canonical import AssistantMessage, ImagePart, JsonObject, Part, ToolCall
+from ...canonical import AssistantMessage, JsonObject, MediaPart, Part, ToolCall
 from ...errors import invalid_request
 
 
@@ -59,7 +59,7 @@ class OpaquePiece:
     value: JsonObject
 
 
-Piece = TextPiece | ImagePart | CallPiece | OpaquePiece
+Piece = TextPiece | MediaPart | CallPiece | OpaquePiece
 
 
 class TurnNotes:
@@ -112,9 +112,9 @@ def pieces(message: AssistantMessage, origin: Origin, path: str) -> Iterator[Pie
     for position, call in enumerate(message.tool_calls):
         positions.setdefault(call.id, deque()).append(position)
     entries = _entries(message.provider_state.get(origin.dialect), origin, f"{path}.provider_state.{origin.dialect}")
-    text = "".join(part.text for part in parts if not isinstance(part, ImagePart))
+    text = "".join(part.text for part in parts if not isinstance(part, MediaPart))
     noted = sum(entry.text for entry in entries if entry.text is not None)
-    unchanged = noted == len(text) and not any(isinstance(part, ImagePart) for part in parts)
+    unchanged = noted == len(text) and not any(isinstance(part, MediaPart) for part in parts)
     begin = 0
     for entry in entries:
         if entry.opaque is not None:
@@ -137,7 +137,7 @@ def pieces(message: AssistantMessage, origin: Origin, path: str) -> Iterator[Pie
 
 def _plain(parts: list[Part]) -> Iterator[Piece]:
     for part in parts:
-        yield part if isinstance(part, ImagePart) else TextPiece(part.text)
+        yield part if isinstance(part, MediaPart) else TextPiece(part.text)
 
 
 @dataclass(frozen=True, slots=True)
