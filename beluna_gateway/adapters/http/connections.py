@@ -50,10 +50,18 @@ class PooledProtocol(asyncio.Protocol):
 
     It stays for all exchanges of a connection, because to change a transport's protocol costs system calls: the event
     loop stops reading and starts again.
+
+    Over TLS an orderly end is one with close_notify: without it anybody on the way may have ended the connection, and
+    a body with it (RFC 8446, section 6.1).
+
+    Args:
+        idle: aiohttp's protocol, for the time between two exchanges.
+        tls: The transport's, None where it has none.
     """
 
-    def __init__(self, idle: asyncio.Protocol) -> None:
+    def __init__(self, idle: asyncio.Protocol, tls: ssl.SSLObject | None) -> None:
         self._idle = idle
+        self._tls = tls
         self.exchange: Receiver | None = None
 
     def data_received(self, data: bytes) -> None:
@@ -61,13 +69,17 @@ class PooledProtocol(asyncio.Protocol):
 
     def eof_received(self) -> None:
         if self.exchange is not None:
-            self.exchange.disconnected(None)
+            # asyncio calls this without close_notify too, uvloop does not.
+            orderly = self._tls is None or _has_close_notify(self._tls)
+            self.exchange.disconnected(None if orderly else _no_close_notify())
         else:
             self._idle.eof_received()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._idle.connection_lost(error)
         if self.exchange is not None:
+            if error is None and self._tls is not None:
+                error = _no_close_notify()  # an orderly end calls `eof_received` first
             self.exchange.disconnected(error)
 
     def pause_writing(self) -> None:
@@ -122,7 +134,7 @@ class ConnectionPool:
                 continue
             protocol = transport.get_protocol()
             if not isinstance(protocol, PooledProtocol):
-                protocol = PooledProtocol(idle)
+                protocol = PooledProtocol(idle, transport.get_extra_info("ssl_object"))
                 transport.set_protocol(protocol)
             elif _has_input(transport):
                 connection.close()
@@ -146,6 +158,20 @@ class ConnectionPool:
         for end in list(self.on_close):
             end()
         await self._connector.close()
+
+
+def _has_close_notify(tls: ssl.SSLObject) -> bool:
+    """Whether the peer has ended TLS properly. Called where nothing is left to be read."""
+    try:
+        return not tls.read(1)
+    except ssl.SSLZeroReturnError:
+        return True
+    except ssl.SSLError:
+        return False
+
+
+def _no_close_notify() -> Exception:
+    return ConnectionAbortedError("TLS ended without close_notify")
 
 
 def _has_input(transport: asyncio.Transport) -> bool:

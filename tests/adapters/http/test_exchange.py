@@ -187,6 +187,39 @@ def test_over_tls_too(run, tmp_path):
     run(main)
 
 
+@pytest.mark.parametrize("orderly", [True, False], ids=["close_notify", "fin"])
+@pytest.mark.parametrize("body", [b"hello", b""])
+def test_over_tls_a_body_without_a_length_ends_with_close_notify_only(run, tmp_path, orderly: bool, body: bytes):
+    """The end of the TCP connection proves nothing: anybody on the way can make one."""
+
+    async def main() -> None:
+        path = write_certificate(tmp_path / "certificate.pem")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(path)
+        with listening() as server:
+
+            def answer() -> None:
+                with context.wrap_socket(server.accept()[0], server_side=True) as peer:
+                    assert peer.recv(1000)
+                    peer.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + body)
+                    if orderly:
+                        with suppress(OSError):
+                            peer.unwrap()
+
+            async with pool_of(server, ssl.create_default_context(cafile=path)) as pool:
+                task = asyncio.create_task(in_thread(answer))
+                async with Exchange(pool, HEAD, b"") as exchange:
+                    if orderly:
+                        assert await body_of(exchange) == body
+                    else:
+                        with pytest.raises(BrokenExchange, match="close_notify") as failure:
+                            await body_of(exchange)
+                        assert failure.value.retryable
+                await task
+
+    run(main)
+
+
 def test_an_answer_to_a_request_that_is_no_longer_read_counts(run):
     """The backend answers 413 in the middle of the request and breaks the connection; the next write fails."""
 
