@@ -13,6 +13,8 @@ def why_not(path: Path, error: OSError) -> str:
     """What `error`, which came from connecting to `path`, means here."""
     if isinstance(error, PermissionError):
         return f"permission denied: {_missing_permission(path)}"
+    if error.errno is None:  # connected, and left without an answer: `client.DaemonGone`
+        return f"{error} ({path}); its log says why, under systemd: journalctl --unit beluna-gateway"
     why = error.strerror or error
     start = "beluna-gateway serve"
     if path.parent == Path("/run"):
@@ -36,10 +38,10 @@ def _missing_permission(path: Path) -> str:
     me = _user(os.geteuid())
     if _is_member(me, there.st_gid):
         return f"{path} is for the group {group}, of which you ({me}) became a member after you logged in; log in again"
-    return (
-        f"you ({me}) are not in the group {group}, which {path} is for (mode {mode}); to join it: "
-        f"sudo usermod --append --groups {group} {me}, then log in again"
+    join = (
+        f"; to join it: sudo usermod --append --groups {group} {me}, then log in again" if " " not in me + group else ""
     )
+    return f"you ({me}) are not in the group {group}, which {path} is for (mode {mode}){join}"
 
 
 def _user(uid: int) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from beluna_gateway import no_daemon
+from beluna_gateway.client import DaemonGone
 
 NOBODY = 65534
 """Its primary group is `nogroup`, and it is in no other."""
@@ -121,3 +122,11 @@ def test_where_nobody_listens_one_is_started():
     by_hand = no_daemon.why_not(Path("/home/me/beluna.sock"), nobody)
     assert by_hand == "no daemon answers at /home/me/beluna.sock (Connection refused); start one: beluna-gateway serve"
     assert "systemctl start" in no_daemon.why_not(Path("/run/beluna-gateway.sock"), nobody)
+
+
+def test_a_daemon_that_goes_without_an_answer_is_not_to_be_started():
+    """One that cannot start, but for which systemd listens: its log is named."""
+    said = no_daemon.why_not(Path("/run/beluna-gateway.sock"), DaemonGone("the daemon closed the connection"))
+
+    assert said.startswith("the daemon closed the connection (/run/beluna-gateway.sock); its log says why")
+    assert "start one" not in said

@@ -18,7 +18,7 @@ import pytest
 
 from beluna_gateway import cli
 from beluna_gateway.config.loading import load_config
-from beluna_gateway.config.settings import Config, FileCredential
+from beluna_gateway.config.settings import Config, FileCredential, profiles
 from beluna_gateway.daemon import server, sockets
 
 from .fakes import sandbox
@@ -141,18 +141,27 @@ def test_the_example_sends_a_secret_nowhere_but_from_a_file(example: Config) -> 
 
 
 def test_systemd_waits_longer_than_the_daemon(service: dict[str, str], example: Config) -> None:
-    """Requests in flight get their grace before anything is killed."""
-    longest = example.server.shutdown_grace_ms / 1000 + 2 * server.FLUSH_SECONDS
+    """Requests in flight get their grace before anything is killed, and it is longer than any of them may take."""
+    grace = example.server.shutdown_grace_ms / 1000
+    requests = [profile.budget.max_request_time_ms / 1000 for profile in profiles(example, ROOT).values()]
 
-    assert float(service["TimeoutStopSec"].removesuffix("s")) > longest
+    assert grace > max(requests)
+    assert float(service["TimeoutStopSec"].removesuffix("s")) > grace + 2 * server.FLUSH_SECONDS
     assert service["KillMode"] == "mixed"
 
 
-def test_what_trying_again_cannot_mend_is_not_tried_again(service: dict[str, str]) -> None:
-    """The exit statuses for a wrong configuration or socket stop the restarts."""
-    expected = {cli.UNREADABLE, cli.CANNOT_CREATE, cli.WRONG_CONFIG}
+def test_a_mistake_that_is_mended_needs_no_reset(service: dict[str, str], listener: dict[str, str]) -> None:
+    """After a wrong configuration systemd goes on trying, and never gives up on the service or its socket."""
+    assert (service["Restart"], service["StartLimitIntervalSec"]) == ("on-failure", "0")
+    assert not {"RestartPreventExitStatus", "StartLimitAction"} & service.keys()
+    assert float(service["RestartSec"].removesuffix("s")) >= 1
+    assert listener.get("FlushPending", "no") == "no"
 
-    assert {int(status) for status in service["RestartPreventExitStatus"].split()} == expected
+
+def test_the_journal_has_the_daemons_name(service: dict[str, str]) -> None:
+    """Not that of `env`, which the unit starts it by; and its lines keep the priorities that they begin with."""
+    assert service["SyslogIdentifier"] == "beluna-gateway"
+    assert service.get("SyslogLevelPrefix", "yes") == "yes"
 
 
 @needs_systemd_analyze
