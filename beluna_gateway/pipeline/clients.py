@@ -96,6 +96,9 @@ class ClientTable:
         known = {} if before is None else {client.name: client for client in before}
         uids_stay = before is not None and not before.named and not self.named
         self._by_name = known if uids_stay else {}
+        if not self.named:
+            for uid in (settings.allowed_uids or ())[:MAX_UIDS]:
+                self._unnamed(uid)
         for entry in settings.clients or ():
             client = known.get(entry.name)
             if client is None or not client.is_still(entry, budgets):
@@ -104,7 +107,7 @@ class ClientTable:
             self._by_uid.update(dict.fromkeys(entry.uids, client))
 
     def __iter__(self) -> Iterator[Client]:
-        """Those that are configured, or else those that have connected."""
+        """Those that are configured, or else the uids that are allowed or have connected."""
         return iter(self._by_name.values())
 
     def of(self, uid: int) -> Client:

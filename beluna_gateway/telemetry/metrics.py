@@ -10,6 +10,7 @@ Names follow prometheus.io/docs/practices/naming.
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
@@ -134,7 +135,8 @@ class MetricsSink:
     def exposition(self) -> bytes:
         """The answer to a scrape (Prometheus text format 0.0.4)."""
         status = self._service.status = self._status()
-        clients = [client["name"] for client in status["clients"]]
+        # Before anybody has connected, the likeliest client: the user that the daemon runs as.
+        clients = [client["name"] for client in status["clients"]] or [str(os.getuid())]
         for backend_id, models in self._models().items():
             for model, client in product(models, clients):
                 self._prepare(backend_id, model, client)

@@ -35,6 +35,15 @@ _PROVIDERS = {
     "github_copilot_sdk": "github.copilot",
 }
 
+_USAGE = {
+    "input_tokens": "input_tokens",
+    "output_tokens": "output_tokens",
+    "cached_input_tokens": "cache_read.input_tokens",
+    "cache_write_input_tokens": "cache_creation.input_tokens",
+    "reasoning_tokens": "reasoning.output_tokens",
+}
+"""Field of `UsageStats` → attribute below `gen_ai.usage`."""
+
 
 class OtlpSink:
     """The `TelemetrySink` of `telemetry.otlp`. Leaving its block sends the spans that are queued.
@@ -70,6 +79,7 @@ class OtlpSink:
                 "gen_ai.operation.name": "chat",
                 "gen_ai.provider.name": _PROVIDERS.get(record.dialect or "", ""),
                 "gen_ai.request.model": record.model or "",
+                "gen_ai.request.stream": record.streamed,
                 "beluna.request_id": record.request_id,
                 "beluna.backend_id": record.backend_id or "",
                 "beluna.attempts": record.attempts,
@@ -87,10 +97,11 @@ class OtlpSink:
         if record.finish_reason is not None:
             span.set_attribute("gen_ai.response.finish_reasons", [record.finish_reason])
         if record.first_output_after is not None:
-            span.set_attribute("gen_ai.server.time_to_first_token", record.first_output_after)
+            for name in ("gen_ai.response.time_to_first_chunk", "gen_ai.server.time_to_first_token"):
+                span.set_attribute(name, record.first_output_after)
         if record.usage is not None:
-            for name in ("input_tokens", "output_tokens"):
-                if (tokens := getattr(record.usage, name)) is not None:
+            for field, name in _USAGE.items():
+                if (tokens := getattr(record.usage, field)) is not None:
                     span.set_attribute(f"gen_ai.usage.{name}", tokens)
             if record.usage.cost is not None:
                 span.set_attribute("beluna.cost_usd", record.usage.cost)

@@ -547,7 +547,7 @@ class StatusFrame(_ServerFrame):
     reloads: ReloadStatus
     backends: list[BackendStatus]
     clients: list[ClientStatus] = []
-    """Those that are configured, or else those that have connected since the daemon's start."""
+    """Those that are configured, or else the uids that are allowed or have connected since the daemon's start."""
 
 
 ServerFrame = Annotated[

@@ -72,9 +72,15 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
+def accepts(port: int) -> bool:
+    """Whether something accepts connections there."""
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextmanager
 def running(
-    folder: Path, command: list[str], port: int, health: str, environment: Mapping[str, str] | None = None
+    folder: Path, command: list[str], port: int, health: str | None, environment: Mapping[str, str] | None = None
 ) -> Iterator[str]:
     """A server in a process group of its own, which is gone afterwards; its URL. What it wrote is printed at the end.
 
@@ -82,7 +88,7 @@ def running(
         folder: Its home and working directory.
         command: Starts it.
         port: Where it is told to listen.
-        health: A path that answers 200 once it does.
+        health: A path that answers 200 once it does; None: it need only accept connections.
         environment: Variables beside the usual ones.
     """
     server = Server(f"http://127.0.0.1:{port}")
@@ -95,7 +101,7 @@ def running(
         )  # fmt: skip
     try:
         deadline = time.monotonic() + 50
-        while not server.listens(health):
+        while not (accepts(port) if health is None else server.listens(health)):
             up = process.poll() is None and time.monotonic() < deadline
             assert up, f"{command[0]} did not come up:\n{log.read_text(errors='replace')}"
             time.sleep(0.05)
@@ -195,6 +201,35 @@ def rosetta(aimock: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         command = [program, "--no-banner", "--config", str(folder / "config.jsonc")]
         url = stack.enter_context(running(folder, command, port, "/health"))
         yield Translated(url, Server(model_url, KEY))
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """A receiver of traces, and the spans that it has printed.
+
+    Attributes:
+        url: Where it listens.
+        log: What it has written.
+    """
+
+    url: str
+    log: Path
+
+    def spans(self) -> list[dict[str, Any]]:
+        """Those that have come so far, as OTLP's JSON."""
+        lines = self.log.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
+
+
+@pytest.fixture
+def oteltap(tmp_path: Path) -> Iterator[Receiver]:
+    """OtelTap's OTLP/HTTP receiver, a Rust program below a Python one, which prints each span as a line of JSON."""
+    folder = tmp_path / "oteltap"
+    folder.mkdir()
+    port = free_port()
+    command = [_program("venv/bin/python"), "-u", "-m", "oteltap", "--port", str(port)]
+    with running(folder, command, port, None) as url:
+        yield Receiver(url, folder / "log")
 
 
 # --- the daemon ---

@@ -73,6 +73,12 @@ def test_without_a_list_the_name_is_the_uid():
     assert [one.name for one in clients] == ["1000"]
 
 
+def test_allowed_uids_are_known_from_the_start():
+    """Who may connect is there before having connected, so that its counters begin with 0."""
+    assert [one.name for one in table(allowed_uids=[1000, 1001])] == ["1000", "1001"]
+    assert len(list(table(allowed_uids=list(range(1000))))) == MAX_UIDS
+
+
 def test_the_number_of_names_is_bounded():
     """Names are labels: where very many uids come, the later ones share one."""
     clients = table()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from typing import Any, get_args
 
@@ -68,6 +69,14 @@ def test_series_exist_from_the_start():
     for name in ("cancel_seconds_count", "retries_total", "usage_unreported_total"):
         assert counted[f'{name}{{backend_id="local"}}'] == 0
     assert counted[f'cost_usd_total{{{WHO},model="m"}}'] == 0
+
+
+def test_series_exist_before_anybody_has_connected():
+    """Where no client is known yet, they are those of the user that the daemon runs as."""
+    counted = samples(make_sink(clients=[]))
+
+    labels = f'backend_id="local",client="{os.getuid()}",model="m",outcome="timeout"'
+    assert counted[f"requests_total{{{labels}}}"] == 0
 
 
 def test_a_scrape_adds_nothing():
