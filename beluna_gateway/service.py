@@ -141,9 +141,7 @@ class Service:
 
                 metrics = metrics or MetricsSink(self.daemon.status, self.daemon.models, self.daemon.counters)
                 mode = int(wanted.socket_mode, 8)
-                await endpoint.enter_async_context(
-                    metrics_endpoint(wanted.listen, self._folder, metrics.exposition, mode)
-                )
+                await endpoint.enter_async_context(metrics_endpoint(wanted.listen, self._folder, metrics.scrape, mode))
         return _Prepared(settings, otlp, metrics, endpoint)
 
     def _take(self, prepared: _Prepared) -> _Prepared:

@@ -8,7 +8,7 @@ Sources: RFC 9112 (framing), prometheus.io/docs/instrumenting/exposition_formats
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import cast
@@ -26,14 +26,14 @@ MAX_HEAD_BYTES = 8 * 1024
 
 @asynccontextmanager
 async def metrics_endpoint(
-    listen: str, folder: Path, exposition: Callable[[], bytes], mode: int = 0o600
+    listen: str, folder: Path, scrape: Callable[[], Awaitable[bytes]], mode: int = 0o600
 ) -> AsyncIterator[None]:
-    """Serves `exposition` while the block runs.
+    """Serves `scrape` while the block runs.
 
     Args:
         listen: ``127.0.0.1:9464``, ``[::1]:9464``, or the path of a Unix socket, relative to `folder`.
         folder: The config file's folder.
-        exposition: Returns the text of one scrape.
+        scrape: Returns the text of one scrape.
         mode: Of the Unix socket.
 
     Raises:
@@ -43,7 +43,7 @@ async def metrics_endpoint(
     connections: dict[_Scrape, None] = {}  # in the order in which they came
 
     def connection() -> _Scrape:
-        return _Scrape(connections, exposition)
+        return _Scrape(connections, scrape)
 
     async with AsyncExitStack() as stack:
         address = _tcp_address(listen)
@@ -61,9 +61,9 @@ async def metrics_endpoint(
         finally:
             server.close()
             if connections:
-                for scrape in connections:
-                    scrape.transport.abort()
-                await asyncio.wait([scrape.closed for scrape in connections])
+                for open_one in connections:
+                    open_one.transport.abort()
+                await asyncio.wait([open_one.closed for open_one in connections])
 
 
 def check_listen(listen: str, folder: Path) -> None:
@@ -88,11 +88,12 @@ def _tcp_address(listen: str) -> tuple[str, int] | None:
 class _Scrape(asyncio.Protocol):
     """One connection: reads the head of one request, answers it and half-closes."""
 
-    def __init__(self, connections: dict[_Scrape, None], exposition: Callable[[], bytes]) -> None:
+    def __init__(self, connections: dict[_Scrape, None], scrape: Callable[[], Awaitable[bytes]]) -> None:
         self._connections = connections
-        self._exposition = exposition
+        self._scrape = scrape
         self._head = bytearray()
-        self._answered = False
+        self._complete = False
+        self._task: asyncio.Task[None] | None = None
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -103,36 +104,42 @@ class _Scrape(asyncio.Protocol):
         self._deadline = asyncio.get_running_loop().call_later(CONNECTION_SECONDS, self.transport.abort)
 
     def data_received(self, data: bytes) -> None:
-        if self._answered:
+        if self._complete:
             return
         self._head += data[: MAX_HEAD_BYTES + 1]
         if b"\r\n\r\n" in self._head or b"\n\n" in self._head:
-            self._answer(*self._response(bytes(self._head)))
+            self._respond(bytes(self._head))
         elif len(self._head) > MAX_HEAD_BYTES:
             self._answer("431 Request Header Fields Too Large", b"")
 
     def connection_lost(self, error: Exception | None) -> None:
         self._connections.pop(self, None)
         self._deadline.cancel()
+        if self._task is not None:
+            self._task.cancel()
         self.closed.set_result(None)
 
-    def _response(self, head: bytes) -> tuple[str, bytes]:
-        method, _, rest = head.partition(b"\n")[0].strip().partition(b" ")
-        target, _, version = rest.partition(b" ")
-        if not version.startswith(b"HTTP/1."):
-            return "400 Bad Request", b""
-        if target.partition(b"?")[0] != b"/metrics":
-            return "404 Not Found", b"the metrics are at /metrics\n"
-        if method != b"GET":
-            return "405 Method Not Allowed\r\nAllow: GET", b""
+    def _respond(self, head: bytes) -> None:
+        self._complete = True
+        refusal = _refusal(head)
+        if refusal is None:
+            self._task = asyncio.get_running_loop().create_task(self._answer_metrics())
+        else:
+            self._answer(*refusal)
+
+    async def _answer_metrics(self) -> None:
         try:
-            return "200 OK", self._exposition()
+            body = await self._scrape()
         except Exception:  # noqa: BLE001 - a scrape that fails is the scraper's trouble only
             structlog.get_logger("beluna_gateway").exception("bug in the metrics")
-            return "500 Internal Server Error", b""
+            self._answer("500 Internal Server Error", b"")
+        else:
+            self._answer("200 OK", body)
 
     def _answer(self, status: str, body: bytes) -> None:
-        self._answered = True
+        self._complete = True
+        if self.transport.is_closing():
+            return
         head = (
             f"HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
@@ -141,3 +148,16 @@ class _Scrape(asyncio.Protocol):
         # The peer closes first, or runs into the deadline: closing with input unread would reset the connection, and
         # the answer with it.
         self.transport.write_eof()
+
+
+def _refusal(head: bytes) -> tuple[str, bytes] | None:
+    """Status and body for a request that does not ask for the metrics."""
+    method, _, rest = head.partition(b"\n")[0].strip().partition(b" ")
+    target, _, version = rest.partition(b" ")
+    if not version.startswith(b"HTTP/1."):
+        return "400 Bad Request", b""
+    if target.partition(b"?")[0] != b"/metrics":
+        return "404 Not Found", b"the metrics are at /metrics\n"
+    if method != b"GET":
+        return "405 Method Not Allowed\r\nAllow: GET", b""
+    return None

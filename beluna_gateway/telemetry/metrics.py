@@ -10,6 +10,7 @@ Names follow prometheus.io/docs/practices/naming.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -69,6 +70,7 @@ class MetricsSink:
         self._status = status
         self._models = models
         self._there: set[tuple[str, ...]] = set()
+        self._scraping = asyncio.Lock()
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self._service = _Service(service)
@@ -132,12 +134,19 @@ class MetricsSink:
         if usage.cost is not None:
             self._cost.labels(*who).inc(usage.cost)
 
-    def exposition(self) -> bytes:
-        """The answer to a scrape (Prometheus text format 0.0.4)."""
-        status = self._service.status = self._status()
+    async def scrape(self) -> bytes:
+        """The answer to a scrape (Prometheus text format 0.0.4).
+
+        It is written in a thread: with many models and clients that takes longer than a stream may wait.
+        """
+        async with self._scraping:
+            return await asyncio.to_thread(self._exposition, self._status(), self._models())
+
+    def _exposition(self, status: Status, configured: Mapping[str, Sequence[str]]) -> bytes:
+        self._service.status = status
         # Before anybody has connected, the likeliest client: the user that the daemon runs as.
         clients = [client["name"] for client in status["clients"]] or [str(os.getuid())]
-        for backend_id, models in self._models().items():
+        for backend_id, models in configured.items():
             for model, client in product(models, clients):
                 self._prepare(backend_id, model, client)
         return generate_latest(self._registry)

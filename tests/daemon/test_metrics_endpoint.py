@@ -142,7 +142,7 @@ REQUESTS = {
 @pytest.mark.parametrize(("request_bytes", "status"), REQUESTS.values(), ids=REQUESTS)
 async def test_what_the_metrics_port_answers(tmp_path, request_bytes, status, pieces):
     """One request a connection, answered by its status, however it is cut; then the connection is closed."""
-    async with metrics_endpoint("./metrics.sock", tmp_path, lambda: b"the metrics\n"):
+    async with metrics_endpoint("./metrics.sock", tmp_path, some_metrics):
         reader, writer = await asyncio.open_unix_connection(tmp_path / "metrics.sock")
         for at in range(0, len(request_bytes), pieces):
             writer.write(request_bytes[at : at + pieces])
@@ -159,18 +159,22 @@ async def test_what_the_metrics_port_answers(tmp_path, request_bytes, status, pi
     assert (body == "the metrics\n") == (status == "200 OK")
 
 
+async def some_metrics() -> bytes:
+    return b"the metrics\n"
+
+
 async def test_metrics_that_fail(tmp_path):
     """An exception in them is the answer 500, and the endpoint goes on."""
     answers: Iterator[Exception | bytes] = iter([ZeroDivisionError(), b"fine\n"])
 
-    def exposition() -> bytes:
+    async def scrape() -> bytes:
         answer = next(answers)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     statuses = []
-    async with metrics_endpoint("./metrics.sock", tmp_path, exposition):
+    async with metrics_endpoint("./metrics.sock", tmp_path, scrape):
         for _ in range(2):
             reader, writer = await asyncio.open_unix_connection(tmp_path / "metrics.sock")
             writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
@@ -182,10 +186,30 @@ async def test_metrics_that_fail(tmp_path):
 
 async def test_the_endpoint_closes_what_is_open(tmp_path):
     """A scraper that is connected does not outlive it, and the socket file is removed."""
-    async with metrics_endpoint("./metrics.sock", tmp_path, bytes):
+    async with metrics_endpoint("./metrics.sock", tmp_path, some_metrics):
         reader, writer = await asyncio.open_unix_connection(tmp_path / "metrics.sock")
         await asyncio.sleep(0.01)
     async with asyncio.timeout(5):
         assert await reader.read() == b""
     writer.close()
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_scraper_that_leaves_early(tmp_path):
+    """What it asked for is cancelled with its connection."""
+    begun, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def scrape() -> bytes:
+        begun.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            cancelled.set()
+        return b""
+
+    async with metrics_endpoint("./metrics.sock", tmp_path, scrape), asyncio.timeout(5):
+        _, writer = await asyncio.open_unix_connection(tmp_path / "metrics.sock")
+        writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+        await begun.wait()
+        writer.transport.abort()
+        await cancelled.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 from typing import Any, get_args
@@ -31,9 +32,14 @@ def make_sink(**status: Any) -> MetricsSink:
     return MetricsSink(lambda: frame, lambda: {"local": ("m",)}, ServiceCounters())
 
 
+def exposition(sink: MetricsSink) -> str:
+    """One scrape."""
+    return asyncio.run(sink.scrape()).decode()
+
+
 def samples(sink: MetricsSink) -> dict[str, float]:
     """The exposition without comments and buckets: name with labels → value."""
-    lines = sink.exposition().decode().splitlines()
+    lines = exposition(sink).splitlines()
     pairs = (line.rpartition(" ") for line in lines if not line.startswith("#") and "_bucket" not in line)
     return {name.removeprefix("beluna_gateway_"): float(value) for name, _, value in pairs}
 
@@ -172,7 +178,7 @@ def test_labels_are_configured_names_only():
     refused = RequestRecord("r", {"user": "canary"}, 0.0, model="canary", outcome="invalid_request", client="core")
     sink.finished(refused)
 
-    assert "canary" not in sink.exposition().decode()
+    assert "canary" not in exposition(sink)
     assert samples(sink)[f'requests_total{{{WHO},model="other",outcome="completed"}}'] == 2
 
 
@@ -243,4 +249,23 @@ def test_build_and_process():
 
 def test_no_series_of_creation_times():
     """`…_created` would double the number of series."""
-    assert b"_created" not in make_sink().exposition()
+    assert "_created" not in exposition(make_sink())
+
+
+async def test_a_large_scrape_does_not_hold_up_the_event_loop():
+    """With thousands of series a scrape takes long; meanwhile the loop goes on with everything else."""
+    clients = [{**CLIENT, "name": f"client-{number}"} for number in range(20)]
+    backends = [{**BACKEND, "id": f"backend-{number}"} for number in range(10)]
+    models = {f"backend-{number}": ("a", "b", "c", "d", "e") for number in range(10)}
+    sink = MetricsSink(lambda: {"backends": backends, "clients": clients}, lambda: models, ServiceCounters())
+    turns = 0
+
+    scrape = asyncio.create_task(sink.scrape())
+    while not scrape.done():
+        await asyncio.sleep(0)
+        turns += 1
+        if turns % 100 == 0:
+            sink.finished(record())
+
+    assert turns > 100
+    assert len(scrape.result()) > 1_000_000
