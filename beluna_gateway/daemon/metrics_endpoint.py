@@ -60,6 +60,7 @@ async def metrics_endpoint(
             yield
         finally:
             server.close()
+            await asyncio.sleep(0)  # those that have just been accepted get their protocol in the next turn
             if connections:
                 for open_one in connections:
                     open_one.transport.abort()

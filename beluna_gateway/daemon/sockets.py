@@ -263,6 +263,8 @@ class HangupWatch:
 
     def watch(self, descriptor: int, callback: Callable[[], None]) -> None:
         """Calls `callback` once when the peer of `descriptor` has closed."""
+        if self._epoll.closed:
+            return
         if descriptor in self._callbacks:
             self._epoll.modify(descriptor, 0)
         else:
@@ -285,5 +287,6 @@ class HangupWatch:
                 callback()
 
     def close(self) -> None:
-        """Closes the epoll set."""
+        """Closes the epoll set. Connections that end later still `forget`."""
+        self._callbacks.clear()
         self._epoll.close()

@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from beluna_gateway.daemon.sockets import HangupWatch
 from tests.fakes.answers import silent, text
 from tests.fakes.client import connected, said
 from tests.fakes.daemon import DaemonProcess, daemon_process, local_daemon, make_config
@@ -242,3 +243,18 @@ async def test_a_socket_that_was_handed_over_stays(tmp_path, backend, monkeypatc
         await client.status()
 
     assert path.is_socket()
+
+
+# --- the end ---
+
+
+def test_a_connection_that_ends_after_the_watch_was_closed():
+    """Its hang-up is forgotten as before: the last connections are lost only after the daemon has served."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        watch = HangupWatch()
+        watch.watch(ours.fileno(), print)
+        watch.close()
+
+        watch.watch(theirs.fileno(), print)
+        watch.forget(ours.fileno(), print)

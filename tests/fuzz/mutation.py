@@ -10,7 +10,22 @@ import random
 from typing import Any
 
 PREFIXES = (b"data: ", b"data:", b"")
-ODD_BYTES = (b"\n", b"\r", b"\r\n", b"\n\n", b"\x00", b"\xff", b"\xef\xbb\xbf", b":", b"data:", b"[", b'"')
+ODD_BYTES = (
+    b"\n",
+    b"\r",
+    b"\r\n",
+    b"\n\n",
+    b"\x00",
+    b"\xff",
+    b"\xef\xbb\xbf",
+    b":",
+    b"data:",
+    b"[",
+    b'"',
+    b"HTTP/1.1 100 \r\n\r\n",
+    b"\r\nContent-Length: 3",
+    b"\r\nTransfer-Encoding: chunked",
+)
 ODD_VALUES: tuple[Any, ...] = (
     None,
     True,

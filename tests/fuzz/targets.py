@@ -20,6 +20,7 @@ from typing import Any
 from beluna_gateway.adapters.base import HttpDialect
 from beluna_gateway.adapters.decoding.provider_errors import read_error_body
 from beluna_gateway.adapters.http.ndjson import NdjsonParser
+from beluna_gateway.adapters.http.response_parser import ResponseParser
 from beluna_gateway.adapters.http.sse import SseParser
 from beluna_gateway.config.loading import ConfigError, load_config
 from beluna_gateway.config.settings import HTTP_DIALECTS
@@ -79,6 +80,12 @@ def configuration(data: bytes) -> None:
     assert max(map(len, mistakes)) < MOST_CHARACTERS, "a mistake repeats too much of the file"
 
 
+def response(data: bytes) -> None:
+    """A backend's bytes: one response or why there is none, the same however they are cut into reads."""
+    for error in (None, ConnectionResetError("reset")):
+        assert _response([data], error) == _response(_pieces(data), error)
+
+
 def sse(data: bytes) -> None:
     """Events are the same however the stream is cut into reads."""
     _same_however_cut(lambda: SseParser(LIMIT), data)
@@ -119,6 +126,7 @@ def whole(name: str) -> Target:
 TARGETS: dict[str, Target] = {
     "client_lines": client_lines,
     "configuration": configuration,
+    "response": response,
     "sse": sse,
     "ndjson": ndjson,
     "error_body": error_body,
@@ -157,6 +165,9 @@ def seeds(name: str) -> list[bytes]:
         return [line.encode() for line in _said_by_clients()]
     if name == "configuration":
         return [path.read_bytes() for path in (*ROOT.glob("*.jsonc"), *ROOT.glob("tests/config/*.jsonc"))]
+    if name == "response":
+        answers = [(r, "event-stream" if r.streamed else "json") for r in recordings()]
+        return [head % kind.encode() + body for r, kind in answers for head, body in _framings(r.answer)]
     if name == "sse":
         return [r.answer for r in recordings() if (r.folder / "response.sse").exists()]
     if name == "ndjson":
@@ -167,6 +178,16 @@ def seeds(name: str) -> list[bytes]:
     of_dialect = [r for r in recordings() if r.dialect_name == dialect]
     found = [r.answer for r in of_dialect if r.streamed == (manner == "streamed")]
     return found or [r.answer for r in of_dialect]
+
+
+def _framings(body: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """A head, and `body` behind it as HTTP frames it."""
+    start = b"HTTP/1.1 200 OK\r\nContent-Type: text/%b\r\n"
+    half = len(body) // 2
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in (body[:half], body[half:]) if piece)
+    yield start + b"Content-Length: %d\r\n\r\n" % len(body), body
+    yield start + b"Transfer-Encoding: chunked\r\n\r\n", chunks + b"0\r\n\r\n"
+    yield start + b"Connection: close\r\n\r\n", body
 
 
 def mutator(name: str) -> Mutator:
@@ -189,6 +210,21 @@ def _peak() -> int:
 
 def _same_however_cut(parser: Callable[[], SseParser | NdjsonParser], data: bytes) -> None:
     assert _payloads(parser(), [data]) == _payloads(parser(), _pieces(data))
+
+
+def _response(chunks: list[bytes], error: Exception | None) -> tuple[Any, ...]:
+    body: list[bytes] = []
+    parser = ResponseParser(body)
+    for chunk in chunks:
+        parser.feed(chunk)
+    reusable = parser.reusable
+    parser.feed_eof(error)
+    names = (b"content-type", b"content-encoding", b"retry-after")
+    headers = [*map(parser.header, names), *parser.codings(b"content-encoding")] if parser.status else []
+    kind = parser.failure and parser.failure.kind
+    found = (parser.phase, parser.status, headers, b"".join(body), kind, reusable)
+    parser.close()
+    return found
 
 
 def _payloads(parser: SseParser | NdjsonParser, chunks: list[bytes]) -> tuple[list[bytes], str | None]:
