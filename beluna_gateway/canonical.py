@@ -227,6 +227,64 @@ class CanonicalRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    """Vectors for texts, one for each."""
+
+    name: ClassVar[str] = "embed"
+    request_id: str
+    inputs: tuple[str, ...]
+    backend_hint: str | None = None
+    model: str | None = None
+    dimensions: int | None = None
+    route: None = None
+    max_request_time_ms: None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCountRequest:
+    """How many tokens the input of `inference` has."""
+
+    name: ClassVar[str] = "count_tokens"
+    inference: CanonicalRequest
+
+    @property
+    def request_id(self) -> str:
+        return self.inference.request_id
+
+    @property
+    def backend_hint(self) -> str | None:
+        return self.inference.backend_hint
+
+    @property
+    def model(self) -> str | None:
+        return self.inference.model
+
+    @property
+    def route(self) -> str | None:
+        return self.inference.route
+
+    @property
+    def max_request_time_ms(self) -> int | None:
+        return self.inference.max_request_time_ms
+
+
+@dataclass(frozen=True, slots=True)
+class ModelListRequest:
+    """The models of a backend."""
+
+    name: ClassVar[str] = "models"
+    request_id: str
+    backend_hint: str | None = None
+    model: None = None
+    route: None = None
+    max_request_time_ms: None = None
+
+
+Operation = EmbeddingRequest | TokenCountRequest | ModelListRequest
+"""What a backend is asked besides inference: one answer, no stream."""
+
+
+@dataclass(frozen=True, slots=True)
 class ResolvedCredential:
     """A secret, or None for a backend that needs none. Hidden in `repr`."""
 
@@ -297,6 +355,28 @@ class Completed:
 
 
 @dataclass(slots=True)
+class Embedding:
+    """The result of an `EmbeddingRequest`: a vector for each input, in their order."""
+
+    vectors: list[list[float]]
+    usage: UsageStats
+
+
+@dataclass(slots=True)
+class TokenCount:
+    """The result of a `TokenCountRequest`."""
+
+    input_tokens: int
+
+
+@dataclass(slots=True)
+class ModelList:
+    """The result of a `ModelListRequest`: the provider's own objects, each with an `id`."""
+
+    models: list[JsonObject]
+
+
+@dataclass(slots=True)
 class Progress:
     """The backend is at work on something that no frame shows (a signature, an encrypted item): not silence."""
 
@@ -316,8 +396,14 @@ class Failed:
     error: GatewayError
 
 
-BackendRawEvent = OutputTextDelta | ReasoningDelta | ToolCallDelta | ToolCallReady | Usage | Completed | Progress
-"""What a dialect makes of an answer; `Completed` is the last one. A failure is raised as `GatewayError`."""
+OperationResult = Embedding | TokenCount | ModelList
+"""What a caller gets of an `Operation`."""
+
+BackendRawEvent = (
+    OutputTextDelta | ReasoningDelta | ToolCallDelta | ToolCallReady | Usage | Completed | Progress | OperationResult
+)
+"""What a dialect makes of an answer; `Completed` or an `OperationResult` is the last one. A failure is raised as
+`GatewayError`."""
 
 GatewayEvent = Started | OutputTextDelta | ReasoningDelta | ToolCallDelta | ToolCallReady | Usage | Completed | Failed
-"""What a caller of the gateway gets: `Started` first, then exactly one of `Completed` and `Failed` last."""
+"""What a caller gets of an inference: `Started` first, then exactly one of `Completed` and `Failed` last."""

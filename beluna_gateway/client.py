@@ -6,13 +6,13 @@ import asyncio
 import json
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 Frame = dict[str, Any]
 
-_TERMINAL = frozenset({"completed", "failed", "rejected"})
+_TERMINAL = frozenset({"completed", "embedding", "token_count", "model_list", "failed", "rejected"})
 _LONGEST_LINE = 256 * 1024 * 1024  # an unstreamed answer is one line
 
 
@@ -44,6 +44,34 @@ class GatewayClient:
         Raises:
             DaemonGone: The connection ended first.
         """
+        async with aclosing(self._request("infer", fields)) as frames:
+            async for frame in frames:
+                yield frame
+
+    async def embed(self, **fields: Any) -> Frame:
+        """The frame that answers `embed`: `embedding`, `failed` or `rejected`.
+
+        Args:
+            fields: Of the `embed` frame: `inputs` and what else is wanted.
+
+        Raises:
+            DaemonGone: The connection ended first.
+        """
+        return await self._operation("embed", fields)
+
+    async def count_tokens(self, **fields: Any) -> Frame:
+        """The frame that answers `count_tokens`: `token_count`, `failed` or `rejected`; see `embed`."""
+        return await self._operation("count_tokens", fields)
+
+    async def models(self, **fields: Any) -> Frame:
+        """The frame that answers `models`: `model_list`, `failed` or `rejected`; see `embed`."""
+        return await self._operation("models", fields)
+
+    async def _operation(self, kind: str, fields: dict[str, Any]) -> Frame:
+        async with aclosing(self._request(kind, fields)) as frames:
+            return await anext(frames)
+
+    async def _request(self, kind: str, fields: dict[str, Any]) -> AsyncGenerator[Frame, None]:
         self._next_id += 1
         request_id = fields.setdefault("request_id", f"{self._name}-{self._next_id}")
         frames: asyncio.Queue[Frame | None] = asyncio.Queue()
@@ -54,7 +82,7 @@ class GatewayClient:
             frames.put_nowait(None)
         ended = False
         try:
-            await self.send({"type": "infer", **fields})
+            await self.send({"type": kind, **fields})
             while not ended:
                 frame = await frames.get()
                 if frame is None:

@@ -13,17 +13,28 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from http import HTTPStatus
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar, get_args
 
 import structlog
 
 from .adapters.base import BackendAdapter, Call
-from .canonical import CanonicalRequest, Failed, ResolvedCredential
+from .canonical import (
+    CanonicalRequest,
+    Completed,
+    Embedding,
+    Failed,
+    JsonObject,
+    ModelList,
+    Operation,
+    OperationResult,
+    ResolvedCredential,
+    TokenCount,
+)
 from .config.settings import HTTP_DIALECTS, BackendProfile, Config, aliases, profiles
 from .errors import GatewayError, forget_frames, invalid_request
 from .event_stream import EventStream, InferenceResult, collect
@@ -31,6 +42,7 @@ from .pipeline.budget import BudgetEnforcer, NarrowedBudget
 from .pipeline.capabilities import CapabilityGuard
 from .pipeline.clients import ClientTable, Origin
 from .pipeline.credentials import CredentialResolver
+from .pipeline.operation_response import OperationResponse
 from .pipeline.reliability import CircuitBreaker, retry_delay
 from .pipeline.request_normalizer import RequestNormalizer
 from .pipeline.response_normalizer import EventSink, ResponseNormalizer
@@ -41,7 +53,7 @@ from .processes.schema_judge import judge
 from .telemetry.records import RequestRecord, TelemetrySink
 from .telemetry.redaction import Redactor
 from .telemetry.service import ProgramStatus
-from .wire.frames import Infer
+from .wire.frames import CountTokens, Embed, Infer, Models, OperationFrame
 
 AdapterFactory = Callable[[BackendProfile], BackendAdapter]
 
@@ -329,17 +341,43 @@ class AIGateway:
 
         The request keeps to the configuration that is in effect at this call, also where it first runs after a reload.
         """
-        return self._infer(frame, request_id, sink, origin or Origin(), self._in_effect)
-
-    async def _infer(
-        self, frame: Infer, request_id: str, sink: EventSink, origin: Origin, in_effect: _InEffect
-    ) -> None:
         record = RequestRecord(request_id, frame.metadata, self._clock(), streamed=frame.stream)
         response = ResponseNormalizer(sink, frame.include_reasoning, self._clock, self._later)
+        normalize = partial(self._request_normalizer.normalize, frame)
+        return self._serve(normalize, response, record, origin or Origin(), self._in_effect)
+
+    async def perform(self, frame: OperationFrame, request_id: str, origin: Origin | None = None) -> OperationResult:
+        """Serves one request that is no inference: embeddings, a count of tokens, a list of models.
+
+        Cancelling it cancels the request, as with `infer`.
+
+        Raises:
+            GatewayError: The request failed.
+        """
+        metadata = frame.metadata if isinstance(frame, CountTokens) else {}
+        record = RequestRecord(request_id, metadata, self._clock(), streamed=False, operation=frame.type)
+        response = OperationResponse(self._clock)
+        normalize = partial(self._request_normalizer.normalize_operation, frame)
+        await self._serve(normalize, response, record, origin or Origin(), self._in_effect)
+        result = response.terminal
+        if isinstance(result, Failed):
+            raise result.error
+        assert result is not None  # noqa: S101 - `_serve` leaves no request without its end
+        return result
+
+    async def _serve(
+        self,
+        normalize: Callable[[str], CanonicalRequest | Operation],
+        response: ResponseNormalizer | OperationResponse,
+        record: RequestRecord,
+        origin: Origin,
+        in_effect: _InEffect,
+    ) -> None:
+        """The whole way of a request; see the module's docstring."""
         backend = None
         try:
-            request = self._request_normalizer.normalize(frame, request_id)
-            del frame  # otherwise kept, 4 KB or more, for as long as the answer takes
+            request = normalize(record.request_id)
+            del normalize  # and with it the frame, 4 KB or more, for as long as the answer takes
             selected = in_effect.router.select(request)
             backend = in_effect.backends[selected.profile.id]
             del in_effect
@@ -352,7 +390,7 @@ class AIGateway:
                 credential = await self._credentials.resolve(selected.profile)
                 request = self._capabilities.admit(request, backend.adapter.capabilities, backend.id)
                 budget.check(request)
-                call = backend.adapter.prepare(request, selected.model, credential)
+                call = _prepare(backend, request, selected.model, credential)
                 verification = self._verification(request, selected)
                 response.price = selected.profile.backend.pricing.get(selected.model)
                 backend.breaker.check()
@@ -363,12 +401,12 @@ class AIGateway:
                         await self._attempts(call, selected, backend, response, verification, record, total.deadline)
                     except GatewayError as error:
                         credential = await self._renewed(credential, error, selected, response)
-                        call = backend.adapter.prepare(request, selected.model, credential)
+                        call = _prepare(backend, request, selected.model, credential)
                         await self._attempts(call, selected, backend, response, verification, record, total.deadline)
         except GatewayError as error:
             response.fail(self._presentable(error, backend))
         except Exception as error:  # noqa: BLE001 - also a bug ends the request with one terminal event
-            self._log.exception("bug", request_id=request_id)
+            self._log.exception("bug", request_id=record.request_id)
             forget_frames(error)
             response.fail(self._presentable(GatewayError("internal", f"a bug in the gateway: {error!r}"), backend))
         finally:
@@ -381,7 +419,7 @@ class AIGateway:
         call: Call,
         selected: SelectedBackend,
         backend: LiveBackend,
-        response: ResponseNormalizer,
+        response: ResponseNormalizer | OperationResponse,
         verification: OutputVerification | None,
         record: RequestRecord,
         deadline: float,
@@ -394,7 +432,9 @@ class AIGateway:
                 with backend.breaker.attempt():
                     response.start(backend.id, selected.model)
                     record.attempts += 1
-                    emit = response if verification is None else HeldAnswer(response, verification)
+                    emit: ResponseNormalizer | OperationResponse | HeldAnswer = response
+                    if verification is not None:
+                        emit = HeldAnswer(response, verification)
                     with AttemptTimer(settings) as timer:
                         await call.attempt(emit, timer)
                     emit.assert_ended()
@@ -418,13 +458,19 @@ class AIGateway:
             record.attempt_errors.append(self._redactor.redact(f"{last.kind}: {last.message}")[:300])
             await backend.wait_for_retry(delay)
 
-    def _verification(self, request: CanonicalRequest, selected: SelectedBackend) -> OutputVerification | None:
+    def _verification(
+        self, request: CanonicalRequest | Operation, selected: SelectedBackend
+    ) -> OutputVerification | None:
         if not wants_verification(request):
             return None
         return OutputVerification(request, selected.profile.reliability.max_event_bytes, judge)
 
     async def _renewed(
-        self, refused: ResolvedCredential, error: GatewayError, selected: SelectedBackend, response: ResponseNormalizer
+        self,
+        refused: ResolvedCredential,
+        error: GatewayError,
+        selected: SelectedBackend,
+        response: ResponseNormalizer | OperationResponse,
     ) -> ResolvedCredential:
         """The credential for one more try after `error`; raises `error` again where there is none."""
         newer = None
@@ -462,7 +508,11 @@ class AIGateway:
         )
 
     def _finish(
-        self, record: RequestRecord, response: ResponseNormalizer, backend: LiveBackend | None, origin: Origin
+        self,
+        record: RequestRecord,
+        response: ResponseNormalizer | OperationResponse,
+        backend: LiveBackend | None,
+        origin: Origin,
     ) -> None:
         """Counts the request and reports it to the telemetry sinks, once, however it ended."""
         now = self._clock()
@@ -480,11 +530,13 @@ class AIGateway:
             record.provider_code = end.error.provider_code
             if backend is not None:
                 backend.failures += 1
-        elif end is not None:
+        elif isinstance(end, Completed):
             record.outcome, record.finish_reason = (
                 "completed",
                 str(getattr(end.finish_reason, "other", end.finish_reason)),
             )
+        elif end is not None:
+            record.outcome = "completed"
         elif origin.cancelled_at is not None:
             record.cancel_seconds = now - origin.cancelled_at
         if origin.client is not None:
@@ -508,7 +560,7 @@ class AIGateway:
         Args:
             request: An `Infer` frame, or the fields of one (`type` may be left out).
         """
-        frame, request_id = _frame(request)
+        frame, request_id = _frame(Infer, request)
         stream, origin = EventStream(), Origin()
         task = asyncio.create_task(self.infer(frame, request_id, stream, origin))
         task.add_done_callback(stream.close)
@@ -528,7 +580,41 @@ class AIGateway:
         async with self.infer_stream(request) as events:
             return await collect(events)
 
-    def models(self) -> dict[str, tuple[str, ...]]:
+    async def embed(self, request: Embed | Mapping[str, Any]) -> Embedding:
+        """The vectors of texts.
+
+        Args:
+            request: An `Embed` frame, or the fields of one.
+
+        Raises:
+            GatewayError: The request failed.
+        """
+        result = await self._performed(Embed, request)
+        assert isinstance(result, Embedding)  # noqa: S101 - each operation has its one result
+        return result
+
+    async def count_tokens(self, request: CountTokens | Mapping[str, Any]) -> int:
+        """The input tokens that an inference would have; see `embed`."""
+        result = await self._performed(CountTokens, request)
+        assert isinstance(result, TokenCount)  # noqa: S101
+        return result.input_tokens
+
+    async def models(self, request: Models | Mapping[str, Any] | None = None) -> list[JsonObject]:
+        """The models of a backend, each with its `id`; see `embed`."""
+        result = await self._performed(Models, request or {})
+        assert isinstance(result, ModelList)  # noqa: S101
+        return result.models
+
+    async def _performed(self, kind: type[P], request: P | Mapping[str, Any]) -> OperationResult:
+        frame, request_id = _frame(kind, request)
+        origin = Origin()
+        try:
+            return await self.perform(frame, request_id, origin)
+        except asyncio.CancelledError:
+            origin.cancelled_at = self._clock()
+            raise
+
+    def configured_models(self) -> dict[str, tuple[str, ...]]:
         """The models that the configuration names, by backend."""
         return {backend.id: backend.models for backend in self.backends.values()}
 
@@ -551,15 +637,30 @@ class AIGateway:
         ]
 
 
-def _frame(request: Infer | Mapping[str, Any]) -> tuple[Infer, str]:
+def _prepare(
+    backend: LiveBackend, request: CanonicalRequest | Operation, model: str, credential: ResolvedCredential
+) -> Call:
+    if isinstance(request, CanonicalRequest):
+        return backend.adapter.prepare(request, model, credential)
+    return backend.adapter.prepare_operation(request, model, credential)
+
+
+F = TypeVar("F", Infer, CountTokens, Embed, Models)
+P = TypeVar("P", CountTokens, Embed, Models)
+
+
+def _frame(kind: type[F], request: F | Mapping[str, Any]) -> tuple[F, str]:
     from pydantic import ValidationError
 
-    if not isinstance(request, Infer):
+    if isinstance(request, kind):
+        frame = request
+    else:
+        name = get_args(kind.model_fields["type"].annotation)[0]
         try:
-            request = Infer.model_validate({"type": "infer", **request})
+            frame = kind.model_validate({"type": name, **dict(request)})
         except ValidationError as error:
             raise invalid_request(str(error)) from None
-    return request, request.request_id or new_request_id()
+    return frame, frame.request_id or new_request_id()
 
 
 def new_request_id() -> str:

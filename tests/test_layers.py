@@ -38,7 +38,7 @@ DOORS: dict[str, set[str]] = {
 
 # Values in, values out: no event loop, no clock, no environment, no files. Rooms as a whole, or single modules of them.
 PURE_ROOMS = _words("errors version canonical schemas wire adapters.base adapters.decoding adapters.encoding")
-PURE_ROOMS |= _words("adapters.dialects")
+PURE_ROOMS |= _words("adapters.dialects adapters.operations")
 PURE_MODULES = (
     _words("config.mistakes config.rules config.settings telemetry.records telemetry.redaction telemetry.terminal")
     | _words("config.keys adapters.http.sse adapters.http.payloads adapters.http.answer adapters.http.ndjson")
@@ -102,6 +102,7 @@ def test_steps_meet_in_the_gateway_only():
 
     assert known <= {
         ("pipeline.response_normalizer", "pipeline.pricing"),
+        ("pipeline.operation_response", "pipeline.pricing"),
         ("pipeline.clients", "pipeline.budget"),
     }
 

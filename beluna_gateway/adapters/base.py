@@ -14,9 +14,9 @@ from typing import ClassVar, Literal, Protocol
 from pydantic import JsonValue
 from pydantic_core import from_json
 
-from ..canonical import BackendRawEvent, CanonicalRequest, JsonObject, ResolvedCredential
+from ..canonical import BackendRawEvent, CanonicalRequest, JsonObject, Operation, ResolvedCredential
 from ..config.settings import BackendProfile, Capabilities
-from ..errors import GatewayError, protocol_violation
+from ..errors import GatewayError, protocol_violation, unsupported
 from ..telemetry.service import ProgramStatus
 from .decoding.model_lists import ModelAnswer
 from .decoding.provider_errors import ProviderError, error_of_status
@@ -79,6 +79,10 @@ class BackendAdapter(ABC):
         Raises:
             GatewayError: `unsupported_capability` or `invalid_request`, naming the field.
         """
+
+    def prepare_operation(self, request: Operation, model: str, credential: ResolvedCredential) -> Call:
+        """As `prepare`, for what is no inference; by default an adapter has no such thing."""
+        raise unsupported(f"{request.name}: this backend has none")
 
     @abstractmethod
     async def probe(self, credential: ResolvedCredential) -> str:

@@ -18,7 +18,7 @@ from ..errors import GatewayError
 from ..gateway import AIGateway, new_request_id
 from ..pipeline.clients import Origin
 from ..wire import ndjson
-from ..wire.frames import Cancel, Exit, Infer
+from ..wire.frames import Cancel, CountTokens, Embed, Exit, Infer, Models, OperationFrame, RequestFrame
 from ..wire.lines import LineCutter
 from ..wire.ndjson import FrameEncoder, RejectedLine
 from .sockets import HangupWatch, peer_uid
@@ -203,8 +203,8 @@ class Connection(asyncio.Protocol):
             if not line or line.isspace():
                 return
             match ndjson.decode(line):
-                case Infer() as frame:
-                    self._infer(frame)
+                case Infer() | Embed() | CountTokens() | Models() as frame:
+                    self._begin(frame)
                 case Cancel(request_id=request_id):
                     self._cancel(request_id)
                 case Exit():
@@ -215,7 +215,7 @@ class Connection(asyncio.Protocol):
             self._daemon.rejected(rejected, self.uid)
             self.transport.write(ndjson.rejected(rejected.error, rejected.request_id))
 
-    def _infer(self, frame: Infer) -> None:
+    def _begin(self, frame: RequestFrame) -> None:
         request_id = frame.request_id or new_request_id()
         if self._daemon.stopping:
             raise RejectedLine.of(daemon_stopping(), request_id)
@@ -268,7 +268,7 @@ class Request:
     __slots__ = ("_connection", "_encoder", "_ended", "_error", "_origin", "_task", "request_id")
 
     def __init__(
-        self, connection: Connection, frame: Infer, request_id: str, gateway: AIGateway, origin: Origin
+        self, connection: Connection, frame: RequestFrame, request_id: str, gateway: AIGateway, origin: Origin
     ) -> None:
         self.request_id = request_id
         self._origin = origin
@@ -277,8 +277,28 @@ class Request:
         self._error: GatewayError | None = None
         """Why the request was ended from outside."""
         self._ended = False
-        self._task: asyncio.Task[None] | None = asyncio.create_task(gateway.infer(frame, request_id, self, origin))
+        serving = (
+            gateway.infer(frame, request_id, self, origin)
+            if isinstance(frame, Infer)
+            else self._perform(gateway, frame, origin)
+        )
+        self._task: asyncio.Task[None] | None = asyncio.create_task(serving)
         self._task.add_done_callback(self._done)
+
+    async def _perform(self, gateway: AIGateway, frame: OperationFrame, origin: Origin) -> None:
+        """Serves what is answered by one frame."""
+        try:
+            result = await gateway.perform(frame, self.request_id, origin)
+        except GatewayError as error:
+            self.write([Failed(error)])
+        else:
+            self._write_end(self._encoder.result(result))
+
+    def _write_end(self, frame: bytes) -> None:
+        if not self._connection.transport.is_closing():
+            self._connection.transport.write(frame)
+            self._ended = True
+            self._connection.ended(self)
 
     def write(self, events: Sequence[GatewayEvent]) -> None:
         """See `EventSink`."""

@@ -229,7 +229,7 @@ class Daemon:
 
     def models(self) -> dict[str, tuple[str, ...]]:
         """The models that the configuration names, by backend."""
-        return self.gateway.models()
+        return self.gateway.configured_models()
 
     def _client_status(self) -> list[dict[str, Any]]:
         connections, in_flight = Counter[str](), Counter[str]()

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from ..canonical import CanonicalRequest, UsageStats
+from ..canonical import CanonicalRequest, Operation, UsageStats
 from ..config.settings import Budget
 from ..errors import GatewayError
 
@@ -42,14 +42,14 @@ class BudgetEnforcer:
         self.used_tokens = 0
         """Reported by the backend for all requests so far."""
 
-    def check(self, request: CanonicalRequest) -> None:
+    def check(self, request: CanonicalRequest | Operation) -> None:
         """Refuses a request that asks for more output tokens than the token cap.
 
         Raises:
             GatewayError: `budget_exceeded`.
         """
         limit = self._budget.max_usage_tokens_per_request
-        asked = request.max_output_tokens
+        asked = request.max_output_tokens if isinstance(request, CanonicalRequest) else None
         if limit is not None and asked is not None and asked > limit:
             whose, setting = "a request", "budget"
             if self._client is not None:
@@ -60,7 +60,7 @@ class BudgetEnforcer:
                 f"{self._backend_id!r} may use ({setting}.max_usage_tokens_per_request)",
             )
 
-    def seconds(self, request: CanonicalRequest) -> float:
+    def seconds(self, request: CanonicalRequest | Operation) -> float:
         """The time for the whole request in seconds: what it asks for, at most what is configured."""
         limit = self._budget.max_request_time_ms
         return min(limit, request.max_request_time_ms or limit) / 1000
@@ -83,12 +83,12 @@ class NarrowedBudget:
         self._own = own
         self._backend = backend
 
-    def check(self, request: CanonicalRequest) -> None:
+    def check(self, request: CanonicalRequest | Operation) -> None:
         """See `BudgetEnforcer`."""
         self._own.check(request)
         self._backend.check(request)
 
-    def seconds(self, request: CanonicalRequest) -> float:
+    def seconds(self, request: CanonicalRequest | Operation) -> float:
         """See `BudgetEnforcer`."""
         return min(self._own.seconds(request), self._backend.seconds(request))
 

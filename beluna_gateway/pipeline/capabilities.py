@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar, cast
 
-from ..canonical import AssistantMessage, CanonicalRequest, ImagePart, JsonSchemaOutput, Reasoning, ToolMessage
+from ..canonical import (
+    AssistantMessage,
+    CanonicalRequest,
+    ImagePart,
+    JsonSchemaOutput,
+    Operation,
+    Reasoning,
+    TokenCountRequest,
+    ToolMessage,
+)
 from ..config.settings import Capabilities
 from ..errors import unsupported
+
+R = TypeVar("R", bound=CanonicalRequest | Operation)
 
 
 class CapabilityGuard:
     """Lets requests pass or refuses them. Has no state."""
 
-    def admit(self, request: CanonicalRequest, capabilities: Capabilities, backend_id: str) -> CanonicalRequest:
+    def admit(self, request: R, capabilities: Capabilities, backend_id: str) -> R:
         """`request` without what is true of the backend anyway: a model that cannot think need not be told not to.
 
         Raises:
             GatewayError: `unsupported_capability`, naming the field that asks for what the backend cannot do.
         """
+        if isinstance(request, TokenCountRequest):
+            return replace(request, inference=self._admit(request.inference, capabilities, backend_id))
+        if isinstance(request, CanonicalRequest):
+            return cast("R", self._admit(request, capabilities, backend_id))
+        return request
+
+    def _admit(self, request: CanonicalRequest, capabilities: Capabilities, backend_id: str) -> CanonicalRequest:
         if (asked := _first_unsupported(request, capabilities)) is not None:
             field, capability = asked
             raise unsupported(f"{field}: backend {backend_id!r} does not have the capability {capability}")

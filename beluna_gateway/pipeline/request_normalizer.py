@@ -20,6 +20,7 @@ from ..canonical import (
     AssistantMessage,
     Cache,
     CanonicalRequest,
+    EmbeddingRequest,
     FilePart,
     ImagePart,
     JsonObject,
@@ -27,6 +28,8 @@ from ..canonical import (
     JsonSchemaOutput,
     MediaPart,
     Message,
+    ModelListRequest,
+    Operation,
     OutputMode,
     Part,
     Reasoning,
@@ -34,6 +37,7 @@ from ..canonical import (
     SpecificTool,
     SystemMessage,
     TextPart,
+    TokenCountRequest,
     Tool,
     ToolCall,
     ToolMessage,
@@ -85,6 +89,21 @@ class RequestNormalizer:
         Raises:
             GatewayError: `invalid_request`, or `unsupported_capability` for an option that asks for several answers.
         """
+        return self._inference(frame, request_id, frame.limits)
+
+    def normalize_operation(self, frame: frames.OperationFrame, request_id: str) -> Operation:
+        """As `normalize`, for what is no inference."""
+        if isinstance(frame, frames.CountTokens):
+            return TokenCountRequest(self._inference(frame, request_id, _NO_LIMITS))
+        if isinstance(frame, frames.Models):
+            return ModelListRequest(request_id, frame.backend_id)
+        if not frame.inputs:
+            raise invalid_request("inputs: empty; at least one text is needed")
+        return EmbeddingRequest(request_id, tuple(frame.inputs), frame.backend_id, frame.model, frame.dimensions)
+
+    def _inference(
+        self, frame: frames.Infer | frames.CountTokens, request_id: str, limits: frames.Limits
+    ) -> CanonicalRequest:
         tools = tuple(_tools(frame.tools))
         sampling = frame.sampling
         return CanonicalRequest(
@@ -96,8 +115,8 @@ class RequestNormalizer:
             tools=tools,
             tool_choice=_tool_choice(frame.tool_choice, tools),
             output_mode=_output_mode(frame.output_mode),
-            max_output_tokens=frame.limits.max_output_tokens,
-            max_request_time_ms=frame.limits.max_request_time_ms,
+            max_output_tokens=limits.max_output_tokens,
+            max_request_time_ms=limits.max_request_time_ms,
             metadata=frame.metadata,
             stream=frame.stream,
             sampling=Sampling()
@@ -118,7 +137,10 @@ class RequestNormalizer:
         )
 
 
-def _route(frame: frames.Infer) -> str | None:
+_NO_LIMITS = frames.Limits()
+
+
+def _route(frame: frames.Infer | frames.CountTokens) -> str | None:
     """The alias that `route` names. Core looks both of its forms up among the aliases, and trims them."""
     if frame.route is None:
         return None
@@ -128,7 +150,7 @@ def _route(frame: frames.Infer) -> str | None:
     return name.strip()
 
 
-def _reasoning(frame: frames.Infer) -> Reasoning | None:
+def _reasoning(frame: frames.Infer | frames.CountTokens) -> Reasoning | None:
     asked = frame.reasoning
     if asked is None or (asked.effort is None and asked.budget_tokens is None and asked.summary is None):
         return None

@@ -15,6 +15,7 @@ from ..canonical import (
     Completed,
     Failed,
     GatewayEvent,
+    OperationResult,
     OutputTextDelta,
     Progress,
     ReasoningDelta,
@@ -144,7 +145,7 @@ class ResponseNormalizer:
             self._write_started()
             self._sink.write([self.terminal])
 
-    def _rare(self, event: Usage | ToolCallDelta | ToolCallReady) -> GatewayEvent:
+    def _rare(self, event: Usage | ToolCallDelta | ToolCallReady | OperationResult) -> GatewayEvent:
         match event:
             case Usage(usage):
                 if self.usage is not None:
@@ -161,4 +162,6 @@ class ResponseNormalizer:
                 if call.id in self._ready_calls:
                     raise GatewayError("internal", f"the dialect ended tool call {call.id!r} twice")
                 self._ready_calls.add(call.id)
+            case _:
+                raise GatewayError("internal", f"the dialect answered an inference with {type(event).__name__}")
         return event

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..canonical import CanonicalRequest
+from ..canonical import CanonicalRequest, Operation
 from ..config.settings import DEFAULT_ALIAS, BackendProfile, Target
 from ..errors import invalid_request, quoted
 
@@ -45,7 +45,7 @@ class BackendRouter:
         """The id of the backend for requests that name none."""
         return self._default.backend_id
 
-    def select(self, request: CanonicalRequest) -> SelectedBackend:
+    def select(self, request: CanonicalRequest | Operation) -> SelectedBackend:
         """The backend and model for `request`.
 
         Raises:

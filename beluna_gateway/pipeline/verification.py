@@ -10,7 +10,7 @@ import asyncio
 import importlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from pydantic_core import to_json
 
@@ -20,6 +20,7 @@ from ..canonical import (
     Completed,
     JsonObject,
     JsonSchemaOutput,
+    Operation,
     OtherFinishReason,
     OutputTextDelta,
     ToolCallReady,
@@ -108,8 +109,10 @@ def _schema(schema: JsonObject, path: str) -> _Schema:
     return _Schema(schema, in_json, verdict.is_simple(schema))
 
 
-def wants_verification(request: CanonicalRequest) -> bool:
+def wants_verification(request: CanonicalRequest | Operation) -> TypeGuard[CanonicalRequest]:
     """Whether the request asks for `verify` anywhere."""
+    if not isinstance(request, CanonicalRequest):
+        return False
     mode = request.output_mode
     return (isinstance(mode, JsonSchemaOutput) and mode.verify) or any(
         tool.verify is not None for tool in request.tools

@@ -21,6 +21,8 @@ class RequestRecord:
     model: str | None = None
     model_is_configured: bool = False
     """Whether the configuration names the model; the client may have named any."""
+    operation: str = "infer"
+    """`infer`, `embed`, `count_tokens` or `models`."""
     streamed: bool = True
     attempts: int = 0
     first_output_after: float | None = None

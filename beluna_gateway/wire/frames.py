@@ -282,14 +282,18 @@ class Cache(_Frame):
     """`long`: an hour at Anthropic, a day at OpenAI and Azure; refused elsewhere."""
 
 
-class Infer(_Frame):
-    """Starts one inference."""
+class _Request(_Frame):
+    """What every request to a backend has."""
 
-    type: Literal["infer"]
     request_id: RequestId | None = None
     """Names the request on this connection; a UUIDv7 is made where it is missing or null."""
     backend_id: str | None = None
     """Which backend; the configuration's default otherwise. Never another one than named."""
+
+
+class _Inference(_Request):
+    """What an inference consists of, but for its limits."""
+
     model: str | None = None
     """The backend's default model otherwise."""
     route: Route | None = None
@@ -299,7 +303,6 @@ class Infer(_Frame):
     tools: List[ToolDefinition] = _empty(list)
     tool_choice: Literal["auto", "none", "required"] | SpecificVariant = "auto"
     output_mode: Literal["text", "json_object"] | JsonSchemaVariant = "text"
-    limits: Limits = Limits.model_construct()
     metadata: Annotated[dict[str, str], BeforeValidator(_few_wrong_values)] = _empty(dict)
     """For logs and telemetry, never sent to a backend."""
     stream: bool = True
@@ -319,6 +322,37 @@ class Infer(_Frame):
     """The provider's own word for how fast and at which price it serves."""
     provider_options: dict[str, Any] | None = None
     """Merged into the backend's request body; a key that the gateway sets itself is refused."""
+
+
+class Infer(_Inference):
+    """Starts one inference."""
+
+    type: Literal["infer"]
+    limits: Limits = Limits.model_construct()
+
+
+class CountTokens(_Inference):
+    """Asks how many input tokens an inference would have; answered by one `token_count`."""
+
+    type: Literal["count_tokens"]
+
+
+class Embed(_Request):
+    """Asks for the vectors of texts; answered by one `embedding`."""
+
+    type: Literal["embed"]
+    model: str | None = None
+    """The backend's default model otherwise."""
+    inputs: List[str]
+    """At least one."""
+    dimensions: Count | None = None
+    """The length of each vector; the model's own otherwise."""
+
+
+class Models(_Request):
+    """Asks for a backend's models; answered by one `model_list`."""
+
+    type: Literal["models"]
 
 
 class Cancel(_Frame):
@@ -341,9 +375,17 @@ class StatusQuery(_Frame):
     type: Literal["status"]
 
 
-ClientFrame = Annotated[Infer | Cancel | Exit | StatusQuery, Field(discriminator="type")]
-CLIENT_FRAMES: dict[str, type[Infer | Cancel | Exit | StatusQuery]] = {
+OperationFrame = CountTokens | Embed | Models
+"""What is answered by one frame: the result or `failed`."""
+RequestFrame = Infer | OperationFrame
+"""What a backend is asked: a request that can be cancelled, and ends with one terminal frame."""
+ClientFrameType = RequestFrame | Cancel | Exit | StatusQuery
+ClientFrame = Annotated[ClientFrameType, Field(discriminator="type")]
+CLIENT_FRAMES: dict[str, type[ClientFrameType]] = {
     "infer": Infer,
+    "embed": Embed,
+    "count_tokens": CountTokens,
+    "models": Models,
     "cancel": Cancel,
     "exit": Exit,
     "status": StatusQuery,
@@ -467,6 +509,41 @@ class CompletedFrame(_ServerFrame):
     """`response_id`, `model` as the backend names it, `provider_state`, … where known."""
 
 
+class EmbeddingFrame(_ServerFrame):
+    """Terminal: the answer to `embed`."""
+
+    type: Literal["embedding"]
+    request_id: RequestId
+    vectors: list[list[float]]
+    """One for each of `inputs`, in their order."""
+    usage: UsageBody
+
+
+class TokenCountFrame(_ServerFrame):
+    """Terminal: the answer to `count_tokens`."""
+
+    type: Literal["token_count"]
+    request_id: RequestId
+    input_tokens: int
+    """As the provider counts them."""
+
+
+class ListedModel(_ServerFrame):
+    """The provider's own object."""
+
+    id: str
+    """What `model` of a request names it by."""
+
+
+class ModelListFrame(_ServerFrame):
+    """Terminal: the answer to `models`."""
+
+    type: Literal["model_list"]
+    request_id: RequestId
+    models: list[ListedModel]
+    """Of all pages."""
+
+
 class FailedFrame(_ServerFrame):
     """Terminal: there is no answer, or not all of it."""
 
@@ -558,6 +635,9 @@ ServerFrame = Annotated[
     | ToolCallReadyFrame
     | UsageFrame
     | CompletedFrame
+    | EmbeddingFrame
+    | TokenCountFrame
+    | ModelListFrame
     | FailedFrame
     | RejectedFrame
     | StatusFrame,

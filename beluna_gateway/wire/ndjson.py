@@ -15,12 +15,16 @@ from pydantic_core import to_json
 
 from ..canonical import (
     Completed,
+    Embedding,
     Failed,
     GatewayEvent,
+    ModelList,
+    OperationResult,
     OtherFinishReason,
     OutputTextDelta,
     ReasoningDelta,
     Started,
+    TokenCount,
     ToolCallDelta,
     ToolCallReady,
     Usage,
@@ -29,7 +33,7 @@ from ..canonical import (
 from ..errors import ErrorKind, GatewayError
 from ..schemas import field_errors
 from . import strict_json
-from .frames import CLIENT_FRAMES, MOST_MISTAKES, Cancel, Exit, Infer, StatusQuery
+from .frames import CLIENT_FRAMES, MOST_MISTAKES, ClientFrameType
 
 
 class RejectedLine(Exception):
@@ -51,7 +55,7 @@ class RejectedLine(Exception):
 # --- reading -------------------------------------------------------------------------------------------------
 
 
-def decode(line: bytes) -> Infer | Cancel | Exit | StatusQuery:
+def decode(line: bytes) -> ClientFrameType:
     """The frame in `line`.
 
     Raises:
@@ -167,6 +171,16 @@ class FrameEncoder:
                 word = {"other": reason.other} if isinstance(reason, OtherFinishReason) else reason
                 return self._frame(b"completed", {"finish_reason": word, "backend_metadata": metadata})
         raise TypeError(f"{event!r} has no frame")
+
+    def result(self, result: OperationResult) -> bytes:
+        """The frame that answers `embed`, `count_tokens` or `models`."""
+        match result:
+            case Embedding(vectors, usage):
+                return self._frame(b"embedding", {"vectors": vectors, "usage": usage_object(usage)})
+            case TokenCount(count):
+                return self._frame(b"token_count", {"input_tokens": count})
+            case ModelList(models):
+                return self._frame(b"model_list", {"models": models})
 
     def _frame(self, kind: bytes, fields: dict[str, Any]) -> bytes:
         return b'{"type":"%b","request_id":%b,%b\n' % (kind, self._id, to_json(fields, inf_nan_mode="null")[1:])

@@ -29,11 +29,12 @@ from ...canonical import (
     ToolMessage,
 )
 from ...config.settings import BackendProfile, Capabilities
-from ...errors import GatewayError, invalid_request, quoted, unsupported
+from ...errors import GatewayError, unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..decoding.provider_errors import ProviderError, error_of_status
 from ..encoding.caching import caching, refuse_cache
 from ..encoding.call_ids import CallIds, CallPosition, answered_calls
+from ..encoding.gemini_models import whole_name
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TextPiece, TurnNotes, pieces
 from ..encoding.reasoning import gemini_thinking, is_gemini_3
 from ..encoding.turns import shape_turns
@@ -64,14 +65,11 @@ class GeminiDialect(HttpDialect):
         return f"{self._version}/{quote(named)}"  # models.get; the list has pages
 
     def encode(self, request: CanonicalRequest, model: str) -> HttpRequest:
-        if ".." in model or "?" in model or "&" in model:  # google.genai.models refuses the same
-            raise invalid_request(f"model: {quoted(model)} is no name of a Gemini model")
         refuse_cache(caching(request, self.profile.backend.cache), DIALECT)
         if request.parallel_tool_calls is False:
             raise unsupported("parallel_tool_calls: gemini has no switch for it, and may make several calls in a turn")
         origin = Origin(DIALECT, self.profile.id, model)
-        if not model.startswith(("models/", "tunedModels/")):
-            model = f"models/{model}"
+        model = whole_name(model)
         body: JsonObject = {"contents": _Conversation(request.messages, origin).contents()}
         system: list[JsonValue] = [
             _text_part(part, f"messages[{index}].parts[{position}]", "systemInstruction")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -17,12 +19,12 @@ from pydantic import JsonValue
 from pydantic_core import to_json
 from yarl import URL
 
-from ...canonical import CanonicalRequest, JsonObject, ResolvedCredential
+from ...canonical import CanonicalRequest, JsonObject, Operation, ResolvedCredential
 from ...config.settings import is_azure
 from ...errors import GatewayError, invalid_request, protocol_violation
 from ...telemetry.service import ProgramStatus
 from ...version import __version__
-from ..base import BackendAdapter, Call, Emit, HttpDialect, SilenceTimer, overridden
+from ..base import BackendAdapter, Call, Emit, HttpDialect, HttpRequest, ResponseDecoder, SilenceTimer, overridden
 from ..decoding.model_lists import MAX_LIST_BYTES, ModelAnswer, ModelList
 from ..decoding.provider_errors import read_error_body, wait_ms
 from .answer import Answer
@@ -69,14 +71,36 @@ class HttpAdapter(BackendAdapter):
             raise invalid_request("tool_choice: 'required', but there are no tools")
         if request.provider_options:
             merge_options(wanted.body, request.provider_options)
-        headers = (self._stream_headers if request.stream else self._whole_headers).copy()
-        if request.request_id.isascii() and request.request_id.isprintable():
-            headers["X-Request-Id"] = request.request_id
+        decoder = partial(self._dialect.decoder, request, model)
+        return self.call(wanted, decoder, request.request_id, credential, stream=request.stream)
+
+    def prepare_operation(self, request: Operation, model: str, credential: ResolvedCredential) -> Call:
+        from .operations import operation_call  # most daemons never need it
+
+        return operation_call(self, self._dialect, request, model, credential)
+
+    def call(
+        self,
+        wanted: HttpRequest,
+        decoder: Callable[[], ResponseDecoder],
+        request_id: str,
+        credential: ResolvedCredential,
+        *,
+        stream: bool = False,
+        method: str = "POST",
+    ) -> HttpCall:
+        """One HTTP request and its answer, read by a fresh `decoder` in each attempt."""
+        headers = (self._stream_headers if stream else self._whole_headers).copy()
+        if request_id.isascii() and request_id.isprintable():
+            headers["X-Request-Id"] = request_id
         headers.update(wanted.headers)
         headers.update(self._profile.backend.headers)
         if credential.secret is not None:
             headers.update(self._dialect.auth_headers(credential.secret))
-        return HttpCall(self, self._dialect, request, model, self._url(wanted.path), headers, to_json(wanted.body))
+        if method == "GET":
+            del headers["Content-Type"]
+        body = b"" if method == "GET" else to_json(wanted.body)
+        return HttpCall(self, self._dialect, decoder, stream, method, self._url(wanted.path), headers, body)
 
     async def probe(self, credential: ResolvedCredential) -> str:
         async with self.serving():
@@ -195,22 +219,24 @@ class HttpAdapter(BackendAdapter):
 class HttpCall:
     """One request, encoded; see `Call`."""
 
-    __slots__ = ("_adapter", "_body", "_dialect", "_headers", "_limit", "_model", "_request", "_url")
+    __slots__ = ("_adapter", "_body", "_decoder", "_framing", "_headers", "_limit", "_method", "_stream", "_url")
 
     def __init__(
         self,
         adapter: HttpAdapter,
         dialect: HttpDialect,
-        request: CanonicalRequest,
-        model: str,
+        decoder: Callable[[], ResponseDecoder],
+        stream: bool,
+        method: str,
         url: URL,
         headers: CIMultiDict[str],
         body: bytes,
     ) -> None:
         self._adapter = adapter
-        self._dialect = dialect
-        self._request = request
-        self._model = model
+        self._framing = dialect.framing
+        self._decoder = decoder
+        self._stream = stream
+        self._method = method
         self._url = url
         self._headers = headers
         self._body = body
@@ -219,10 +245,9 @@ class HttpCall:
     async def attempt(self, emit: Emit, timer: SilenceTimer) -> None:
         async with self._adapter.serving():
             timer.connected()  # the pool has its own timer for connecting
-            async with self._adapter.exchange("POST", self._url, self._headers, self._body) as exchange:
+            async with self._adapter.exchange(self._method, self._url, self._headers, self._body) as exchange:
                 # Created while the backend works on its answer.
-                decoder = self._dialect.decoder(self._request, self._model)
-                answer = Answer(decoder, self._dialect.framing, self._limit, emit, timer)
+                answer = Answer(self._decoder(), self._framing, self._limit, emit, timer)
                 await exchange.head()
                 if not 200 <= exchange.status < 300:
                     raise await self._adapter.failure(exchange)
@@ -231,7 +256,7 @@ class HttpCall:
                         f"the backend compressed its answer (Content-Encoding {', '.join(codings)}), "
                         "although it was asked for identity"
                     )
-                exchange.complete = await answer.read(exchange, self._request.stream)
+                exchange.complete = await answer.read(exchange, self._stream)
 
 
 _ACCEPT = {"sse": "text/event-stream", "ndjson": "application/x-ndjson"}

@@ -1,0 +1,100 @@
+"""The models of a backend, page by page, in each provider's form.
+
+Sources: OpenAI, `GET /models` (one page); Anthropic, `GET /v1/models` (`has_more`, `last_id`, `after_id`); Gemini,
+`models.list` (`nextPageToken`, `pageToken`); Ollama, `GET /api/tags` (one page).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from pydantic import JsonValue
+
+from ...canonical import JsonObject, ModelList
+from ...errors import protocol_violation
+
+MAX_PAGES = 20
+"""The most pages of one list: 20,000 models where the provider takes our page size."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """Where a dialect's list has what."""
+
+    models: str = "data"
+    id: str = "id"
+    prefix: str = ""
+    """What stands before each id and is none of a model's name in a request."""
+    page_size: str = ""
+    page: str = ""
+    """The query parameter that names the next page."""
+
+
+_FORMS = {
+    "openai_compatible": _Form(),
+    "openai_responses": _Form(),
+    "anthropic": _Form(page_size="limit=1000", page="after_id"),
+    "gemini": _Form(models="models", id="name", prefix="models/", page_size="pageSize=1000", page="pageToken"),
+    "ollama": _Form(models="models", id="model"),
+}
+
+
+@dataclass(slots=True)
+class ModelPages:
+    """Reads a list page by page: ask for `path`, give the answer to `read`, until `path` is None.
+
+    Args:
+        dialect: Its name.
+        endpoint: The path of the list, below the backend's endpoint.
+    """
+
+    dialect: str
+    endpoint: str
+    path: str | None = None
+    _models: list[JsonObject] = field(default_factory=list)
+    _pages: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        size = _FORMS[self.dialect].page_size
+        self.path = f"{self.endpoint}?{size}" if size else self.endpoint
+
+    def read(self, answer: JsonObject) -> ModelList:
+        """Takes one page; what has been read so far.
+
+        Raises:
+            GatewayError: `protocol_violation`, where it is no page, or its next page has been there before.
+        """
+        form = _FORMS[self.dialect]
+        entries = answer.get(form.models)
+        if not isinstance(entries, list):
+            raise protocol_violation(f"the backend answered without a list of models ({form.models})")
+        for position, entry in enumerate(entries):
+            self._models.append(_model(entry, form, position))
+        following = _next_page(self.dialect, answer)
+        if following is None:
+            self.path = None
+        elif following in self._pages or len(self._pages) + 1 >= MAX_PAGES:
+            raise protocol_violation(f"the backend's list of models has no end: page {following[:100]!r} after itself")
+        else:
+            self._pages.add(following)
+            self.path = f"{self.endpoint}?{form.page_size}&{form.page}={quote(following, safe='')}"
+        return ModelList(self._models)
+
+
+def _model(entry: JsonValue, form: _Form, position: int) -> JsonObject:
+    fields = entry if isinstance(entry, dict) else {}
+    name = fields.get(form.id) or fields.get("name")
+    if not isinstance(name, str):
+        raise protocol_violation(f"the backend sent a model without a name ({form.models}[{position}].{form.id})")
+    return {**fields, "id": name.removeprefix(form.prefix)}
+
+
+def _next_page(dialect: str, answer: JsonObject) -> str | None:
+    if dialect == "anthropic":
+        following = answer.get("last_id") if answer.get("has_more") is True else None
+    elif dialect == "gemini":
+        following = answer.get("nextPageToken")
+    else:
+        following = None
+    return following if isinstance(following, str) and following else None
