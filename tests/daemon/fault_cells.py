@@ -224,6 +224,7 @@ def _cells(dialect: str, row: Row, stream: bool) -> Iterator[Cell]:
             ("close", "close", "tcp"),
             ("close", "reset", "tcp"),
             ("chunked", "drop", "tls"),
+            ("close", "drop", "tls"),
             ("close", "close", "tls"),
         ):
             response = Response(row, stream, framing)
