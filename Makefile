@@ -24,7 +24,7 @@ PYTEST ?=
 # How long `make fuzz` tries each of its targets.
 FUZZ_SECONDS ?= 60
 
-.PHONY: help demo test style types tests coverage mutants copilot foreign monitoring bench fuzz soak schema clean
+.PHONY: help demo test style types tests coverage mutants copilot foreign monitoring systemd bench fuzz soak schema clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ foreign: ## run the tests against servers that are not ours, which npm and pip d
 
 monitoring: ## check dashboard and alert rules with Prometheus' own programs, which apt-get installs where they are missing
 	@VENV=$(VENV) .ci/monitoring
+
+systemd: $(VENV)/.for-tests ## run the commands of docs/operations.md in a Debian system with its own systemd (root only)
+	@.ci/systemd $(VENV)
 
 bench: $(VENV)/.for-tests ## measure the gateway's own cost: latency, throughput, memory
 	$(RUN) -m benchmarks

@@ -68,7 +68,7 @@ def write_starter(config: Path, *, systemd: bool) -> list[Path]:
     texts[config.with_name("beluna.schema.json")] = _schema()
     if systemd:
         for name in ("beluna-gateway.service", "beluna-gateway.socket"):
-            texts[config.with_name(name)] = shipped(f"systemd/{name}").replace(UNIT_PATH, str(_programs()))
+            texts[config.with_name(name)] = shipped(f"systemd/{name}").replace(UNIT_PATH, _unit_path())
     there = [str(path) for path in texts if path.exists() or path.is_symlink()]
     if there:
         raise CannotWrite(f"nothing was written, for there is already {', '.join(there)}")
@@ -113,6 +113,16 @@ def hidden_from_service() -> Path | None:
 def _programs() -> Path:
     # Not resolved: in a venv the interpreter is a link, and its neighbours are the venv's.
     return Path(sys.executable).absolute().parent
+
+
+def _unit_path() -> str:
+    """The folder of programs for the unit: the usual one where that is a link to this installation, which an upgrade
+    may exchange.
+    """
+    with suppress(OSError):
+        if _programs().samefile(UNIT_PATH):
+            return UNIT_PATH
+    return str(_programs())
 
 
 def _schema() -> str:
