@@ -10,7 +10,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -309,19 +309,16 @@ def _status(options: argparse.Namespace) -> int:
         f"beluna-gateway {frame['version']}, pid {frame['pid']}, up {frame['uptime_ms'] / 1000:.0f} s, "
         f"{frame['connections']} connections, {frame['in_flight']} requests in flight"
     )
-    columns = (
-        "id",
-        "dialect",
-        "default_model",
-        "breaker",
-        "in_flight",
-        "queued",
-        "requests",
-        "failures",
-        "used_tokens",
-    )
-    _print_table([columns, *([str(backend[name]) for name in columns] for backend in frame["backends"])])
+    counts = ("in_flight", "queued", "requests", "failures", "used_tokens")
+    _print_rows(("id", "dialect", "default_model", "breaker", *counts), frame["backends"])
+    if clients := frame.get("clients"):  # missing where the daemon is older than this program
+        print()
+        _print_rows(("name", "connections", *counts), clients)
     return OK
+
+
+def _print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    _print_table([columns, *([str(row[name]) for name in columns] for row in rows)])
 
 
 async def _ask_status(path: Path) -> dict[str, Any]:

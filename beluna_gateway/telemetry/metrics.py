@@ -38,6 +38,7 @@ OTHER_MODEL = "other"
 """The label of a model that the configuration does not name."""
 
 _OUTCOMES = ("completed", *get_args(ErrorKind))
+# Of rejected lines; another kind would appear with its first line.
 _REJECTED_KINDS = ("invalid_request", "budget_exceeded", "authorization", "internal")
 _TOKEN_KINDS = ("input", "output", "cached_input", "cache_write_input", "reasoning")
 _BREAKER_STATES = ("closed", "half_open", "open")
@@ -232,7 +233,8 @@ class _Service(Collector):
             accepted.add_metric([name], self._counters.connections[name])
             in_flight.add_metric([name], client["in_flight"])
             queued.add_metric([name], client["queued"])
-            for kind in _REJECTED_KINDS:
+            seen = (kind for client_name, kind in self._counters.rejected if client_name == name)
+            for kind in dict.fromkeys((*_REJECTED_KINDS, *seen)):
                 rejected.add_metric([name, kind], self._counters.rejected[name, kind])
         yield from (connections, accepted, in_flight, queued, rejected)
 

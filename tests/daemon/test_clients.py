@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from beluna_gateway.client import connect
-from tests.fakes.answers import silent, text
+from beluna_gateway.config.settings import Config
+from tests.fakes.answers import DONE, delta, finish, plays, silent, text
 from tests.fakes.backend import FakeBackend
 from tests.fakes.client import connected, user
 from tests.fakes.daemon import DaemonProcess, LocalDaemon, daemon_process, local_daemon, make_config
@@ -170,6 +171,27 @@ async def test_rejected_lines_are_counted(tmp_path, backend):
     assert started.daemon.counters.rejected == {("core", "authorization"): 1, ("core", "invalid_request"): 2}
 
 
+async def test_a_reload_takes_a_client_away(tmp_path, backend):
+    """Its request in flight is answered; a new one on the same connection is `rejected`, `authorization`."""
+    backend.on("b", plays(delta("a"), 0.3, delta("b"), finish(), DONE))
+    others = [{"name": "other", "uids": [NOBODY]}]
+    async with (
+        daemon(tmp_path, backend, {"name": "core", "uids": [ME]}) as started,
+        connected(started.socket_path) as client,
+    ):
+        await client.infer("b", "one")
+        await client.expect("started", "one")
+        changed = Config.model_validate(make_config({"b": {}, "c": {}}, backend, server={"clients": others}))
+        started.gateway.reload(changed)
+        started.daemon.apply(changed)
+        await client.infer("b", "two")
+        frames = await client.answers(2)
+
+    assert frames["one"][-1]["type"] == "completed"
+    (rejected,) = frames["two"]
+    assert (rejected["type"], rejected["error"]["kind"]) == ("rejected", "authorization")
+
+
 @pytest.mark.parametrize("way", ["cancel", "close"])
 async def test_the_time_of_a_cancel_is_measured(tmp_path, backend, way):
     """From the cancel, or the disconnect, until the backend's connection is closed: at once."""
@@ -187,11 +209,7 @@ async def test_the_time_of_a_cancel_is_measured(tmp_path, backend, way):
     ):
         await client.infer("b")
         exchange = await backend.request("b")
-        if way == "cancel":
-            await client.cancel()
-            await client.expect_failed("cancelled")
-        else:
-            client.close()
+        await client.cancel() if way == "cancel" else client.close()
         await exchange.closed()
     (record,) = records
 

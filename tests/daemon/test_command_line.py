@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import signal
 import sys
 from pathlib import Path
@@ -268,12 +269,15 @@ async def test_ask_says_at_a_terminal_what_it_waits_for(stage, config):
 
 
 async def test_status(stage, config):
-    """A table for people, the frame for programs."""
+    """Tables of backends and clients for people, the frame for programs."""
     table = await run("status", "--config", config)
     frame = json.loads((await run("status", "--config", config, "--json")).out)
 
     assert table.status == 0
     assert "first-model" in table.out
+    assert re.search(
+        rf"^{os.getuid()} +[1-9]", table.out, re.MULTILINE
+    )  # this client, by its uid, with its connections
     assert (frame["type"], frame["pid"]) == ("status", stage.daemon.pid)
 
 
