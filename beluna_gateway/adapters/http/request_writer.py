@@ -45,7 +45,10 @@ class RequestWriter:
         """Writes the head and, as far as the transport takes it, the body."""
         if len(body) > _AT_ONCE_BYTES:
             self._descriptor = _duplicate(self._transport)
-            self._transport.set_write_buffer_limits(high=0)  # `resume` is called when the kernel has taken everything
+        if self._descriptor is not None:
+            # Now `resume` is called when the kernel has taken everything. Not over TLS, whose transports never call it
+            # with this limit: they pause at it, not above it.
+            self._transport.set_write_buffer_limits(high=0)
         if len(body) <= PIECE_BYTES:
             self._transport.write(head + body)
         else:

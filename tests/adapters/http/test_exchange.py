@@ -187,6 +187,37 @@ def test_over_tls_too(run, tmp_path):
     run(main)
 
 
+def test_a_large_request_arrives_whole_over_tls(run, tmp_path):
+    """And the connection is used again for a small one, and another large one."""
+
+    async def main() -> None:
+        path = write_certificate(tmp_path / "certificate.pem")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(path)
+        bodies = [os.urandom(5_000_000), b"small", os.urandom(100_000)]
+        arrived: list[bytes] = []
+        with listening() as server:
+
+            def answer() -> None:
+                with context.wrap_socket(server.accept()[0], server_side=True) as peer:
+                    for body in bodies:
+                        request = b""
+                        while len(request) < len(HEAD) + len(body):
+                            request += peer.recv(1 << 20)
+                        arrived.append(request.removeprefix(HEAD))
+                        peer.sendall(ANSWER)
+
+            async with pool_of(server, ssl.create_default_context(cafile=path)) as pool:
+                task = asyncio.create_task(in_thread(answer))
+                for body in bodies:
+                    async with Exchange(pool, HEAD, body) as exchange:
+                        assert await body_of(exchange) == b"hello"
+                await task
+        assert arrived == bodies
+
+    run(main)
+
+
 @pytest.mark.parametrize("orderly", [True, False], ids=["close_notify", "fin"])
 @pytest.mark.parametrize("body", [b"hello", b""])
 def test_over_tls_a_body_without_a_length_ends_with_close_notify_only(run, tmp_path, orderly: bool, body: bytes):
