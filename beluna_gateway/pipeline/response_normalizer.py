@@ -27,7 +27,7 @@ from ..canonical import (
 )
 from ..config.settings import Pricing
 from ..errors import GatewayError
-from .pricing import ListedCost, spent
+from .pricing import cost
 
 
 class EventSink(Protocol):
@@ -67,8 +67,6 @@ class ResponseNormalizer:
         self._later = later
         self.price: Pricing | None = None
         """The configured price of the chosen backend and model."""
-        self.listed_cost: ListedCost | None = None
-        """Gives the cost where there is no such price and the provider names none."""
         self.first_output_at: float | None = None
         self.reasoning_first = False
         """Whether the first output was reasoning."""
@@ -152,7 +150,7 @@ class ResponseNormalizer:
             case Usage(usage):
                 if self.usage is not None:
                     raise GatewayError("internal", "the dialect reported usage twice")
-                self.usage = replace(usage, cost=spent(usage, self.price, self.listed_cost))
+                self.usage = usage if self.price is None else replace(usage, cost=cost(usage, self.price))
                 return Usage(self.usage)
             case ToolCallDelta(call_id, name, _):
                 if call_id in self._ready_calls:

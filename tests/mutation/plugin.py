@@ -35,8 +35,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         test: Any = getattr(item, "function", None)
         if is_hypothesis_test(test):
-            asked = test._hypothesis_internal_use_settings
-            if asked.max_examples > MOST_EXAMPLES:
+            asked = getattr(test, "_hypothesis_internal_use_settings", None)  # a state machine's test has none
+            if asked is not None and asked.max_examples > MOST_EXAMPLES:
                 test._hypothesis_internal_use_settings = settings(asked, max_examples=MOST_EXAMPLES)
 
 

@@ -183,6 +183,16 @@ def test_reasoning_content_goes_back_with_calls_only() -> None:
     assert sent.keys() == {"role", "content", "reasoning_details"}
 
 
+def test_several_pieces_of_state_go_back_together() -> None:
+    """Each with what it holds, whatever else a piece holds that is not this server's business."""
+    kept = [{"opaque": {"reasoning_content": "hm"}}, {"opaque": {"reasoning_details": [1], "other": 2}}]
+
+    (sent,) = body_of({"messages": [past_turn("a", provider_state=state(*kept))]})["messages"]
+
+    assert (sent["reasoning_content"], sent["reasoning_details"]) == ("hm", [1])
+    assert "other" not in sent
+
+
 @pytest.mark.parametrize("origin", [{"backend": "other"}, {"model": "other"}])
 def test_state_of_another_server_stays_out(origin: dict[str, str]) -> None:
     """What another backend or another model gave is not sent here."""

@@ -15,6 +15,7 @@ from beluna_gateway.canonical import (
     Completed,
     OtherFinishReason,
     OutputTextDelta,
+    Progress,
     ReasoningDelta,
     ToolCall,
     ToolCallReady,
@@ -521,6 +522,37 @@ def test_what_no_frame_carries_is_counted() -> None:
     assert whole(message({"content": "x", **annotations})).metadata["not_carried"] == {"citations": 2}
 
 
+def test_a_message_that_repeats_its_pieces_counts_nothing_twice() -> None:
+    """The largest number of one kind counts; an object is one, whatever it holds."""
+    annotations = {"annotations": [{"type": "url_citation"}, {"type": "url_citation"}]}
+    audio = {"audio": {"id": "a", "data": "AA", "expires_at": 1}}
+    read = stream(chunk({"content": "x"}), instead({"content": "x", **annotations, **audio}), chunk(finish="stop"))
+
+    assert (read.text, read.metadata["not_carried"]) == ("x", {"citations": 2, "audio": 1})
+
+
+def test_only_what_was_left_out_is_counted() -> None:
+    """Not the calls and reasoning beside it, and no words or numbers: they are no content."""
+    fields: Any = {"annotations": [{}], "name": "assistant", "padding": 7}
+    fields["tool_calls"] = piece(0, "{}", id="a", name="f")["tool_calls"]
+    details = {"reasoning_details": [{"type": "reasoning.text", "text": "h", "index": 0}]}
+    read = stream(chunk({**fields, **details}), chunk(finish="tool_calls"))
+
+    assert read.metadata["not_carried"] == {"citations": 1}
+    assert whole(message({**fields, **details}, "tool_calls")).metadata["not_carried"] == {"citations": 1}
+
+
+@pytest.mark.parametrize(
+    ("field", "progress"),
+    [({"images": [{}]}, 1), ({"audio": {"data": "AA"}}, 1), ({"annotations": [{}]}, 0), ({"padding": "x"}, 0)],
+)
+def test_an_image_or_sound_that_comes_is_progress(field: Any, progress: int) -> None:
+    """The backend is not silent while it sends one, though no frame carries it."""
+    read = stream(chunk({"content": "x"}), chunk(field), chunk(finish="stop"))
+
+    assert sum(isinstance(event, Progress) for event in read.events) == progress
+
+
 def test_nothing_is_said_where_nothing_was_left_out() -> None:
     """Empty and null fields are none."""
     empty: Any = {"role": "assistant", "content": "x", "annotations": [], "audio": None, "refusal": None, "images": []}
@@ -582,6 +614,53 @@ def test_reasoning_details_go_back_as_whole_items() -> None:
         }
     ]
     assert state(unstreamed) == [{"opaque": {"reasoning_details": entries}}]
+
+
+def test_details_are_reasoning_a_paragraph_for_each_entry() -> None:
+    """An entry is told by its index, else by its id; what is encrypted says nothing, but the backend is not silent."""
+    texts: list[Any] = [{"id": "a", "text": "x"}, {"id": "a", "text": "y"}, {"id": "b", "summary": "z"}]
+    texts += [{"index": 1, "id": "b", "text": 5, "summary": ""}, {"index": 1, "id": "b", "text": "w"}]
+    read = stream(*(chunk({"reasoning_details": [entry]}) for entry in texts), chunk({"content": "!"}, "stop"))
+    assert (read.reasoning, read.text) == ("xy\n\nz\n\nw", "!")
+
+    encrypted = stream(chunk({"reasoning_details": [{"type": "reasoning.encrypted", "data": "E"}]}), chunk({}, "stop"))
+    assert [type(event) for event in encrypted.events[:1]] == [Progress]
+    empty = stream(chunk({"reasoning_details": [{"type": "reasoning.text", "text": ""}]}), chunk({}, "stop"))
+    assert not any(isinstance(event, Progress | ReasoningDelta) for event in empty.events)
+
+
+@pytest.mark.parametrize("other", [{"index": 1}, {"type": "reasoning.summary", "summary": "m"}])
+def test_details_of_another_index_or_type_are_other_entries(other: Any) -> None:
+    """Only pieces of the same entry are joined."""
+    first = {"type": "reasoning.text", "text": "h", "index": 0}
+    second = {"type": "reasoning.text", "text": "m", "index": 0, **other}
+    read = stream(chunk({"reasoning_details": [first]}), chunk({"reasoning_details": [second]}), chunk({}, "stop"))
+
+    assert state(read) == [{"opaque": {"reasoning_details": [first, second]}}]
+
+
+def test_a_null_takes_nothing_from_a_detail() -> None:
+    """Servers write every field in every piece."""
+    first = {"type": "reasoning.text", "text": "h", "signature": "S", "format": None}
+    second = {"type": "reasoning.text", "text": "m", "signature": None, "format": "f"}
+    read = stream(chunk({"reasoning_details": [first]}), chunk({"reasoning_details": [second]}), chunk({}, "stop"))
+
+    joined = {"type": "reasoning.text", "text": "hm", "signature": "S", "format": "f"}
+    assert state(read) == [{"opaque": {"reasoning_details": [joined]}}]
+
+
+def test_state_of_exactly_the_limit_goes_back() -> None:
+    """One character more, and none does."""
+    for length, kept in ((100, True), (101, False)):
+        decoder = ChatCompletionsDecoder(TurnNotes("openai_compatible", "b", "m"), max_bytes=100)
+        events: list[BackendRawEvent] = []
+        for delta in ({"reasoning_content": "x" * length}, piece(0, "{}", id="a", name="f")):
+            decoder.feed(json.dumps(chunk(delta)).encode(), events)
+        decoder.feed(json.dumps(chunk(finish="tool_calls")).encode(), events)
+        decoder.finish(events)
+
+        assert isinstance(events[-1], Completed)
+        assert ("provider_state" in events[-1].backend_metadata) == kept
 
 
 def test_state_is_bounded() -> None:
