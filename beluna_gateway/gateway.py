@@ -53,7 +53,8 @@ from .processes.schema_judge import judge
 from .telemetry.records import RequestRecord, TelemetrySink
 from .telemetry.redaction import Redactor
 from .telemetry.service import ProgramStatus
-from .wire.frames import CountTokens, Embed, Infer, Models, OperationFrame
+from .wire.frames import CountTokens, Embed, Infer, Models, OperationFrame, RequestFrame
+from .worker import Large
 
 AdapterFactory = Callable[[BackendProfile], BackendAdapter]
 
@@ -332,7 +333,7 @@ class AIGateway:
     # --- one request -----------------------------------------------------------------------------------------
 
     def infer(
-        self, frame: Infer, request_id: str, sink: EventSink, origin: Origin | None = None
+        self, frame: Infer | Large, request_id: str, sink: EventSink, origin: Origin | None = None
     ) -> Coroutine[Any, Any, None]:
         """Serves one request: writes its events to `sink`, the last one is terminal. To be awaited; raises nothing.
 
@@ -340,13 +341,19 @@ class AIGateway:
         gets no terminal event from here; the caller knows that it cancelled.
 
         The request keeps to the configuration that is in effect at this call, also where it first runs after a reload.
+        A large one keeps to that which is in effect when it has been normalised, off the event loop; its caller closes
+        it.
         """
-        record = RequestRecord(request_id, frame.metadata, self._clock(), streamed=frame.stream)
-        response = ResponseNormalizer(sink, frame.include_reasoning, self._clock, self._later)
-        normalize = partial(self._request_normalizer.normalize, frame)
-        return self._serve(normalize, response, record, origin or Origin(), self._in_effect)
+        asked = frame.value if isinstance(frame, Large) else frame
+        record = RequestRecord(request_id, asked.metadata, self._clock(), streamed=asked.stream)
+        response = ResponseNormalizer(sink, asked.include_reasoning, self._clock, self._later)
+        return self._serve(
+            self._request_normalizer.normalize, frame, response, record, origin or Origin(), self._in_effect
+        )
 
-    async def perform(self, frame: OperationFrame, request_id: str, origin: Origin | None = None) -> OperationResult:
+    async def perform(
+        self, frame: OperationFrame | Large, request_id: str, origin: Origin | None = None
+    ) -> OperationResult:
         """Serves one request that is no inference: embeddings, a count of tokens, a list of models.
 
         Cancelling it cancels the request, as with `infer`.
@@ -354,11 +361,13 @@ class AIGateway:
         Raises:
             GatewayError: The request failed.
         """
-        metadata = frame.metadata if isinstance(frame, CountTokens) else {}
-        record = RequestRecord(request_id, metadata, self._clock(), streamed=False, operation=frame.type)
+        asked = frame.value if isinstance(frame, Large) else frame
+        metadata = asked.metadata if isinstance(asked, CountTokens) else {}
+        record = RequestRecord(request_id, metadata, self._clock(), streamed=False, operation=asked.type)
+        del asked
         response = OperationResponse(self._clock)
-        normalize = partial(self._request_normalizer.normalize_operation, frame)
-        await self._serve(normalize, response, record, origin or Origin(), self._in_effect)
+        normalize = self._request_normalizer.normalize_operation
+        await self._serve(normalize, frame, response, record, origin or Origin(), self._in_effect)
         result = response.terminal
         if isinstance(result, Failed):
             raise result.error
@@ -367,7 +376,8 @@ class AIGateway:
 
     async def _serve(
         self,
-        normalize: Callable[[str], CanonicalRequest | Operation],
+        normalize: Callable[[Any, str], CanonicalRequest | Operation],
+        frame: RequestFrame | Large,
         response: ResponseNormalizer | OperationResponse,
         record: RequestRecord,
         origin: Origin,
@@ -376,8 +386,14 @@ class AIGateway:
         """The whole way of a request; see the module's docstring."""
         backend = None
         try:
-            request = normalize(record.request_id)
-            del normalize  # and with it the frame, 4 KB or more, for as long as the answer takes
+            large = frame if isinstance(frame, Large) else None
+            if large is None:
+                request = normalize(frame, record.request_id)
+            else:
+                await large.step(lambda asked: normalize(asked, record.request_id))
+                request = large.value
+                in_effect = self._in_effect  # nobody has entered the backends of the one before: they may be closed
+            del frame  # 4 KB or more, for as long as the answer takes
             selected = in_effect.router.select(request)
             backend = in_effect.backends[selected.profile.id]
             del in_effect
@@ -388,9 +404,8 @@ class AIGateway:
             budget = self._budget_for(origin, backend)
             with TotalTimer(budget.seconds(request)) as total:
                 credential = await self._credentials.resolve(selected.profile)
-                request = self._capabilities.admit(request, backend.adapter.capabilities, backend.id)
-                budget.check(request)
-                call = _prepare(backend, request, selected.model, credential)
+                prepare = partial(self._prepare, backend, selected.model, budget)
+                request, call = await _run(prepare, request, credential, large)
                 verification = self._verification(request, selected)
                 response.price = selected.profile.backend.pricing.get(selected.model)
                 backend.breaker.check()
@@ -401,7 +416,7 @@ class AIGateway:
                         await self._attempts(call, selected, backend, response, verification, record, total.deadline)
                     except GatewayError as error:
                         credential = await self._renewed(credential, error, selected, response)
-                        call = _prepare(backend, request, selected.model, credential)
+                        request, call = await _run(prepare, request, credential, large)
                         await self._attempts(call, selected, backend, response, verification, record, total.deadline)
         except GatewayError as error:
             response.fail(self._presentable(error, backend))
@@ -413,6 +428,21 @@ class AIGateway:
             self._finish(record, response, backend, origin)
             if backend is not None:
                 backend.leave()
+
+    def _prepare(
+        self,
+        backend: LiveBackend,
+        model: str,
+        budget: BudgetEnforcer | NarrowedBudget,
+        request: CanonicalRequest | Operation,
+        credential: ResolvedCredential,
+    ) -> tuple[CanonicalRequest | Operation, Call]:
+        """The request as the backend can serve it, and encoded; or the error that says why it cannot."""
+        request = self._capabilities.admit(request, backend.adapter.capabilities, backend.id)
+        budget.check(request)
+        if isinstance(request, CanonicalRequest):
+            return request, backend.adapter.prepare(request, model, credential)
+        return request, backend.adapter.prepare_operation(request, model, credential)
 
     async def _attempts(
         self,
@@ -637,12 +667,19 @@ class AIGateway:
         ]
 
 
-def _prepare(
-    backend: LiveBackend, request: CanonicalRequest | Operation, model: str, credential: ResolvedCredential
-) -> Call:
-    if isinstance(request, CanonicalRequest):
-        return backend.adapter.prepare(request, model, credential)
-    return backend.adapter.prepare_operation(request, model, credential)
+_Prepared = tuple[CanonicalRequest | Operation, Call]
+
+
+async def _run(
+    prepare: Callable[[CanonicalRequest | Operation, ResolvedCredential], _Prepared],
+    request: CanonicalRequest | Operation,
+    credential: ResolvedCredential,
+    large: Large | None,
+) -> _Prepared:
+    """Runs `prepare` here or, for a large request, off the event loop."""
+    if large is None:
+        return prepare(request, credential)
+    return await large.use(lambda _: prepare(request, credential))
 
 
 F = TypeVar("F", Infer, CountTokens, Embed, Models)

@@ -36,11 +36,12 @@ adapters.http:      version errors canonical config wire telemetry processes ada
                     adapters.operations
 adapters.copilot:   version errors canonical config telemetry processes adapters.base adapters.decoding
 adapters:           config adapters.base adapters.dialects adapters.http adapters.copilot
-gateway:            errors canonical wire config telemetry pipeline processes event_stream adapters.base adapters
+worker:             errors wire
+gateway:            errors canonical wire config telemetry pipeline processes event_stream worker adapters.base adapters
 client:
 no_daemon:
 starter:            config
-daemon:             version errors canonical wire config telemetry pipeline gateway
+daemon:             version errors canonical wire config telemetry pipeline worker gateway
 ask:                telemetry client
 check:              errors config telemetry pipeline processes daemon adapters adapters.copilot
 service:            config telemetry gateway daemon

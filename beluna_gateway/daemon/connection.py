@@ -2,6 +2,8 @@
 
 Built on asyncio's transports rather than its streams: lines are cut in `data_received`, a batch of events is one
 `write`, and a client that disconnects is noticed by `connection_lost`, whatever its requests are doing.
+
+A small line is served where it is read. A large one (`is_large`) is decoded by the `Worker`; the lines after it wait.
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ from ..errors import GatewayError
 from ..gateway import AIGateway, new_request_id
 from ..pipeline.clients import Origin
 from ..wire import ndjson
-from ..wire.frames import Cancel, CountTokens, Embed, Exit, Infer, Models, OperationFrame, RequestFrame
+from ..wire.frames import Cancel, Exit, Infer, OperationFrame, RequestFrame, StatusQuery
 from ..wire.lines import LineCutter
 from ..wire.ndjson import FrameEncoder, RejectedLine
+from ..worker import Large, Worker
 from .sockets import HangupWatch, peer_uid
+from .turns import Turns
 
 EVENTS_HIGH_WATER = 64 * 1024
 """High-water mark of unsent bytes (the transport's write buffer); above it the backends are not read."""
@@ -35,8 +39,33 @@ REFUSED_SECONDS = 0.1
 because refused connections do not count against `server.max_connections`."""
 
 
+LARGE_BYTES = 64 * 1024
+"""A longer line is decoded and encoded off the event loop."""
+
+LARGE_VALUES = 2000
+"""So is a line with more arrays, objects and commas: it costs about 5 ms."""
+
+REQUEST_COSTS = 3.0
+"""Normalising and encoding a request takes about twice as long again as decoding it."""
+
+
+def is_large(line: bytes) -> bool:
+    """Whether serving `line` would hold up the event loop."""
+    if len(line) <= 2 * LARGE_VALUES:
+        return False
+    return len(line) > LARGE_BYTES or line.count(b"{") + line.count(b"[") + line.count(b",") > LARGE_VALUES
+
+
 class ConnectionHost(Protocol):
     """What a connection uses of the daemon."""
+
+    @property
+    def worker(self) -> Worker:
+        """Decodes large frames and prepares their requests."""
+
+    @property
+    def turns(self) -> Turns:
+        """How long small frames may be served at a stretch."""
 
     @property
     def gateway(self) -> AIGateway:
@@ -84,7 +113,12 @@ class Connection(asyncio.Protocol):
         self._max_frame_bytes = daemon.settings.max_frame_bytes
         self._cutter = LineCutter(self._max_frame_bytes)
         self._lines: deque[bytes | None] = deque()
-        """Received and not yet served: the client does not read the answers to earlier ones."""
+        """Received and not yet served: the client does not read the answers to earlier ones, a large one is being
+        decoded, or others have their turn."""
+        self._decoding: asyncio.Task[None] | None = None
+        """Serves a large line."""
+        self._waits = False
+        """For the next turn."""
         self._requests: dict[str, Request] = {}
         self._half_closed = False
         self._readable = True
@@ -134,6 +168,8 @@ class Connection(asyncio.Protocol):
             request.abandon()
         self._requests.clear()
         self._lines.clear()
+        if self._decoding is not None:
+            self._decoding.cancel()
         self._unblock()
         if not self.closed.done():
             self.closed.set_result(None)
@@ -146,13 +182,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The write buffer has drained."""
         self._unblock()
-        if self.transport.is_closing():
-            return
-        self._serve_lines()
-        self._close_if_finished()
-        if not (self._lines or self._half_closed or self.transport.is_reading()):
-            self._daemon.hangups.forget(self._descriptor, self.hung_up)
-            self.transport.resume_reading()
+        self._go_on()
 
     def hung_up(self) -> None:
         """The client closed both halves while nothing was read from it."""
@@ -189,33 +219,89 @@ class Connection(asyncio.Protocol):
     # --- lines -----------------------------------------------------------------------------------------------
 
     def _serve_lines(self) -> None:
-        """Serves the received lines while the client reads the answers."""
-        while self._lines and self.transport.get_write_buffer_size() <= INPUT_HIGH_WATER:
-            self._serve(self._lines.popleft())
+        """Serves the received lines, in order, while the client reads the answers."""
+        turns = self._daemon.turns
+        while self._lines and self._decoding is None and self.transport.get_write_buffer_size() <= INPUT_HIGH_WATER:
+            if turns.over:
+                if not self._waits:
+                    self._waits = True
+                    turns.wait(self._next_turn)
+                break
+            began = time.monotonic()
+            costs = self._serve(self._lines.popleft())
+            turns.take((time.monotonic() - began) * costs)
         if self._lines and not self._half_closed:
             self._stop_reading()
 
-    def _serve(self, line: bytes | None) -> None:
+    def _next_turn(self) -> None:
+        self._waits = False
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Serves the lines that had to wait, and reads on."""
+        if self.transport.is_closing():
+            return
+        self._serve_lines()
+        self._close_if_finished()
+        if not (self._lines or self._half_closed or self.transport.is_reading()):
+            self._daemon.hangups.forget(self._descriptor, self.hung_up)
+            self.transport.resume_reading()
+
+    def _serve(self, line: bytes | None) -> float:
+        """Serves one line; returns what it will have cost when its first turn is over, as a multiple of its time."""
         try:
             if line is None:
                 limit = self._max_frame_bytes
                 raise RejectedLine(f"the line is longer than {limit} bytes (server.max_frame_bytes)")
             if not line or line.isspace():
-                return
+                return 1.0
+            if is_large(line):
+                self._decoding = asyncio.create_task(self._serve_large(Large(self._daemon.worker, line)))
+                return 1.0
             match ndjson.decode(line):
-                case Infer() | Embed() | CountTokens() | Models() as frame:
-                    self._begin(frame)
-                case Cancel(request_id=request_id):
-                    self._cancel(request_id)
-                case Exit():
-                    self._exit()
-                case _:
-                    self.transport.write(ndjson.status(self._daemon.status()))
+                case Cancel() | Exit() | StatusQuery() as order:
+                    self._obey(order)
+                case frame:
+                    self._begin(frame, frame)
+                    return REQUEST_COSTS
         except RejectedLine as rejected:
-            self._daemon.rejected(rejected, self.uid)
-            self.transport.write(ndjson.rejected(rejected.error, rejected.request_id))
+            self._reject(rejected)
+        return 1.0
 
-    def _begin(self, frame: RequestFrame) -> None:
+    async def _serve_large(self, large: Large) -> None:
+        """As `_serve`, off the event loop. What it makes is freed by the request that it starts, or here."""
+        started = False
+        try:
+            await large.step(ndjson.decode)
+            if isinstance(large.value, Cancel | Exit | StatusQuery):
+                self._obey(large.value)
+            else:
+                self._begin(large.value, large)
+                started = True
+        except RejectedLine as rejected:
+            self._reject(rejected)
+        except Exception as bug:  # noqa: BLE001 - the client waits for an answer
+            self._reject(RejectedLine(f"a bug in the gateway: {type(bug).__name__}", None, "internal"))
+        finally:
+            self._decoding = None
+            if not started:
+                large.close()
+        self._go_on()
+
+    def _obey(self, order: Cancel | Exit | StatusQuery) -> None:
+        match order:
+            case Cancel(request_id=request_id):
+                self._cancel(request_id)
+            case Exit():
+                self._exit()
+            case _:
+                self.transport.write(ndjson.status(self._daemon.status()))
+
+    def _reject(self, rejected: RejectedLine) -> None:
+        self._daemon.rejected(rejected, self.uid)
+        self.transport.write(ndjson.rejected(rejected.error, rejected.request_id))
+
+    def _begin(self, frame: RequestFrame, whole: RequestFrame | Large) -> None:
         request_id = frame.request_id or new_request_id()
         if self._daemon.stopping:
             raise RejectedLine.of(daemon_stopping(), request_id)
@@ -232,7 +318,7 @@ class Connection(asyncio.Protocol):
             origin = self._daemon.origin(self.uid)
         except GatewayError as error:
             raise RejectedLine.of(error, request_id) from None
-        self._requests[request_id] = Request(self, frame, request_id, self._daemon.gateway, origin)
+        self._requests[request_id] = Request(self, whole, request_id, self._daemon.gateway, origin)
 
     def _cancel(self, request_id: str) -> None:
         request = self._requests.get(request_id)
@@ -255,7 +341,7 @@ class Connection(asyncio.Protocol):
         self._daemon.hangups.watch(self._descriptor, self.hung_up)
 
     def _close_if_finished(self) -> None:
-        if self._half_closed and not self._requests and not self._lines:
+        if self._half_closed and not self._requests and not self._lines and self._decoding is None:
             self.transport.close()
 
 
@@ -265,10 +351,15 @@ _ENDS = (Completed, Failed)
 class Request:
     """One request in flight: its task, and the `EventSink` that writes its frames."""
 
-    __slots__ = ("_connection", "_encoder", "_ended", "_error", "_origin", "_task", "request_id")
+    __slots__ = ("_connection", "_encoder", "_ended", "_error", "_large", "_origin", "_task", "request_id")
 
     def __init__(
-        self, connection: Connection, frame: RequestFrame, request_id: str, gateway: AIGateway, origin: Origin
+        self,
+        connection: Connection,
+        frame: RequestFrame | Large,
+        request_id: str,
+        gateway: AIGateway,
+        origin: Origin,
     ) -> None:
         self.request_id = request_id
         self._origin = origin
@@ -277,15 +368,16 @@ class Request:
         self._error: GatewayError | None = None
         """Why the request was ended from outside."""
         self._ended = False
+        self._large = frame if isinstance(frame, Large) else None
         serving = (
-            gateway.infer(frame, request_id, self, origin)
-            if isinstance(frame, Infer)
-            else self._perform(gateway, frame, origin)
+            gateway.infer(cast("Infer | Large", frame), request_id, self, origin)
+            if isinstance(frame.value if isinstance(frame, Large) else frame, Infer)
+            else self._perform(gateway, cast("OperationFrame | Large", frame), origin)
         )
         self._task: asyncio.Task[None] | None = asyncio.create_task(serving)
         self._task.add_done_callback(self._done)
 
-    async def _perform(self, gateway: AIGateway, frame: OperationFrame, origin: Origin) -> None:
+    async def _perform(self, gateway: AIGateway, frame: OperationFrame | Large, origin: Origin) -> None:
         """Serves what is answered by one frame."""
         try:
             result = await gateway.perform(frame, self.request_id, origin)
@@ -335,6 +427,9 @@ class Request:
     def _done(self, task: asyncio.Task[None]) -> None:
         # Drop the task: its exception's traceback keeps the request alive until the next garbage collection.
         self._task = None
+        if self._large is not None:
+            # Not here: a cancelled task's traceback holds the request, and the caller holds the task.
+            asyncio.get_running_loop().call_soon(self._large.close)
         if not task.cancelled() and (bug := task.exception()) is not None and self._error is None:
             self._error = GatewayError("internal", f"a bug in the gateway: {type(bug).__name__}")
         if not self._ended and self._error is not None:

@@ -23,10 +23,12 @@ from ..telemetry.service import LimitedLog, Refusal, ServiceCounters
 from ..version import __version__
 from ..wire.frames import PROTOCOL_VERSION
 from ..wire.ndjson import RejectedLine
+from ..worker import Worker
 from .connection import Connection, daemon_stopping
 from .reloads import Reloads
 from .sockets import BACKLOG, KEEP_SOCKET_FILE, HangupWatch, handed_over, listening_socket
 from .systemd import Notifier
+from .turns import Turns
 
 FLUSH_SECONDS = 1.0
 """At the end of a shutdown: how long clients may take to read their last frames."""
@@ -54,6 +56,8 @@ class Daemon:
         self.gateway = gateway
         self.stopping = False
         self.hangups = HangupWatch()
+        self.worker = Worker()
+        self.turns = Turns()
         self._folder = folder
         self._connections: set[Connection] = set()
         self._notifier = Notifier()
@@ -75,6 +79,7 @@ class Daemon:
             SocketError: The socket cannot be made.
         """
         with ExitStack() as stack:
+            stack.callback(self.worker.close)
             stack.callback(self.hangups.close)
             self._loop.add_reader(self.hangups.fileno(), self.hangups.dispatch)
             stack.callback(self._loop.remove_reader, self.hangups.fileno())

@@ -13,8 +13,6 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
-from pydantic_core import to_json
-
 from ..canonical import (
     MAX_CACHE_MARKS,
     AssistantMessage,
@@ -44,7 +42,7 @@ from ..canonical import (
     UserMessage,
 )
 from ..errors import invalid_request, quoted, unsupported
-from ..wire import frames, strict_json
+from ..wire import frames, json_pieces, strict_json
 from ..wire.json_schema import schema_mistake
 
 SCHEMA_KEYWORDS = frozenset(
@@ -248,7 +246,7 @@ def _part(
     if isinstance(part, frames.TextVariant):
         return TextPart(part.text.text)
     if isinstance(part, frames.JsonVariant):
-        return JsonPart(part.json_.value, to_json(part.json_.value).decode())
+        return JsonPart(part.json_.value, json_pieces.dump(part.json_.value).decode())
     if isinstance(part, frames.FileVariant):
         return _file(part.file, f"{path}.file")
     image, path = part.image_url, f"{path}.image_url.url"

@@ -28,7 +28,12 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_text_list(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value) and len(set(value)) == len(value)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        return False
+    different: set[str] = set()
+    for start in range(0, len(value), 4096):  # one call for a million would hold up the other threads
+        different.update(value[start : start + 4096])
+    return len(different) == len(value)
 
 
 def _is_type(value: Any) -> bool:

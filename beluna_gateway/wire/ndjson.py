@@ -30,9 +30,9 @@ from ..canonical import (
     Usage,
     UsageStats,
 )
-from ..errors import ErrorKind, GatewayError
+from ..errors import ErrorKind, GatewayError, forget_frames
 from ..schemas import field_errors
-from . import strict_json
+from . import json_pieces
 from .frames import CLIENT_FRAMES, MOST_MISTAKES, ClientFrameType
 
 
@@ -62,15 +62,27 @@ def decode(line: bytes) -> ClientFrameType:
         RejectedLine: There is none; the message says why.
     """
     try:
-        value = strict_json.parse_loosely(line)
+        value, mistake = json_pieces.parse(line)
     except ValueError as error:
         raise RejectedLine(f"the line is not JSON: {error}") from None
+    values = [value]
+    del value
+    try:
+        return _frame(values[0], mistake)
+    except RejectedLine as rejected:
+        # What led to it holds parts of the value, which is freed here.
+        forget_frames(rejected)
+        rejected.__context__ = None
+        raise
+    finally:
+        json_pieces.free(values)
+
+
+def _frame(value: Any, mistake: str | None) -> ClientFrameType:
     if not isinstance(value, dict):
         raise RejectedLine(f"the line is JSON, but not an object: found {_json_type(value)}")
-    try:
-        strict_json.check(line, value)
-    except ValueError as error:
-        raise RejectedLine(f"the line is refused: {error}", _readable_id(value)) from None
+    if mistake is not None:
+        raise RejectedLine(f"the line is refused: {mistake}", _readable_id(value))
     kind = value.get("type")
     model = CLIENT_FRAMES.get(kind) if isinstance(kind, str) else None
     if model is None:

@@ -161,9 +161,11 @@ async def test_the_lines_of_a_client_that_does_not_read_are_not_read(tmp_path):
         writing = asyncio.create_task(client.send_bytes(b"x\n" * 40_000))
         (connection,) = daemon.daemon._connections
         async with asyncio.timeout(PATIENCE):
-            while connection.transport.is_reading():
+            while connection.transport.get_write_buffer_size() <= INPUT_HIGH_WATER:
                 await asyncio.sleep(0)
+        await asyncio.sleep(0.05)
 
+        assert not connection.transport.is_reading()
         waiting = connection.transport.get_write_buffer_size()
         assert INPUT_HIGH_WATER < waiting < INPUT_HIGH_WATER + 1000
         client.read_on()

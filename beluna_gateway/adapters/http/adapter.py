@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from multidict import CIMultiDict
 from pydantic import JsonValue
-from pydantic_core import to_json
 from yarl import URL
 
 from ...canonical import CanonicalRequest, JsonObject, Operation, ResolvedCredential
@@ -24,6 +23,7 @@ from ...config.settings import is_azure
 from ...errors import GatewayError, invalid_request, protocol_violation
 from ...telemetry.service import ProgramStatus
 from ...version import __version__
+from ...wire import json_pieces
 from ..base import BackendAdapter, Call, Emit, HttpDialect, HttpRequest, ResponseDecoder, SilenceTimer, overridden
 from ..decoding.model_lists import MAX_LIST_BYTES, ModelAnswer, ModelList
 from ..decoding.provider_errors import read_error_body, wait_ms
@@ -72,7 +72,11 @@ class HttpAdapter(BackendAdapter):
         if request.provider_options:
             merge_options(wanted.body, request.provider_options)
         decoder = partial(self._dialect.decoder, request, model)
-        return self.call(wanted, decoder, request.request_id, credential, stream=request.stream)
+        call = self.call(wanted, decoder, request.request_id, credential, stream=request.stream)
+        encoded = [wanted]
+        del wanted
+        json_pieces.free(encoded)
+        return call
 
     def prepare_operation(self, request: Operation, model: str, credential: ResolvedCredential) -> Call:
         from .operations import operation_call  # most daemons never need it
@@ -99,7 +103,7 @@ class HttpAdapter(BackendAdapter):
             headers.update(self._dialect.auth_headers(credential.secret))
         if method == "GET":
             del headers["Content-Type"]
-        body = b"" if method == "GET" else to_json(wanted.body)
+        body = b"" if method == "GET" else json_pieces.dump(wanted.body)
         return HttpCall(self, self._dialect, decoder, stream, method, self._url(wanted.path), headers, body)
 
     async def probe(self, credential: ResolvedCredential) -> str:

@@ -1,0 +1,190 @@
+"""Large JSON in pieces: the same values, the same refusals, wherever the text is cut."""
+
+from __future__ import annotations
+
+import gc
+import json
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pydantic_core import to_json
+
+from beluna_gateway.wire import json_pieces
+from beluna_gateway.wire.json_pieces import MAX_DEPTH, dump, free, in_pieces, parse
+from beluna_gateway.wire.ndjson import RejectedLine, decode
+
+from .samples import FRAMES, VALUES, changed, json_values, places
+
+# Bytes that decide where a text may be cut, and some that do not.
+MEANINGFUL = st.sampled_from([*b'[]{},:"\\ \t\r01-.eEnul', 0xC3, 0xA9, 0xFF]).map(lambda byte: bytes([byte]))
+PIECE = st.integers(0, 40)
+
+
+def nothing() -> None:
+    """Nobody interrupts."""
+
+
+def outcome(text: bytes) -> tuple[str, str | None]:
+    """The value as a text that tells 1 from 1.0, or the refusal."""
+    try:
+        value, mistake = parse(text)
+    except ValueError as error:
+        return "refused", str(error)
+    return repr(value), mistake
+
+
+def outcome_in_pieces(text: bytes, piece: int) -> tuple[str, str | None]:
+    with patch.object(json_pieces, "PIECE_BYTES", piece), in_pieces(nothing):
+        return outcome(text)
+
+
+@given(json_values, PIECE, st.sampled_from([(",", ":"), (", ", ": "), (" ,\t", " \r:")]), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_a_value_is_the_same_in_pieces(value: Any, piece: int, separators: tuple[str, str], ascii_only: bool):
+    """Whatever the value, its spaces and escapes, and the length of the pieces."""
+    text = json.dumps(value, separators=separators, ensure_ascii=ascii_only).encode()
+
+    assert outcome_in_pieces(text, piece) == outcome(text)
+
+
+@given(json_values, PIECE, st.data())
+@settings(max_examples=500, deadline=None)
+@example(value=[], piece=0, data=None)
+def test_a_damaged_text_is_refused_in_the_same_words(value: Any, piece: int, data: st.DataObject | None):
+    """Bytes cut out and put in anywhere: the same value, or the same refusal with the same column."""
+    text = json.dumps([value, {"a": value}], separators=(",", ":")).encode()
+    if data is not None:
+        for _ in range(data.draw(st.integers(1, 3))):
+            start = data.draw(st.integers(0, len(text)))
+            end = data.draw(st.integers(start, min(start + 3, len(text))))
+            text = text[:start] + b"".join(data.draw(st.lists(MEANINGFUL, max_size=3))) + text[end:]
+
+    assert outcome_in_pieces(text, piece) == outcome(text)
+
+
+@given(st.lists(MEANINGFUL, max_size=30).map(b"".join), PIECE)
+@settings(max_examples=500, deadline=None)
+def test_any_bytes_are_judged_alike(text: bytes, piece: int):
+    """Also what never was JSON."""
+    assert outcome_in_pieces(text, piece) == outcome(text)
+
+
+@pytest.mark.parametrize("piece", [0, 7, 100])
+@pytest.mark.parametrize("depth", range(MAX_DEPTH - 2, MAX_DEPTH + 4))
+@pytest.mark.parametrize("inside", [b"", b"1", b"[]", b"{}", b"1,[2]", b'"a"', b"1e999", b"x"])
+def test_depth_is_counted_alike(piece: int, depth: int, inside: bytes):
+    """The deepest level, with and without something in it, in arrays and objects, and beside others."""
+    for opening, closing in ((b"[", b"]"), (b'{"a":', b"}")):
+        text = b"[[1]," + opening * depth + inside + closing * depth + b",[[2]],1e999]"
+
+        assert outcome_in_pieces(text, piece) == outcome(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"a":[1,2],"b":{"c":[3,4,5]},"a":[6,7]}',
+        b'["' + b"x" * 5000 + b'",1,"' + b"\\\\" * 5000 + b'",2,"' + b'\\"' * 5000 + b'",{"a":"' + b"y" * 5000 + b'"}]',
+        b'["' + b"x" * 5000,
+        b'["' + b"\\" * 5001 + b'"]',
+        b'[1,"' + b"a" * 5000 + b'\xff",2]',
+        b"[[1,2],[3,4]]" + b" " * 5000 + b"x",
+        b"[[1,2],[3,4]}",
+        b'{"a":[1,2]]',
+        b"[[1,2] [3,4]]",
+        b'{"a":1 {"b":[1,2]}}',
+        b'{"a":-{"b":[1,2]}}',
+        b'{"a":1{"b":[1,2]}}',
+        b"[,[1,2]]",
+        b"[[1,2],]",
+        b"[[1,2],,[3]]",
+        b'{"a":[1,2],}',
+        b"[1e999,[1e999]]",
+    ],
+    ids=lambda text: text[:30].decode("latin-1"),
+)
+@pytest.mark.parametrize("piece", [0, 1, 10, 1000])
+def test_corners(text: bytes, piece: int):
+    """Equal keys, long strings, and each way to stand wrong beside a container that was read in pieces."""
+    assert outcome_in_pieces(text, piece) == outcome(text)
+
+
+@given(st.sampled_from(FRAMES), PIECE, st.data())
+@settings(max_examples=200, deadline=None)
+def test_a_frame_is_decoded_alike(frame: dict[str, Any], piece: int, data: st.DataObject):
+    """A large frame is the same frame, or is rejected in the same words, as if it were small."""
+    place = data.draw(st.sampled_from([place for place in places(frame) if place]))
+    line = json.dumps(changed(frame, place, data.draw(st.sampled_from(VALUES) | json_values))).encode()
+
+    def decoded() -> Any:
+        try:
+            return decode(line)
+        except RejectedLine as rejected:
+            return str(rejected), rejected.request_id
+
+    with patch.object(json_pieces, "PIECE_BYTES", piece), in_pieces(nothing):
+        large = decoded()
+    assert large == decoded()
+
+
+@given(json_values, st.integers(0, 10))
+@settings(deadline=None)
+def test_a_value_is_written_alike(value: Any, objects: int):
+    """In pieces of any size."""
+    with patch.object(json_pieces, "PIECE_OBJECTS", objects), in_pieces(nothing):
+        assert dump(value) == to_json(value)
+
+
+def test_a_long_text_is_parsed_in_many_calls():
+    """Between the pieces others have their turn."""
+    text = b"[%b]" % b",".join([b'{"a":[1,2]}'] * 20_000)
+    pauses: list[int] = []
+    with in_pieces(lambda: pauses.append(0)):
+        value, mistake = parse(text)
+
+    assert (len(value), mistake) == (20_000, None)
+    assert len(pauses) > len(text) // json_pieces.PIECE_BYTES // 2
+
+
+def test_what_nobody_wants_any_more_is_given_up():
+    """An exception between two pieces ends the parsing."""
+
+    class Enough(Exception):
+        pass
+
+    def enough() -> None:
+        raise Enough
+
+    with in_pieces(enough), pytest.raises(Enough):
+        parse(b"[%b]" % b",".join([b"[]"] * 100_000))
+
+
+class Noted:
+    """Notes when it is freed."""
+
+    def __init__(self, freed: list[int], number: int) -> None:
+        self.inside: list[Any] = []
+        self._freed, self._number = freed, number
+
+    def __del__(self) -> None:
+        self._freed.append(self._number)
+
+
+def test_freeing_takes_nothing_from_others():
+    """What somebody else holds stays whole; the rest is gone, without the garbage collector."""
+    freed: list[int] = []
+    kept = {"list": [Noted(freed, 1)]}
+    values: list[Any] = [[{"kept": kept}, Noted(freed, 2), ({"a": Noted(freed, 3)},)]]
+    gc.disable()
+    try:
+        with in_pieces(nothing):
+            free(values)
+    finally:
+        gc.enable()
+
+    assert values == []
+    assert sorted(freed) == [2, 3]
+    assert len(kept["list"]) == 1
