@@ -181,6 +181,7 @@ class AIGateway:
         adapters: Dialect name → factory of its adapter; the real ones by default.
         telemetry: Sinks that get a record of each request that ended.
         redactor: Learns every secret; shared with the log.
+        clock: Monotonic seconds, for circuit breakers and durations.
     """
 
     def __init__(
@@ -191,6 +192,7 @@ class AIGateway:
         adapters: Mapping[str, AdapterFactory] | None = None,
         telemetry: Iterable[TelemetrySink] = (),
         redactor: Redactor | None = None,
+        clock: Callable[[], float] = time.monotonic,  # the time of uvloop's loop has whole milliseconds
     ) -> None:
         if adapters is None:
             from .adapters import ADAPTERS
@@ -199,7 +201,7 @@ class AIGateway:
         self._adapters = adapters
         self._folder = folder or Path.cwd()
         self._loop = asyncio.get_running_loop()
-        self._clock = time.monotonic  # the time of uvloop's loop has whole milliseconds: good for deadlines only
+        self._clock = clock
         self._redactor = redactor or Redactor()
         self._request_normalizer = RequestNormalizer()
         self._credentials = CredentialResolver(self._redactor)
@@ -351,23 +353,28 @@ class AIGateway:
             self._request_normalizer.normalize, frame, response, record, origin or Origin(), self._in_effect
         )
 
-    async def perform(
+    def perform(
         self, frame: OperationFrame | Large, request_id: str, origin: Origin | None = None
-    ) -> OperationResult:
-        """Serves one request that is no inference: embeddings, a count of tokens, a list of models.
+    ) -> Coroutine[Any, Any, OperationResult]:
+        """Serves one request that is no inference: embeddings, a count of tokens, a list of models. To be awaited.
 
-        Cancelling it cancels the request, as with `infer`.
+        Cancelling it cancels the request, and it keeps to its configuration, both as with `infer`.
 
         Raises:
             GatewayError: The request failed.
         """
+        return self._perform(frame, request_id, origin or Origin(), self._in_effect)
+
+    async def _perform(
+        self, frame: OperationFrame | Large, request_id: str, origin: Origin, in_effect: _InEffect
+    ) -> OperationResult:
         asked = frame.value if isinstance(frame, Large) else frame
         metadata = asked.metadata if isinstance(asked, CountTokens) else {}
         record = RequestRecord(request_id, metadata, self._clock(), streamed=False, operation=asked.type)
         del asked
         response = OperationResponse(self._clock)
         normalize = self._request_normalizer.normalize_operation
-        await self._serve(normalize, frame, response, record, origin or Origin(), self._in_effect)
+        await self._serve(normalize, frame, response, record, origin, in_effect)
         result = response.terminal
         if isinstance(result, Failed):
             raise result.error
@@ -386,6 +393,8 @@ class AIGateway:
         """The whole way of a request; see the module's docstring."""
         backend = None
         try:
+            if origin.cancelled_at is not None:  # before this first step: the cancellation comes with the next one
+                await asyncio.sleep(0)
             large = frame if isinstance(frame, Large) else None
             if large is None:
                 request = normalize(frame, record.request_id)
@@ -598,7 +607,7 @@ class AIGateway:
             yield stream
         finally:
             origin.cancelled_at = self._clock()
-            task.cancel()
+            self._loop.call_soon(task.cancel)  # after its first step: otherwise it would end without a record
             await asyncio.wait([task])
 
     async def infer_once(self, request: Infer | Mapping[str, Any]) -> InferenceResult:

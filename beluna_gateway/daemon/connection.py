@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol, cast
 
-from ..canonical import Completed, Failed, GatewayEvent
+from ..canonical import Completed, Failed, GatewayEvent, OperationResult
 from ..config.settings import Server
 from ..errors import GatewayError
 from ..gateway import AIGateway, new_request_id
@@ -372,15 +372,15 @@ class Request:
         serving = (
             gateway.infer(cast("Infer | Large", frame), request_id, self, origin)
             if isinstance(frame.value if isinstance(frame, Large) else frame, Infer)
-            else self._perform(gateway, cast("OperationFrame | Large", frame), origin)
+            else self._perform(gateway.perform(cast("OperationFrame | Large", frame), request_id, origin))
         )
         self._task: asyncio.Task[None] | None = asyncio.create_task(serving)
         self._task.add_done_callback(self._done)
 
-    async def _perform(self, gateway: AIGateway, frame: OperationFrame | Large, origin: Origin) -> None:
+    async def _perform(self, performed: Awaitable[OperationResult]) -> None:
         """Serves what is answered by one frame."""
         try:
-            result = await gateway.perform(frame, self.request_id, origin)
+            result = await performed
         except GatewayError as error:
             self.write([Failed(error)])
         else:
@@ -422,7 +422,9 @@ class Request:
         if self._origin.cancelled_at is None:
             self._origin.cancelled_at = time.monotonic()
         if self._task is not None:
-            self._task.cancel()
+            # After its first step, which is scheduled: a task that is cancelled before it never enters the gateway,
+            # which would report no such request.
+            asyncio.get_running_loop().call_soon(self._task.cancel)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         # Drop the task: its exception's traceback keeps the request alive until the next garbage collection.

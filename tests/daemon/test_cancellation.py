@@ -14,6 +14,7 @@ import pytest
 from beluna_gateway.canonical import Started
 from beluna_gateway.daemon.connection import Request
 from beluna_gateway.pipeline.clients import Origin
+from beluna_gateway.wire.frames import Infer
 from tests.fakes.answers import (
     DONE,
     SILENCE,
@@ -246,6 +247,15 @@ async def test_cancel_in_the_same_write(stage):
     assert stage.backend.requests("b") == []
 
 
+async def test_a_request_that_is_cancelled_at_once_is_logged(stage):
+    """Its line of the log says `cancelled`, as that of any other request does, in whatever phase it was cancelled."""
+    client = await stage.client()
+    await client.send(infer("b", "at-once"), {"type": "cancel", "request_id": "at-once"})
+    await client.expect_failed("cancelled", "at-once")
+
+    await stage.logged('"request_id": "at-once"')
+
+
 async def test_half_close_alone_cancels_nothing(stage):
     """Requests go on after the client has ended its writing side; the connection is closed after the last frame."""
     client = await stage.client()
@@ -314,8 +324,7 @@ async def test_a_frame_for_a_client_that_is_gone_is_dropped():
 
     gateway: Any = SimpleNamespace(infer=lambda frame, request_id, sink, origin: asyncio.sleep(0))
     connection: Any = SimpleNamespace(transport=Gone())
-    frame: Any = None
-    request = Request(connection, frame, "r", gateway, Origin())
+    request = Request(connection, Infer.model_construct(type="infer", messages=[]), "r", gateway, Origin())
 
     request.write([Started("b", "m")])
 

@@ -35,10 +35,12 @@ class _Selector(selectors.SelectSelector):
         self._loop = loop
 
     def select(self, timeout: float | None = None) -> Any:
-        if timeout is None:
+        ready = super().select(0)
+        if timeout is None and not ready:
             raise AssertionError("everyone waits, and for nothing: no timer is set")
-        self._loop.now += max(timeout, 1e-6)  # a turn of the loop takes a moment, or rounding could keep it for ever
-        return super().select(0)
+        # A turn of the loop takes a moment, or rounding could keep it for ever.
+        self._loop.now += 1e-6 if ready or timeout is None else max(timeout, 1e-6)
+        return ready
 
 
 def virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
