@@ -289,6 +289,8 @@ class ResolvedCredential:
     """A secret, or None for a backend that needs none. Hidden in `repr`."""
 
     secret: str | None = field(repr=False)
+    proxy: str | None = field(default=None, repr=False)
+    """`user:password` for the backend's proxy, where it wants any."""
 
 
 # --- the answer ----------------------------------------------------------------------------------------------

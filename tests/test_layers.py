@@ -19,7 +19,8 @@ def _words(text: str) -> frozenset[str]:
 
 # Third parties and the outside world → the modules that are their door.
 DOORS: dict[str, set[str]] = {
-    "aiohttp": {"adapters.http.connections", "adapters.http.exchange"},
+    "python_socks": {"adapters.http.proxy"},
+    "aiohttp": {"adapters.http.proxy", "adapters.http.connections", "adapters.http.exchange"},
     "httptools": {"adapters.http.response_parser"},
     "multidict": {"adapters.http.adapter"},
     "yarl": {"adapters.http.adapter", "adapters.http.connections"},

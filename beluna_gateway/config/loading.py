@@ -6,7 +6,7 @@ All mistakes are reported at once, each with its path; no message repeats a valu
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,23 @@ def load_config(path: Path) -> Config:
     except ValidationError as error:
         mistakes += [shape_mistake(details, raw) for details in error.errors(include_url=False, include_input=False)]
     mistakes += broken_rules(raw)
+    if not mistakes:
+        mistakes += _tls_mistakes(config, path.parent)
     if mistakes:
         raise ConfigError(path, mistakes)
     return config
+
+
+def _tls_mistakes(config: Config, folder: Path) -> Iterator[str]:
+    """The files of `tls` are read for each pool of connections; whether they can be is known before."""
+    for index, backend in enumerate(config.ai_gateway.backends):
+        if backend.tls is not None:
+            from .tls_files import tls_context  # `ssl` takes 10 ms to import
+
+            try:
+                tls_context(backend.tls, folder)
+            except ValueError as error:
+                yield f"ai_gateway.backends[{index}].tls.{error}"
 
 
 def _parse_json5(text: str, path: Path) -> Any:

@@ -23,6 +23,9 @@ _DIALECTS_OF: dict[str, Collection[str]] = {
     "endpoint": HTTP_DIALECTS,
     "headers": HTTP_DIALECTS,
     "launch": HTTP_DIALECTS,
+    "proxy": HTTP_DIALECTS,
+    "proxy_credential": HTTP_DIALECTS,
+    "tls": HTTP_DIALECTS,
 }
 
 # The gateway frames the request's body itself: RFC 9112, sections 6.1 and 6.2.
@@ -153,6 +156,9 @@ def _given_twice(gateway: dict[str, Any]) -> Iterator[str]:
 def _backend_mistakes(path: str, backend: dict[str, Any]) -> Iterator[str]:
     dialect = backend.get("dialect")
     yield from _path_mistake(f"{path}.credential.path", _object(backend.get("credential")).get("path"))
+    yield from _path_mistake(f"{path}.proxy_credential.path", _object(backend.get("proxy_credential")).get("path"))
+    for name, file in _object(backend.get("tls")).items():
+        yield from _path_mistake(f"{path}.tls.{name}", file)
     for program in ("copilot", "launch"):
         yield from _path_mistake(f"{path}.{program}.command", _object(backend.get(program)).get("command"))
     copilot = _object(backend.get("copilot"))
@@ -167,6 +173,7 @@ def _backend_mistakes(path: str, backend: dict[str, Any]) -> Iterator[str]:
     yield from _cache_mistakes(f"{path}.cache", _object(backend.get("cache")), dialect, backend.get("endpoint"))
     if dialect in HTTP_DIALECTS:
         yield from _endpoint_mistakes(f"{path}.endpoint", backend.get("endpoint"), dialect)
+        yield from _connection_mistakes(path, backend)
         for name in _object(backend.get("headers")):
             if name.lower() in _FRAMING_HEADERS:
                 yield f"{path}.headers.{name}: frames the request's body, which the gateway does itself"
@@ -194,6 +201,25 @@ def _endpoint_mistakes(path: str, endpoint: Any, dialect: str) -> Iterator[str]:
             yield f"{path}: expected http://…, https://… or unix:/path"
         elif endpoint.startswith("unix:"):
             yield from _path_mistake(path, endpoint.removeprefix("unix:"))
+
+
+def _connection_mistakes(path: str, backend: dict[str, Any]) -> Iterator[str]:
+    """`proxy` and `tls`."""
+    endpoint, proxy, tls = backend.get("endpoint"), backend.get("proxy"), _object(backend.get("tls"))
+    unix = isinstance(endpoint, str) and endpoint.startswith("unix:")
+    if isinstance(proxy, str):
+        if re.match(r"[a-z]+://[^/?#]*@", proxy):
+            yield f"{path}.proxy: holds a user name or password; use `proxy_credential`"
+        elif not re.fullmatch(r"http://[^/?#\s]+/?", proxy) or not _is_endpoint(proxy):
+            yield f"{path}.proxy: found {shown(proxy)}, expected http://host:port"
+        elif unix:
+            yield f"{path}.proxy: without effect where the endpoint is a Unix socket"
+    elif backend.get("proxy_credential") is not None:
+        yield f"{path}.proxy_credential: without effect, there is no proxy"
+    if tls and isinstance(endpoint, str) and not endpoint.startswith("https:"):
+        yield f"{path}.tls: without effect where the endpoint is not https:"
+    if tls.get("key_file") is not None and tls.get("cert_file") is None:
+        yield f"{path}.tls.key_file: without effect, there is no cert_file"
 
 
 def _is_endpoint(text: str) -> bool:

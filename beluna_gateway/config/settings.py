@@ -189,6 +189,19 @@ class Pricing(_Section):
     """Null: cached tokens cost as much as others."""
 
 
+class Tls(_Section):
+    """Whom to trust, and who we are, in TLS with this backend. Files are PEM; relative paths are looked up in this
+    file's folder.
+    """
+
+    ca_file: PathText | None = None
+    """Authorities to trust in place of the system's."""
+    cert_file: PathText | None = None
+    """Our certificate, with those between it and its authority."""
+    key_file: PathText | None = None
+    """Its key, without a passphrase; null: it stands in `cert_file`."""
+
+
 class Launch(_Section):
     """A local model server that the daemon starts, watches and stops.
 
@@ -240,6 +253,11 @@ class BackendSettings(_Section):
     pricing: dict[str, Pricing] = {}
     """By model name; gives `usage.cost`."""
     launch: Launch | None = None
+    proxy: str | None = None
+    """`http://host:port`: every connection goes through it, by CONNECT. Never one from the environment."""
+    proxy_credential: CredentialRef | None = None
+    """Its secret is `user:password`, for the proxy."""
+    tls: Tls | None = None
 
 
 class Resilience(Reliability, Budget):

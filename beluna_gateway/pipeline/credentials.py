@@ -11,6 +11,7 @@ from ..canonical import ResolvedCredential
 from ..config.settings import (
     BackendProfile,
     CommandCredential,
+    CredentialRef,
     EnvCredential,
     FileCredential,
     InlineCredential,
@@ -39,9 +40,22 @@ class CredentialResolver:
             GatewayError: `authentication`, where the variable or file is missing, unreadable or blank, or the command
                 failed.
         """
-        if isinstance(profile.backend.credential, NoCredential):
-            return _NOTHING
-        match profile.backend.credential:
+        proxy = None
+        if profile.backend.proxy_credential is not None:
+            proxy = await self._secret(profile, profile.backend.proxy_credential)
+            if proxy is not None:
+                user, colon, password = proxy.partition(":")
+                if not colon or not user:
+                    raise _no_credential(profile, "the proxy_credential is not of the form user:password")
+                self._redactor.learn(password)
+        secret = await self._secret(profile, profile.backend.credential)
+        return _NOTHING if secret is None and proxy is None else ResolvedCredential(secret, proxy)
+
+    async def _secret(self, profile: BackendProfile, credential: CredentialRef) -> str | None:
+        """What a reference stands for; None where it says that there is nothing."""
+        match credential:
+            case NoCredential():
+                return None
             case EnvCredential(var=name):
                 source, secret = f"the environment variable {name}", self._environment.get(name)
             case FileCredential(path=path):
@@ -62,7 +76,7 @@ class CredentialResolver:
         if not secret.isprintable():
             raise _no_credential(profile, f"{source} holds control characters")
         self._redactor.learn(secret)
-        return ResolvedCredential(secret)
+        return secret
 
     async def renewed(self, profile: BackendProfile, refused: ResolvedCredential) -> ResolvedCredential | None:
         """Another secret in place of one that the provider refused with a 401; None where there is none: only a command

@@ -47,6 +47,9 @@ FULL: dict[str, Any] = {
                 "launch": {"command": "c", "args": ["x"], "env": {"A": ""}, "ready_path": "/", "idle_stop_ms": None}
                 | {"ready_timeout_ms": 1},
                 "copilot": None,
+                "proxy": "http://p:1",
+                "proxy_credential": {"type": "env", "var": "V"},
+                "tls": {"ca_file": "a", "cert_file": "c", "key_file": "k"},
             },
             {
                 "id": "b",

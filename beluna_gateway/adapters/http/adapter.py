@@ -55,6 +55,7 @@ class HttpAdapter(BackendAdapter):
         self._stream_headers = _headers(_ACCEPT[dialect.framing])
         self._whole_headers = _headers("application/json")
         self._urls: dict[str, URL] = {}
+        self._proxy_credential: str | None = None
         self.capabilities = overridden(dialect.capabilities, profile)
 
     @property
@@ -97,6 +98,7 @@ class HttpAdapter(BackendAdapter):
         headers = (self._stream_headers if stream else self._whole_headers).copy()
         if request_id.isascii() and request_id.isprintable():
             headers["X-Request-Id"] = request_id
+        self._proxy_credential = credential.proxy
         headers.update(wanted.headers)
         headers.update(self._profile.backend.headers)
         if credential.secret is not None:
@@ -137,6 +139,7 @@ class HttpAdapter(BackendAdapter):
         Raises:
             GatewayError: It was no success.
         """
+        self._proxy_credential = credential.proxy
         headers = CIMultiDict({"Accept-Encoding": "identity"})
         if credential.secret is not None:
             headers.update(self._dialect.auth_headers(credential.secret))
@@ -169,6 +172,7 @@ class HttpAdapter(BackendAdapter):
         """One request and its response: ``async with adapter.exchange(…) as exchange:``."""
         if self._pool is None:
             self._pool = ConnectionPool(self._base, self._unix_path, self._profile)
+        self._pool.proxy_credential = self._proxy_credential
         return Exchange(self._pool, _head(method, url, headers, len(body)), body)
 
     async def failure(self, exchange: Exchange) -> GatewayError:

@@ -19,6 +19,7 @@ import aiohttp
 from yarl import URL
 
 from ...config.settings import BackendProfile
+from ...config.tls_files import tls_context
 from ...errors import GatewayError
 
 if TYPE_CHECKING:
@@ -103,11 +104,19 @@ class ConnectionPool:
     def __init__(self, url: URL, unix_path: str | None, profile: BackendProfile) -> None:
         self.loop = asyncio.get_running_loop()
         self._profile = profile
-        self._connector: aiohttp.BaseConnector = (
-            aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
-            if unix_path is None
-            else aiohttp.UnixConnector(unix_path, limit=0)
-        )
+        tls = profile.backend.tls
+        context = True if tls is None else tls_context(tls, profile.folder)
+        self.proxy_credential: str | None = None
+        """`user:password` for the proxy; the latest one counts for new connections."""
+        self._connector: aiohttp.BaseConnector
+        if unix_path is not None:
+            self._connector = aiohttp.UnixConnector(unix_path, limit=0)
+        elif profile.backend.proxy is not None:
+            from .proxy import ProxyConnector  # only configurations with a proxy pay for the import
+
+            self._connector = ProxyConnector(profile, context, lambda: self.proxy_credential)
+        else:
+            self._connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, ssl=context)
         # Tells aiohttp where to connect to; it is never sent.
         self._request = aiohttp.ClientRequest("GET", url)
         # ceil_threshold: aiohttp rounds timeouts above it up to whole seconds; they must hold as configured.

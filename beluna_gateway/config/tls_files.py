@@ -1,0 +1,35 @@
+"""Reads the files of a backend's `tls` section into an SSL context."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+from .settings import Tls
+
+
+def tls_context(tls: Tls, folder: Path) -> ssl.SSLContext:
+    """What connections to the backend are made with.
+
+    Raises:
+        ValueError: A file is missing or of no use; the message names the setting and the file.
+    """
+    try:
+        context = ssl.create_default_context(cafile=None if tls.ca_file is None else str(folder / tls.ca_file))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"ca_file: {tls.ca_file} {_why(error)}") from None
+    if tls.cert_file is not None:
+        key = None if tls.key_file is None else str(folder / tls.key_file)
+        try:
+            # Without a password OpenSSL would ask for one on the terminal.
+            context.load_cert_chain(str(folder / tls.cert_file), key, password="")
+        except (OSError, ValueError) as error:
+            files = tls.cert_file if tls.key_file is None else f"{tls.cert_file} with key_file {tls.key_file}"
+            raise ValueError(f"cert_file: {files} {_why(error)}") from None
+    return context
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return f"cannot be used: {error.reason or error}; expected PEM, the key without a passphrase"
+    return f"cannot be read: {getattr(error, 'strerror', None) or error}"
