@@ -321,6 +321,8 @@ class UsageStats:
     provider_usage_raw: JsonObject | None = None
     cache_write_input_tokens: int | None = None
     service_tier: str | None = None
+    cache_write_1h_input_tokens: int | None = None
+    """Those of `cache_write_input_tokens` that were written for an hour; only their price is different."""
 
 
 @dataclass(slots=True)

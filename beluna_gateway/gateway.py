@@ -43,6 +43,7 @@ from .pipeline.capabilities import CapabilityGuard
 from .pipeline.clients import ClientTable, Origin
 from .pipeline.credentials import CredentialResolver
 from .pipeline.operation_response import OperationResponse
+from .pipeline.price_list import PriceList
 from .pipeline.reliability import CircuitBreaker, retry_delay
 from .pipeline.request_normalizer import RequestNormalizer
 from .pipeline.response_normalizer import EventSink, ResponseNormalizer
@@ -206,6 +207,7 @@ class AIGateway:
         self._request_normalizer = RequestNormalizer()
         self._credentials = CredentialResolver(self._redactor)
         self._capabilities = CapabilityGuard()
+        self._prices = PriceList()
         self.telemetry: list[TelemetrySink] = list(telemetry)
         self._log = structlog.get_logger("beluna_gateway")
         self._retiring: dict[LiveBackend, asyncio.Task[None]] = {}
@@ -416,7 +418,10 @@ class AIGateway:
                 prepare = partial(self._prepare, backend, selected.model, budget)
                 request, call = await _run(prepare, request, credential, large)
                 verification = self._verification(request, selected)
-                response.price = selected.profile.backend.pricing.get(selected.model)
+                settings = selected.profile.backend
+                response.price = settings.pricing.get(selected.model)
+                if response.price is None:
+                    response.listed_cost = await self._prices.of_model(settings.endpoint, selected.model)
                 backend.breaker.check()
                 async with budget.lease():
                     if backend.predecessors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -183,6 +184,24 @@ async def test_usage_is_priced_and_accounted():
         assert events[2] == Usage(UsageStats(3, 4, 7, cost=3.0))
         assert unpriced[2] == Usage(UsageStats(3, 4, 7))
         assert played.gateway.status()[0]["used_tokens"] == 14
+
+
+@pytest.mark.parametrize(
+    ("own", "configured", "cost"),
+    [(None, None, 0.018), (0.5, None, 0.5), (0.5, 2.0, 0.002), (None, 2.0, 0.002)],
+)
+async def test_the_cost_is_ours_else_the_providers_else_the_lists(own: Any, configured: Any, cost: float):
+    """A configured price wins; what the provider names itself is truer than any list."""
+    model = "claude-sonnet-4-5"
+    prices: Any = {} if configured is None else {model: {"input_per_mtok": configured, "output_per_mtok": 0}}
+    keys: Any = {"pricing": prices, "endpoint": "https://api.anthropic.com"}
+    reported = UsageStats(1_000, 1_000, 2_000, cost=own)
+    async with stage([OutputTextDelta("a"), Usage(reported), END], **keys) as played:
+        events = await played.ask(model=model)
+
+    (usage,) = [event.usage for event in events if isinstance(event, Usage)]
+    assert usage == replace(reported, cost=usage.cost)
+    assert usage.cost == pytest.approx(cost)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ DOORS: dict[str, set[str]] = {
     "shtab": {"cli"},
     "prometheus_client": {"telemetry.metrics"},
     "opentelemetry": {"telemetry.otlp"},
+    "genai_prices": {"pipeline.price_list"},
     "subprocess": {"processes.child_process"},
     "socket": {"daemon.sockets", "daemon.systemd", "adapters.http.request_writer", "processes.local_model.__main__"},
 }
@@ -96,14 +97,15 @@ def test_dialects_do_not_know_each_other():
 
 
 def test_steps_meet_in_the_gateway_only():
-    """A step of the pipeline imports no other step, but the response normaliser, which prices what it reports, and the
-    clients, whose own limits are budgets."""
+    """A step of the pipeline imports no other step, but the response normaliser, which prices what it reports, the list
+    of prices, which splits the input as the configured ones do, and the clients, whose own limits are budgets."""
     steps = [name for name in MODULES if room(name) == "pipeline"]
     known = {(name, other) for name in steps for other in imports(name)[0] if room(other) == "pipeline"}
 
     assert known <= {
         ("pipeline.response_normalizer", "pipeline.pricing"),
         ("pipeline.operation_response", "pipeline.pricing"),
+        ("pipeline.price_list", "pipeline.pricing"),
         ("pipeline.clients", "pipeline.budget"),
     }
 

@@ -186,7 +186,11 @@ class Pricing(_Section):
     input_per_mtok: Price
     output_per_mtok: Price
     cached_input_per_mtok: Price | None = None
-    """Null: cached tokens cost as much as others."""
+    """Tokens read from the cache; null: as input."""
+    cache_write_per_mtok: Price | None = None
+    """Tokens written to the cache for its short lifetime; null: as input."""
+    cache_write_1h_per_mtok: Price | None = None
+    """Tokens written to the cache for an hour (Anthropic); null: as input."""
 
 
 class Tls(_Section):

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ..canonical import BackendRawEvent, Embedding, Failed, ModelList, OperationResult, TokenCount, UsageStats
 from ..config.settings import Pricing
 from ..errors import GatewayError
-from .pricing import cost
+from .pricing import ListedCost, spent
 
 
 class OperationResponse:
@@ -27,6 +27,7 @@ class OperationResponse:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self.price: Pricing | None = None
+        self.listed_cost: ListedCost | None = None
         self.first_output_at: float | None = None
         self.usage: UsageStats | None = None
         self.terminal: OperationResult | Failed | None = None
@@ -48,10 +49,8 @@ class OperationResponse:
             self.terminal = event
 
     def _priced(self, usage: UsageStats) -> UsageStats:
-        if self.price is None:
-            return usage
         nothing_out = replace(usage, output_tokens=0)  # a vector is no output that is paid for
-        return replace(usage, cost=cost(nothing_out, self.price))
+        return replace(usage, cost=spent(nothing_out, self.price, self.listed_cost))
 
     def assert_ended(self) -> None:
         """See `ResponseNormalizer.assert_ended`."""

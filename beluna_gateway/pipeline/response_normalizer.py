@@ -27,7 +27,7 @@ from ..canonical import (
 )
 from ..config.settings import Pricing
 from ..errors import GatewayError
-from .pricing import cost
+from .pricing import ListedCost, spent
 
 
 class EventSink(Protocol):
@@ -67,6 +67,8 @@ class ResponseNormalizer:
         self._later = later
         self.price: Pricing | None = None
         """The configured price of the chosen backend and model."""
+        self.listed_cost: ListedCost | None = None
+        """Gives the cost where there is no such price and the provider names none."""
         self.first_output_at: float | None = None
         self.reasoning_first = False
         """Whether the first output was reasoning."""
@@ -150,7 +152,7 @@ class ResponseNormalizer:
             case Usage(usage):
                 if self.usage is not None:
                     raise GatewayError("internal", "the dialect reported usage twice")
-                self.usage = usage if self.price is None else replace(usage, cost=cost(usage, self.price))
+                self.usage = replace(usage, cost=spent(usage, self.price, self.listed_cost))
                 return Usage(self.usage)
             case ToolCallDelta(call_id, name, _):
                 if call_id in self._ready_calls:

@@ -43,7 +43,10 @@ FULL: dict[str, Any] = {
                 "headers": {"X-A": "1"},
                 "reliability": {"max_retries": 0},
                 "budget": {"max_usage_tokens_per_request": None},
-                "pricing": {"m": {"input_per_mtok": 0.5, "output_per_mtok": 1, "cached_input_per_mtok": None}},
+                "pricing": {
+                    "m": {"input_per_mtok": 0.5, "output_per_mtok": 1, "cached_input_per_mtok": None}
+                    | {"cache_write_per_mtok": None, "cache_write_1h_per_mtok": 2}
+                },
                 "launch": {"command": "c", "args": ["x"], "env": {"A": ""}, "ready_path": "/", "idle_stop_ms": None}
                 | {"ready_timeout_ms": 1},
                 "copilot": None,

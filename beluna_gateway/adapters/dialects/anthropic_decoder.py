@@ -384,13 +384,16 @@ def _usage(raw: JsonObject) -> UsageStats:
     read, written = count(raw.get("cache_read_input_tokens")), count(raw.get("cache_creation_input_tokens"))
     # "Total input tokens in a request is the summation of" these three (Message.usage).
     input_tokens = None if uncached is None else uncached + (read or 0) + (written or 0)
-    details = raw.get("output_tokens_details")
+    details, lifetimes = raw.get("output_tokens_details"), raw.get("cache_creation")
     return usage_stats(
         raw,
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         cached_input_tokens=read,
         cache_write_input_tokens=written,
+        cache_write_1h_input_tokens=(
+            count(lifetimes.get("ephemeral_1h_input_tokens")) if isinstance(lifetimes, dict) else None
+        ),
         reasoning_tokens=count(details.get("thinking_tokens")) if isinstance(details, dict) else None,
         service_tier=word(raw.get("service_tier")),
     )

@@ -419,6 +419,20 @@ def test_usage_is_the_last_word_on_each_count() -> None:
 
 
 @pytest.mark.parametrize(
+    ("lifetimes", "hour"),
+    [({"ephemeral_5m_input_tokens": 3, "ephemeral_1h_input_tokens": 4}, 4), ({}, None), (None, None), ("x", None)],
+)
+def test_tokens_written_for_an_hour_are_told_apart(lifetimes: Any, hour: int | None) -> None:
+    """They have a price of their own; on the wire both lifetimes are `cache_write_input_tokens`."""
+    usage = {"input_tokens": 5, "output_tokens": 1, "cache_creation_input_tokens": 7, "cache_creation": lifetimes}
+    events = decode({"type": "message_start", "message": {"usage": usage}}, end("end_turn"))
+
+    reported = next(event.usage for event in events if isinstance(event, Usage))
+    assert (reported.input_tokens, reported.cache_write_input_tokens) == (12, 7)
+    assert reported.cache_write_1h_input_tokens == hour
+
+
+@pytest.mark.parametrize(
     "payload",
     [
         {},
