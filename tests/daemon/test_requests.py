@@ -240,7 +240,8 @@ async def test_status(stage):
 
     frame = await stage.house.watcher.status()
 
-    assert {"type", "protocol", "version", "pid", "uptime_ms", "connections", "in_flight", "backends"} == set(frame)
+    counts = {"type", "protocol", "version", "pid", "uptime_ms", "connections", "in_flight"}
+    assert counts | {"backends", "clients", "reloads"} == set(frame)
     assert (1, stage.daemon.pid, 2, 1) == tuple(frame[k] for k in ("protocol", "pid", "connections", "in_flight"))
     assert list(BACKENDS) == [backend["id"] for backend in frame["backends"]]
     assert frame["backends"][0] == {
