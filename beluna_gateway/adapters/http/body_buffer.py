@@ -8,6 +8,10 @@ from collections.abc import Callable
 HIGH_WATER_BYTES = 128 * 1024
 """High-water mark of undelivered bytes: above it reading from the backend is paused."""
 
+LARGE_READ_BYTES = 128 * 1024
+"""A read of so much ends the socket's turn. uvloop reads 256,000 bytes at a time, and one socket up to 32 times in one
+turn of the loop while it has as much: nobody else is served in the half second that decoding 8 MB may take."""
+
 BURST_TURNS = 8
 """How many turns of the event loop a burst is gathered at most."""
 
@@ -60,6 +64,13 @@ class BodyBuffer:
             self._paused = True
             self._transport.pause_reading()
 
+    def end_turn(self) -> None:
+        """Pauses reading until the next turn of the event loop, so that others have theirs after a large read."""
+        if not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+            self._loop.call_soon(self._next_turn)
+
     def gather(self, size: int, deliver: Callable[[], None]) -> bool:
         """Whether the pieces are part of a burst, and delivered later: the backend writes faster than it is read, and
         one write to the client, which costs more than a read, can carry what several turns of the event loop bring.
@@ -77,6 +88,10 @@ class BodyBuffer:
             self._gathering = True
             self._loop.call_soon(self._gather, deliver, BURST_TURNS, 0)
         return True
+
+    def _next_turn(self) -> None:
+        if self._paused and self._size <= HIGH_WATER_BYTES and not self._transport.is_closing():
+            self._resume()
 
     def _resume(self) -> None:
         self._paused = False

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Self
 
-from .body_buffer import BodyBuffer
+from .body_buffer import LARGE_READ_BYTES, BodyBuffer
 from .connections import BrokenExchange, ConnectionPool, PooledProtocol
 from .request_writer import RequestWriter
 from .response_parser import Phase, ResponseParser
@@ -234,6 +234,8 @@ class Exchange:
             or not self._buffer.gather(len(data), self._hand_over_gathered)
         ):
             self._hand_over(self._take, waiter)
+        if len(data) >= LARGE_READ_BYTES and self._state is State.OPEN and parser.phase is _BODY:
+            self._buffer.end_turn()
 
     def disconnected(self, error: Exception | None) -> None:
         """Takes the end of the connection, or of its readable half."""

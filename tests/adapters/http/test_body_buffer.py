@@ -18,6 +18,9 @@ class Transport(asyncio.ReadTransport):
         super().__init__()
         self.told: list[str] = []
 
+    def is_closing(self) -> bool:
+        return "close" in self.told
+
     def pause_reading(self) -> None:
         self.told.append("pause")
 
@@ -78,6 +81,28 @@ def test_reading_is_paused_above_the_mark_and_resumed_when_the_bytes_are_taken()
     stand.buffer.hold(1)
     stand.buffer.discard()
     assert stand.transport.told == ["pause", "resume"] * 2
+
+
+def test_a_large_read_ends_the_turn():
+    """And only the turn: what is not taken then keeps its pause, and a closed transport is left alone."""
+    for before, after, told in (
+        (0, 0, ["pause", "resume"]),
+        (0, HIGH_WATER_BYTES + 1, ["pause"]),
+        (HIGH_WATER_BYTES + 1, 0, ["pause"]),
+    ):
+        stand = Stand()
+        stand.buffer.hold(before)
+        stand.buffer.end_turn()
+        stand.buffer.hold(after)
+        assert stand.transport.told == ["pause"]
+        stand.loop.turn()
+        assert stand.transport.told == told
+
+    stand = Stand()
+    stand.buffer.end_turn()
+    stand.transport.told = ["close"]
+    stand.loop.turn()
+    assert stand.transport.told == ["close"]
 
 
 def test_what_is_taken_at_once_never_pauses():

@@ -429,6 +429,43 @@ def test_more_than_a_hundred_exchanges_at_once(run):
     run(main)
 
 
+def test_a_fast_backend_leaves_the_loop_its_turns(run):
+    """However much waits in the kernel, one turn brings no more than one read of it."""
+    size = 6_000_000
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        turns: list[int] = [0]
+        over = False
+
+        def next_turn() -> None:
+            turns.append(0)
+            if not over:
+                loop.call_soon(next_turn)
+
+        def take(piece: bytes) -> bool:
+            turns[-1] += len(piece)
+            return False
+
+        loop.call_soon(next_turn)
+        with listening(receive_buffer=size) as server:
+            async with pool_of(server) as pool, Exchange(pool, HEAD, b"") as exchange:
+                peer, _ = server.accept()
+                with peer:
+                    exchange._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+                    writing = loop.run_in_executor(
+                        None, peer.sendall, ANSWER.replace(b"5", b"%d" % size).replace(b"hello", b"x" * size)
+                    )
+                    await exchange.head()
+                    await exchange.until(take)
+                    await writing
+        over = True
+        assert sum(turns) == size
+        assert max(turns) <= 2 * 256 * 1024
+
+    run(main)
+
+
 def test_a_reader_that_comes_late_gets_everything(run):
     """What arrives while nobody reads waits; above the high-water mark it waits in the kernel."""
 
