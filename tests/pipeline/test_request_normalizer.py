@@ -165,7 +165,9 @@ def test_reasoning_arrives_where_it_says_something(asked, expected):
 @pytest.mark.parametrize("enable", [True, False])
 def test_reasoning_and_enable_thinking_exclude_each_other(asked, enable):
     """Which of them counts would be a guess, also where both say off."""
-    assert "reasoning: not together with enable_thinking" in refusal(reasoning=asked, enable_thinking=enable)
+    message = refusal(reasoning=asked, enable_thinking=enable)
+
+    assert message == "reasoning: not together with enable_thinking; effort 'off' is its false"
 
 
 def test_effort_and_a_budget_exclude_each_other():

@@ -18,6 +18,7 @@ from beluna_gateway.canonical import (
     Progress,
     ReasoningDelta,
     Started,
+    TokenCount,
     ToolCall,
     ToolCallDelta,
     ToolCallReady,
@@ -137,6 +138,22 @@ def test_the_first_output_is_noted():
     response([OutputTextDelta("a")])
 
     assert (response.output_sent, response.first_output_at) == (True, 5.0)
+
+
+def test_whether_the_first_output_is_reasoning_is_noted():
+    """Of what the client gets; later output changes nothing."""
+    for first, reasoning in (([ReasoningDelta("hm"), OutputTextDelta("a")], True), ([OutputTextDelta("a")], False)):
+        response = normalizer(Sink(), include_reasoning=True)
+        assert response.reasoning_first is False
+        response(first)
+        response([ReasoningDelta("hm")])
+
+        assert response.reasoning_first is reasoning
+
+
+def test_an_inference_is_not_answered_with_something_else():
+    """The result of another operation is the dialect's mistake."""
+    assert refusal(normalizer(Sink()), [TokenCount(3)]) == "the dialect answered an inference with TokenCount"
 
 
 def test_usage_comes_at_most_once():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import re
 from typing import Any, get_args
 
 import pytest
@@ -75,6 +76,46 @@ def test_series_exist_from_the_start():
     for name in ("cancel_seconds_count", "retries_total", "usage_unreported_total"):
         assert counted[f'{name}{{backend_id="local"}}'] == 0
     assert counted[f'cost_usd_total{{{WHO},model="m"}}'] == 0
+
+
+def test_the_text_of_each_metric_is_a_sentence():
+    """What a person reads in a query's editor."""
+    lines = [line.split(" ", 3) for line in exposition(make_sink()).splitlines() if line.startswith("# HELP beluna_")]
+
+    assert len(lines) >= 20
+    for _, _, name, text in lines:
+        assert re.fullmatch(r"([A-Z](?!X)|\d ).*[a-z]\.", text), name
+
+
+@pytest.mark.parametrize("outcome", ["completed", "invalid_request"])
+def test_a_request_without_a_backend_has_no_names(outcome: Any):
+    """One that was refused before any was chosen; none of its labels is a name of something."""
+    sink = make_sink()
+    for fields in ({}, {"model": "m"}, {"model_is_configured": True}):
+        who = {"backend_id": None, "model": None, "client": None, "model_is_configured": False}
+        sink.finished(record(**{**who, "outcome": outcome, **fields}))
+
+    counted = samples(sink)
+
+    assert counted[f'requests_total{{backend_id="",client="",model="",outcome="{outcome}"}}'] == 3
+
+
+def test_first_output_is_timed_by_backend_and_model():
+    """Once for each request that had output."""
+    sink = make_sink()
+    sink.finished(record(first_output_after=0.5))
+    sink.finished(record())
+    counted = samples(sink)
+
+    assert counted['first_output_seconds_sum{backend_id="local",model="m"}'] == 0.5
+    assert counted['first_output_seconds_count{backend_id="local",model="m"}'] == 1
+
+
+def test_buckets_are_the_same_for_every_histogram_of_seconds():
+    """Those of the table, which reach from the fastest to the slowest model; the library's own end at ten seconds."""
+    bounds = set(re.findall(r'request_duration_seconds_bucket\{[^}]*le="([^"]+)"', exposition(make_sink())))
+
+    assert {"0.05", "60.0", "+Inf"} <= bounds
 
 
 def test_series_exist_before_anybody_has_connected():

@@ -106,6 +106,17 @@ def test_short_secrets_are_not_looked_for_inside_base64():
     assert knowing("abcd").redact("id " + b"abcd".hex()) == f"id {REDACTED}"
 
 
+def test_base64_of_a_short_secret_is_found_without_its_padding():
+    """Too short to be looked for inside other base64, but not for itself."""
+    assert knowing("k1").redact("azE= azE. azE") == "<redacted> <redacted>. <redacted>"
+
+
+def test_html_with_quotes_kept_or_in_decimal():
+    """Each way of escaping what a secret may hold: an ampersand, and quotes of either kind."""
+    for form in ("a&amp;b\"c'd", "a&amp;b&#34;c&#39;d", "a&amp;b&quot;c&#x27;d"):
+        assert knowing("a&b\"c'd").redact(f"<{form}>") == "<<redacted>>"
+
+
 def test_a_secret_inside_another_one():
     """What follows the inner one still belongs to the outer one."""
     assert knowing("sk-abcdefgh", "cd").redact("a sk-abcdefgh b") == f"a {REDACTED} b"
