@@ -118,7 +118,8 @@ class Check:
             ready=installed,
             ok=True,
         )
-        if offline and isinstance(profile.backend.credential, CommandCredential):
+        credentials = (profile.backend.credential, profile.backend.proxy_credential)
+        if offline and any(isinstance(one, CommandCredential) for one in credentials):
             return replace(found, credential="from a command, which was not started")
         try:
             credential = await self._credentials.resolve(profile)

@@ -18,7 +18,6 @@ from ..canonical import BackendRawEvent, CanonicalRequest, JsonObject, Operation
 from ..config.settings import BackendProfile, Capabilities
 from ..errors import GatewayError, protocol_violation, unsupported
 from ..telemetry.service import ProgramStatus
-from .decoding.model_lists import ModelAnswer
 from .decoding.provider_errors import ProviderError, error_of_status
 
 
@@ -64,6 +63,14 @@ class Call(Protocol):
         Raises:
             GatewayError: The attempt failed; `retryable` says whether another one may follow.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAnswer:
+    """Whether a backend has a model: true, false, or None where it does not say. `text` is for people."""
+
+    known: bool | None
+    text: str
 
 
 class BackendAdapter(ABC):

@@ -54,6 +54,10 @@ async def test_offline_contacts_nobody(tmp_path, backend):
             "b": {},
             "launched": {"launch": {"command": touch[0], "args": touch[1:]}},
             "command": {"credential": {"type": "command", "command": touch}},
+            "proxy": {
+                "proxy": f"http://127.0.0.1:{backend.port}",
+                "proxy_credential": {"type": "command", "command": touch},
+            },
         },
         backend,
     )
@@ -159,8 +163,9 @@ async def test_a_default_model_that_the_backend_has_not(tmp_path, backend):
     backend.on("b", models("fake-models", "other"))
     backend.on("c", models("fake-model"))
     backend.on("d", answers(200, {}))
+    backend.on("e", answers(200, b"<html>"))
 
-    outcome, report = await checked(tmp_path, make_config({"b": {}, "c": {}, "d": {}}, backend))
+    outcome, report = await checked(tmp_path, make_config({"b": {}, "c": {}, "d": {}, "e": {}}, backend))
     alone = await run("check", "--config", tmp_path / "beluna.jsonc", "--backend", "d")
 
     assert outcome.status == 1
@@ -168,6 +173,7 @@ async def test_a_default_model_that_the_backend_has_not(tmp_path, backend):
         "b": (False, "not listed; did you mean 'fake-models'?"),
         "c": (True, "listed"),
         "d": (True, "cannot tell: the backend lists no models"),
+        "e": (True, "cannot tell: the backend lists no models"),
     }
     assert alone.status == 0
     assert "cannot tell" in alone.out
@@ -175,8 +181,8 @@ async def test_a_default_model_that_the_backend_has_not(tmp_path, backend):
 
 @pytest.mark.parametrize(("dialect", "path"), [("anthropic", "/v1/models/m"), ("gemini", "/v1beta/models/m")])
 async def test_a_model_that_only_its_own_name_finds(tmp_path, backend, dialect, path):
-    """Anthropic resolves aliases, and Gemini's list has pages: the model itself is asked for."""
-    listed = answers(200, {"data": [{"id": "other"}]})
+    """Anthropic resolves aliases, and Gemini has models that it does not list: the model itself is asked for."""
+    listed = answers(200, {"data": [{"id": "other"}], "models": [{"name": "models/other"}]})
     statuses = {}
     for status in (200, 404, 429):
         config = make_config({f"b{status}": {"dialect": dialect, "default_model": "m"}}, backend)
@@ -190,6 +196,17 @@ async def test_a_model_that_only_its_own_name_finds(tmp_path, backend, dialect, 
         404: (1, "not listed; it lists 'other'"),
         429: (0, "cannot tell"),
     }
+
+
+async def test_a_list_that_breaks_off_says_nothing_about_the_rest(tmp_path, backend):
+    """Where a later page fails, a model may have been on it."""
+    first = answers(200, {"models": [{"name": "models/other"}], "nextPageToken": "x"})
+    for name, rest in (("whole", answers(200, {"models": [{"name": "models/m"}]})), ("broken", fails(500))):
+        backend.on(name, first, rest, fails(404))
+        config = make_config({name: {"dialect": "gemini", "default_model": "m"}}, backend)
+        outcome, report = await checked(tmp_path, config)
+        told = report["backends"][0]["model"]
+        assert (outcome.status, told.partition(":")[0]) == (0, "listed" if name == "whole" else "cannot tell")
 
 
 async def test_messages_are_whole(tmp_path, backend):

@@ -62,7 +62,7 @@ class GeminiDialect(HttpDialect):
 
     def model_path(self, model: str) -> str:
         named = model if model.startswith(("models/", "tunedModels/")) else f"models/{model}"
-        return f"{self._version}/{quote(named)}"  # models.get; the list has pages
+        return f"{self._version}/{quote(named)}"  # models.get
 
     def encode(self, request: CanonicalRequest, model: str) -> HttpRequest:
         refuse_cache(caching(request, self.profile.backend.cache), DIALECT)

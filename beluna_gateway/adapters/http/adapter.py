@@ -18,14 +18,24 @@ from multidict import CIMultiDict
 from pydantic import JsonValue
 from yarl import URL
 
-from ...canonical import CanonicalRequest, JsonObject, Operation, ResolvedCredential
+from ...canonical import CanonicalRequest, JsonObject, ModelList, Operation, ResolvedCredential
 from ...config.settings import is_azure
 from ...errors import GatewayError, invalid_request, protocol_violation
 from ...telemetry.service import ProgramStatus
 from ...version import __version__
 from ...wire import json_pieces
-from ..base import BackendAdapter, Call, Emit, HttpDialect, HttpRequest, ResponseDecoder, SilenceTimer, overridden
-from ..decoding.model_lists import MAX_LIST_BYTES, ModelAnswer, ModelList
+from ..base import (
+    BackendAdapter,
+    Call,
+    Emit,
+    HttpDialect,
+    HttpRequest,
+    ModelAnswer,
+    ResponseDecoder,
+    SilenceTimer,
+    overridden,
+    parse_object,
+)
 from ..decoding.provider_errors import read_error_body, wait_ms
 from .answer import Answer
 from .compression import decompressed
@@ -37,6 +47,9 @@ if TYPE_CHECKING:
 
 ERROR_BODY_BYTES = 64 * 1024
 """The most bytes that are read of an error body, and of its text: enough for every provider's message."""
+
+MAX_LIST_BYTES = 16 * 1024 * 1024
+"""Of a page of models for `probe_model`; the longest seen is OpenRouter's, with less than 1 MiB."""
 
 ERROR_BODY_SECONDS = 1.0
 """How long an error body may take, once its status is there."""
@@ -114,17 +127,27 @@ class HttpAdapter(BackendAdapter):
         return seen
 
     async def probe_model(self, credential: ResolvedCredential, model: str) -> tuple[str, ModelAnswer]:
-        async with self.serving():
-            seen, body = await self._get(self._dialect.probe_path, credential)
-            return seen, await self._find(model, ModelList(body), credential)
+        from ..operations.model_lists import ModelPages, find_model  # for `check` only
 
-    async def _find(self, model: str, listed: ModelList, credential: ResolvedCredential) -> ModelAnswer:
-        if is_azure(self._profile.backend.endpoint):
-            return ModelAnswer(None, "cannot tell: Azure lists models, and requests name deployments")
-        found = listed.find(model)
-        path = self._dialect.model_path(model)
-        if found.known or path is None:
-            return found
+        pages, listed = ModelPages(self._dialect.name, self._dialect.probe_path), ModelList([])
+        async with self.serving():
+            seen, body = await self._get(pages.path or "", credential)
+            with suppress(GatewayError):  # reached it is, also where this is no list, or not all of one
+                listed = pages.read(parse_object(body))
+                while pages.path is not None:
+                    _, body = await self._get(pages.path, credential)
+                    listed = pages.read(parse_object(body))
+            found = find_model(model, listed)
+            if found.known is False and pages.path is not None:
+                found = ModelAnswer(None, "cannot tell: the list of models could not be read to its end")
+            if is_azure(self._profile.backend.endpoint):
+                found = ModelAnswer(None, "cannot tell: Azure lists models, and requests name deployments")
+            elif not found.known and (path := self._dialect.model_path(model)) is not None:
+                found = await self._find(path, found, credential)
+            return seen, found
+
+    async def _find(self, path: str, found: ModelAnswer, credential: ResolvedCredential) -> ModelAnswer:
+        """Asks for the model itself, which is not in the list."""
         try:
             await self._get(path, credential)
         except GatewayError as error:
@@ -155,7 +178,7 @@ class HttpAdapter(BackendAdapter):
                 raise await self.failure(exchange)
             with suppress(BrokenExchange):  # reached it is; a list that is cut tells nothing
                 await exchange.until(collect)
-            return f"HTTP {exchange.status} from {path}", bytes(body)
+            return f"HTTP {exchange.status} from {path.partition('?')[0]}", bytes(body)
 
     async def close(self) -> None:
         async with AsyncExitStack() as stack:

@@ -1,18 +1,22 @@
-"""The models of a backend, page by page, in each provider's form.
+"""The models of a backend, page by page, in each provider's form, and whether a name means one of them.
 
 Sources: OpenAI, `GET /models` (one page); Anthropic, `GET /v1/models` (`has_more`, `last_id`, `after_id`); Gemini,
-`models.list` (`nextPageToken`, `pageToken`); Ollama, `GET /api/tags` (one page).
+`models.list` (`nextPageToken`, `pageToken`); Ollama, `GET /api/tags` (one page); llama.cpp, tools/server/README.md
+(`GET /v1/models`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from urllib.parse import quote
 
 from pydantic import JsonValue
 
 from ...canonical import JsonObject, ModelList
 from ...errors import protocol_violation
+from ..base import ModelAnswer
 
 MAX_PAGES = 20
 """The most pages of one list: 20,000 models where the provider takes our page size."""
@@ -98,3 +102,36 @@ def _next_page(dialect: str, answer: JsonObject) -> str | None:
     else:
         following = None
     return following if isinstance(following, str) and following else None
+
+
+# --- whether a model is in a list ----------------------------------------------------------------------------
+
+_MOST_SHOWN = 5  # names in a sentence
+_LONGEST_NAME = 200  # comparing takes time that is quadratic in this
+
+
+def find_model(model: str, listed: ModelList) -> ModelAnswer:
+    """Whether a backend with this list has `model`, as far as the list can say."""
+    names = sorted({name for entry in listed.models for name in _names(entry)})
+    if _without_tag(model) in map(_without_tag, names):
+        return ModelAnswer(True, "listed")
+    if not names:
+        return ModelAnswer(None, "cannot tell: the backend lists no models")
+    more = len(names) - _MOST_SHOWN
+    shown = ", ".join(map(repr, names[:_MOST_SHOWN])) + (f" and {more} more" if more > 0 else "")
+    if any(entry.get("owned_by") == "llamacpp" for entry in listed.models):
+        return ModelAnswer(None, f"cannot tell: llama.cpp takes any name, and lists {shown}")
+    close = get_close_matches(model[:_LONGEST_NAME], [name for name in names if len(name) <= _LONGEST_NAME], n=1)
+    return ModelAnswer(False, f"not listed; did you mean {close[0]!r}?" if close else f"not listed; it lists {shown}")
+
+
+def _names(entry: JsonObject) -> Iterator[str]:
+    aliases = entry.get("aliases")
+    for name in (entry.get("id"), entry.get("model"), *(aliases if isinstance(aliases, list) else ())):
+        if isinstance(name, str) and name:
+            yield name
+
+
+def _without_tag(name: str) -> str:
+    """Gemini's names may begin with `models/` in a request; Ollama's without a tag mean `latest`."""
+    return name.removeprefix("models/").removesuffix(":latest")
