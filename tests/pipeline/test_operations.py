@@ -80,7 +80,7 @@ def test_nothing_is_not_embedded():
 @pytest.mark.parametrize("verify", [True, False])
 def test_what_is_to_be_verified_is_marked(verify: bool):
     """A tool's whole schema, keywords that are not sent included; an output's by its own mark."""
-    schema = {"type": "object", "$id": "https://x"}
+    schema: Any = {"type": "object", "$id": "https://x"}
     tool = {"name": "t", "input_schema": schema, "verify": verify}
     output = {"json_schema": {"name": "n", "schema": schema, "strict": True, "verify": verify}}
     request = inference(tools=[tool], output_mode=output)

@@ -142,7 +142,9 @@ def test_the_first_output_is_noted():
 
 def test_whether_the_first_output_is_reasoning_is_noted():
     """Of what the client gets; later output changes nothing."""
-    for first, reasoning in (([ReasoningDelta("hm"), OutputTextDelta("a")], True), ([OutputTextDelta("a")], False)):
+    thought, said = ReasoningDelta("hm"), OutputTextDelta("a")
+    cases: list[tuple[list[BackendRawEvent], bool]] = [([thought, said], True), ([said], False)]
+    for first, reasoning in cases:
         response = normalizer(Sink(), include_reasoning=True)
         assert response.reasoning_first is False
         response(first)
