@@ -339,6 +339,8 @@ class Telemetry(_Section):
     metrics: Metrics | NonEmpty | None = None
     """A Prometheus endpoint; a plain string is its `listen`."""
     otlp: Otlp | None = None
+    propagate_trace: bool = False
+    """Whether `metadata.traceparent` and `metadata.tracestate` of a request are sent to its backend, as headers."""
 
 
 class Config(_Section):
@@ -392,6 +394,8 @@ class BackendProfile:
     budget: Budget
     folder: Path
     """Where relative paths are looked up: the config file's folder."""
+    propagate_trace: bool = False
+    """`telemetry.propagate_trace`."""
 
     @property
     def id(self) -> str:
@@ -433,7 +437,11 @@ def profiles(config: Config, folder: Path) -> dict[str, BackendProfile]:
     )
     return {
         backend.id: BackendProfile(
-            backend, _laid_over(reliability, backend.reliability), _laid_over(budget, backend.budget), folder
+            backend,
+            _laid_over(reliability, backend.reliability),
+            _laid_over(budget, backend.budget),
+            folder,
+            config.telemetry.propagate_trace,
         )
         for backend in gateway.backends
     }

@@ -11,14 +11,25 @@ from itertools import islice
 from types import TracebackType
 from typing import Self
 
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+    set_span_in_context,
+)
 
 from ..version import __version__
 from .records import RequestRecord
+from .trace_context import trace_context
 
 EXPORT_SECONDS = 2
 """Timeout of an export; a collector that does not answer delays the end of the process by as much."""
@@ -73,6 +84,7 @@ class OtlpSink:
         end = time.time_ns()
         span = self._tracer.start_span(
             f"chat {record.model or ''}".rstrip(),
+            context=_parent(record),
             kind=SpanKind.CLIENT,
             start_time=end - int(record.duration * 1e9),
             attributes={
@@ -109,3 +121,13 @@ class OtlpSink:
             span.set_attribute("error.type", record.outcome)
             span.set_status(Status(StatusCode.ERROR, record.error))
         span.end(end)
+
+
+def _parent(record: RequestRecord) -> Context:
+    """The caller's span, which decides whether this one is sampled; without one the span begins a trace."""
+    caller = trace_context(record.metadata)
+    if caller is None:
+        return Context()
+    state = TraceState.from_header([caller.state]) if caller.state else TraceState()
+    parent = SpanContext(caller.trace_id, caller.span_id, True, TraceFlags(caller.flags), state)
+    return set_span_in_context(NonRecordingSpan(parent), Context())

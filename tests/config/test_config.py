@@ -137,7 +137,13 @@ def test_the_defaults_are_the_contracts():
         "shutdown_grace_ms": 5_000,
         "allow_exit": True,
     }
-    assert Telemetry().model_dump() == {"log_level": "info", "log_format": "json", "metrics": None, "otlp": None}
+    assert Telemetry().model_dump() == {
+        "log_level": "info",
+        "log_format": "json",
+        "metrics": None,
+        "otlp": None,
+        "propagate_trace": False,
+    }
     assert (loaded.ai_gateway.reliability, loaded.ai_gateway.budget) == (Reliability(), Budget())
     assert (loaded.server, loaded.telemetry) == (Server(), Telemetry())
 

@@ -103,6 +103,7 @@ FULL: dict[str, Any] = {
         "log_format": "console",
         "metrics": {"listen": "./m.sock", "socket_mode": "0660"},
         "otlp": {"endpoint": "http://h"},
+        "propagate_trace": True,
     },
 }
 

@@ -64,6 +64,27 @@ def test_span_of_a_request_reaches_the_collector(collector):
         assert word in body
 
 
+def test_a_span_continues_the_callers_trace(collector):
+    """`metadata.traceparent` names trace and parent; without it the span begins a trace of its own."""
+    endpoint, received = collector
+    trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    with otlp_sink(Otlp(endpoint=endpoint)) as sink:
+        sink.finished(RequestRecord("r-1", {"traceparent": f"00-{trace}-{parent}-01"}, 0.0))
+    _, body = received.get(timeout=5)
+
+    assert bytes.fromhex(trace) in body
+    assert bytes.fromhex(parent) in body
+
+
+def test_a_span_that_the_caller_does_not_sample_is_not_sent(collector):
+    """The caller decides for its whole trace."""
+    endpoint, received = collector
+    with otlp_sink(Otlp(endpoint=endpoint)) as sink:
+        sink.finished(RequestRecord("r-1", {"traceparent": f"00-{'a' * 32}-{'b' * 16}-00"}, 0.0))
+
+    assert received.empty()
+
+
 def test_a_span_has_the_times_of_its_request(collector):
     """It ends when the request ended and begins its duration before that."""
     endpoint, received = collector

@@ -22,6 +22,7 @@ from ...canonical import CanonicalRequest, JsonObject, ModelList, Operation, Res
 from ...config.settings import is_azure
 from ...errors import GatewayError, invalid_request, protocol_violation
 from ...telemetry.service import ProgramStatus
+from ...telemetry.trace_context import TraceContext, trace_context
 from ...version import __version__
 from ...wire import json_pieces
 from ..base import (
@@ -86,7 +87,8 @@ class HttpAdapter(BackendAdapter):
         if request.provider_options:
             merge_options(wanted.body, request.provider_options)
         decoder = partial(self._dialect.decoder, request, model)
-        call = self.call(wanted, decoder, request.request_id, credential, stream=request.stream)
+        trace = trace_context(request.metadata) if self._profile.propagate_trace else None
+        call = self.call(wanted, decoder, request.request_id, credential, stream=request.stream, trace=trace)
         encoded = [wanted]
         del wanted
         json_pieces.free(encoded)
@@ -106,12 +108,15 @@ class HttpAdapter(BackendAdapter):
         *,
         stream: bool = False,
         method: str = "POST",
+        trace: TraceContext | None = None,
     ) -> HttpCall:
         """One HTTP request and its answer, read by a fresh `decoder` in each attempt."""
         headers = (self._stream_headers if stream else self._whole_headers).copy()
         if request_id.isascii() and request_id.isprintable():
             headers["X-Request-Id"] = request_id
         self._proxy_credential = credential.proxy
+        if trace is not None:
+            headers.update(trace.headers)
         headers.update(wanted.headers)
         headers.update(self._profile.backend.headers)
         if credential.secret is not None:
