@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import islice
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -394,10 +395,9 @@ def _write(value: Any, heavy: set[int], pieces: list[bytes], pause: Callable[[],
     pause()
     is_object = isinstance(value, dict)
     pieces.append(b"{" if is_object else b"[")
-    items = list(value.items()) if is_object else value
+    items = iter(value.items() if is_object else value)
     comma = b""
-    for start in range(0, len(items), _ITEMS):
-        some = items[start : start + _ITEMS]
+    while some := list(islice(items, _ITEMS)):
         if is_object:
             if not any(id(item) in heavy for _, item in some):
                 pieces += (comma, to_json(dict(some))[1:-1])
@@ -437,7 +437,7 @@ def free(values: list[Any]) -> None:
             for item in level[start : start + PIECE_OBJECTS]:
                 if isinstance(item, list | tuple | dict) and len(item) > PIECE_OBJECTS:  # not in one call
                     inside: Any = item.values() if isinstance(item, dict) else item
-                    below += [inner for inner in inside if gc.is_tracked(inner)]
+                    below += [inner for inner in inside if gc.is_tracked(inner) or isinstance(inner, dict)]
                 else:
                     short.append(item)
             inside = gc.get_referents(*short)
