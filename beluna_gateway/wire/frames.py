@@ -17,12 +17,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     Tag,
     TypeAdapter,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 
@@ -76,12 +77,15 @@ def _kind(value: Any) -> str | None:
     return kind if isinstance(kind, str) else None
 
 
-def _few_wrong_values(value: Any) -> Any:
-    """Of an object with wrong values, only some of these: the others would be refused in the same words."""
-    if type(value) is dict and len(value) > MOST_MISTAKES:
-        wrong = dict(islice(((key, item) for key, item in value.items() if type(item) is not str), MOST_MISTAKES))
-        return wrong or value
-    return value
+def _texts(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """`metadata`, validated here where it is long: in one call a million entries would hold up other threads. Of wrong
+    entries some are enough: the others would be refused in the same words.
+    """
+    if type(value) is not dict or len(value) <= MOST_MISTAKES:
+        return validate(value)
+    wrong = ((key, item) for key, item in value.items() if type(item) is not str or type(key) is not str)
+    some = dict(islice(wrong, MOST_MISTAKES))
+    return validate(some) if some else dict(value)
 
 
 def _empty(kind: type[list[Any] | dict[str, Any]]) -> Any:
@@ -303,7 +307,7 @@ class _Inference(_Request):
     tools: List[ToolDefinition] = _empty(list)
     tool_choice: Literal["auto", "none", "required"] | SpecificVariant = "auto"
     output_mode: Literal["text", "json_object"] | JsonSchemaVariant = "text"
-    metadata: Annotated[dict[str, str], BeforeValidator(_few_wrong_values)] = _empty(dict)
+    metadata: Annotated[dict[str, str], WrapValidator(_texts)] = _empty(dict)
     """For logs and telemetry, never sent to a backend."""
     stream: bool = True
     """Whether the backend is asked to stream. The frames are the same."""

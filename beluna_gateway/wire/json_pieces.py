@@ -103,6 +103,14 @@ def _mistake(text: bytes, value: Any) -> str | None:
     return None
 
 
+def _may_overflow(piece: bytes) -> bool:
+    """The same search, a part at a time: a piece may be one string of megabytes of digits."""
+    return any(
+        _MAY_OVERFLOW.search(piece, start, start + PIECE_BYTES + 256)
+        for start in range(0, len(piece), PIECE_BYTES or 1)
+    )
+
+
 _INFINITY = float("inf")
 _BEGIN = re.compile(rb"[ \t\r\n]*[\[{]")
 _EMPTY = re.compile(rb"[ \t\r\n]*[\]}]")
@@ -335,7 +343,7 @@ class _PieceParser:
         items = _piece(b"[%b]" % piece if isinstance(container.value, list) else b"{%b}" % piece)
         if not items:
             raise _Refused
-        if self.mistake is None and _MAY_OVERFLOW.search(piece):
+        if self.mistake is None and _may_overflow(piece):
             mistake = _mistake(piece, items)
             self.mistake = mistake if mistake == _TOO_LARGE else None
         if isinstance(container.value, list):
@@ -380,9 +388,13 @@ def _weigh(value: Any, heavy: set[int]) -> int:
         items: Any = value.values()
     elif isinstance(value, list | tuple):
         items = value
+    elif isinstance(value, int):
+        return (value.bit_length() // 64) ** 2 // 20  # its digits: 0.1 ms for 4,000, the most that the parser takes
     else:
-        return 1
-    weight = 1 + len(value) + sum([_weigh(item, heavy) for item in items if isinstance(item, dict | list | tuple)])
+        return 0
+    weight = (
+        1 + len(value) + sum([_weigh(item, heavy) for item in items if isinstance(item, dict | list | tuple | int)])
+    )
     if weight > PIECE_OBJECTS:
         heavy.add(id(value))
     return weight

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -613,3 +614,15 @@ def test_a_specific_tool_is_one_of_the_tools():
 
     assert "tool_choice.specific.name" in refusal(tool_choice=choice)
     assert "tool_choice.specific.name" in refusal(tool_choice=choice, tools=[{"name": "a", "input_schema": {}}])
+
+
+@pytest.mark.parametrize("before", range(4))
+def test_a_long_percent_encoded_image_is_decoded_whole(before: int):
+    """Escapes survive wherever a long URL is cut for decoding."""
+    data = b"x" * before + bytes(range(256)) * 200
+    message = {"role": "user", "parts": [{"image_url": {"url": f"data:image/png,{quote(data)}"}}]}
+
+    (part,) = normalize(messages=[message]).messages[0].parts
+
+    assert isinstance(part, ImagePart)
+    assert part.data == base64.b64encode(data).decode()
