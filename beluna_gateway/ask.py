@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import json
+import mimetypes
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -18,13 +20,52 @@ WAIT_SECONDS = 0.5
 """How long nothing may come before a person is told what is waited for."""
 
 
-async def ask_daemon(path: Path, question: str, options: argparse.Namespace) -> tuple[bool, str]:
+class UnreadableFile(Exception):
+    """A file that cannot be sent; the message says why."""
+
+
+def file_parts(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """Each file as a part of a message: an image by its kind, anything else as a file.
+
+    Raises:
+        UnreadableFile: It cannot be read, or its name does not tell its media type.
+    """
+    return [_file_part(path) for path in paths]
+
+
+def _file_part(path: Path) -> dict[str, Any]:
+    mime_type, _ = mimetypes.guess_type(path.name)
+    if mime_type is None:
+        raise UnreadableFile(f"{path}: its name does not tell what it is; give it an ending like .png or .pdf")
+    try:
+        data = base64.b64encode(path.read_bytes()).decode()
+    except OSError as error:
+        raise UnreadableFile(f"cannot read {path}: {error.strerror}") from None
+    if mime_type.startswith("image/"):
+        return {"image_url": {"url": f"data:{mime_type};base64,{data}"}}
+    return {"file": {"data": data, "mime_type": mime_type, "name": path.name}}
+
+
+async def list_models(path: Path, backend: str | None) -> dict[str, Any]:
+    """The frame that answers `models`.
+
+    Raises:
+        OSError: Nobody answers at `path`.
+    """
+    async with connect(path) as client:
+        return await client.models(backend_id=backend)
+
+
+async def ask_daemon(
+    path: Path, question: str, files: list[dict[str, Any]], options: argparse.Namespace
+) -> tuple[bool, str]:
     """Asks, and prints the answer to standard output.
 
     Args:
         path: The daemon's socket.
         question: The text of the one message of the user.
-        options: `backend`, `model`, `system`, `max_output_tokens` and `json`, as the command line has them.
+        files: What stands before it in that message, from `file_parts`.
+        options: `backend`, `model`, `system`, `max_output_tokens`, `effort` and `json`, as the command line has them.
 
     Returns:
         Whether the answer completed, and what is to be said about how it ended, if anything.
@@ -33,13 +74,16 @@ async def ask_daemon(path: Path, question: str, options: argparse.Namespace) -> 
         OSError: Nobody answers at `path`, or nobody reads standard output.
     """
     messages = [{"role": "system", "parts": [{"text": {"text": options.system}}]}] if options.system else []
-    messages.append({"role": "user", "parts": [{"text": {"text": question}}]})
-    limits = {"max_output_tokens": options.max_output_tokens}
+    messages.append({"role": "user", "parts": [*files, {"text": {"text": question}}]})
+    fields = {"messages": messages, "backend_id": options.backend, "model": options.model}
+    fields["limits"] = {"max_output_tokens": options.max_output_tokens}
+    if options.effort is not None:
+        fields["reasoning"] = {"effort": options.effort}
     middle_of_line = False
     with WaitingNotice(options.backend or "the daemon") as notice:
         async with connect(path) as client:
             try:
-                answer = client.infer(messages=messages, backend_id=options.backend, model=options.model, limits=limits)
+                answer = client.infer(**fields)
                 async for frame in answer:
                     notice.see(frame)
                     if options.json:

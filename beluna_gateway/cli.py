@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 OK, FAILED, USAGE, UNREADABLE, UNAVAILABLE, CANNOT_CREATE, WRONG_CONFIG = 0, 1, 64, 66, 69, 73, 78
 
 
+EFFORTS = ("off", "minimal", "low", "medium", "high", "xhigh", "max")
+"""The words of `reasoning.effort` in a request."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -120,12 +124,25 @@ def _parser(complete_files: Any = None) -> argparse.ArgumentParser:
     ask.add_argument("--model", help="default: the backend's default_model")
     ask.add_argument("--system", help="a system prompt")
     ask.add_argument("--max-output-tokens", type=int, metavar="N", help="stop the answer there")
+    ask.add_argument("--effort", choices=EFFORTS, help="how much the model is to reason")
+    path_argument(
+        ask,
+        "--file",
+        action="append",
+        metavar="PATH",
+        help="an image or another file beside the question; may be repeated",
+    )
     ask.add_argument("--json", action="store_true", help="print the frames as they come")
 
     check = command("check", _check, "check the configuration and the credentials, and probe each backend")
     check.add_argument("--backend", help="only this one")
     check.add_argument("--offline", action="store_true", help="only what `serve` would refuse; nothing is contacted")
     check.add_argument("--json", action="store_true", help="print one JSON object")
+
+    models = command("models", _models, "list a backend's models")
+    path_argument(models, "--socket", help="the daemon's socket; default: the configuration's socket_path")
+    models.add_argument("--backend", help="the backend's id; default: default_backend")
+    models.add_argument("--json", action="store_true", help="print the frame as it comes")
 
     reload = command("reload", _reload, "have the daemon read its configuration again; requests in flight go on")
     path_argument(reload, "--socket", help="the daemon's socket; default: the configuration's socket_path")
@@ -247,10 +264,15 @@ def _ask(options: argparse.Namespace) -> int:
         return question
     import asyncio
 
-    from .ask import ask_daemon
+    from .ask import UnreadableFile, ask_daemon, file_parts
 
     try:
-        ok, remark = asyncio.run(ask_daemon(path, question, options))
+        files = file_parts(options.file or ())
+    except UnreadableFile as error:
+        _complain(str(error))
+        return UNREADABLE
+    try:
+        ok, remark = asyncio.run(ask_daemon(path, question, files, options))
     except BrokenPipeError:
         raise  # of stdout
     except OSError as error:
@@ -326,6 +348,33 @@ async def _ask_status(path: Path) -> dict[str, Any]:
 
     async with connect(path) as client:
         return await client.status()
+
+
+def _models(options: argparse.Namespace) -> int:
+    path = _socket_path(options)
+    if isinstance(path, int):
+        return path
+    if options.backend is not None and not _is_unicode(options.backend):
+        _complain("--backend is not UTF-8")
+        return USAGE
+    import asyncio
+
+    from .ask import list_models
+
+    try:
+        frame = asyncio.run(list_models(path, options.backend))
+    except OSError as error:
+        return _no_daemon(path, error)
+    if options.json:
+        print(printable_json(json.dumps(frame, ensure_ascii=False)))
+    if frame["type"] != "model_list":
+        if not options.json:
+            _complain(f"{frame['error']['kind']}: {frame['error']['message']}")
+        return FAILED
+    if not options.json:
+        for model in frame["models"]:
+            print(printable(model["id"]))
+    return OK
 
 
 def _reload(options: argparse.Namespace) -> int:

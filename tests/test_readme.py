@@ -139,6 +139,7 @@ def test_each_command_is_one() -> None:
         cli._serve,
         cli._ask,
         cli._check,
+        cli._models,
         cli._reload,
         cli._status,
         cli._schema,

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 BACKENDS = {
     "b": {"default_model": "first-model"},
     "other": {"credential": {"type": "inline_token", "token": "canary-t"}},
+    "thinker": {"openai_compatible": {"thinking": "reasoning_effort"}},
 }
 
 
@@ -97,6 +98,52 @@ async def test_ask_with_everything(stage, config):
     body = stage.backend.requests("other")[0].json()
     assert body["model"] == "m2"
     assert body["messages"][0] == {"role": "system", "content": "be brief"}
+
+
+async def test_ask_with_files_and_effort(stage, config, tmp_path):
+    """`--file` stands before the question, an image as one; `--effort` is the request's `reasoning.effort`."""
+    stage.backend.on("thinker", text("x"))
+    (tmp_path / "cat.png").write_bytes(b"png")
+    (tmp_path / "paper.pdf").write_bytes(b"pdf")
+
+    outcome = await run(
+        *("ask", "--config", config, "--backend", "thinker", "--effort", "high", "what is this?"),
+        *("--file", tmp_path / "cat.png", "--file", tmp_path / "paper.pdf"),
+    )
+
+    assert (outcome.status, outcome.err) == (0, "")
+    body = stage.backend.requests("thinker")[0].json()
+    assert body["reasoning_effort"] == "high"
+    image, file, question = body["messages"][0]["content"]
+    assert image["image_url"]["url"] == "data:image/png;base64,cG5n"
+    assert file["file"] == {"filename": "paper.pdf", "file_data": "data:application/pdf;base64,cGRm"}
+    assert question["text"] == "what is this?"
+
+
+@pytest.mark.parametrize(("name", "told"), [("nobody.png", "No such file"), ("paper", "give it an ending")])
+async def test_ask_with_a_file_of_no_use(config, tmp_path, name, told):
+    """The file is named, and nobody is asked."""
+    (tmp_path / "paper").write_bytes(b"?")
+
+    outcome = await run("ask", "--config", config, "--file", tmp_path / name, "hi")
+
+    assert (outcome.status, outcome.out) == (66, "")
+    assert name in outcome.err
+    assert told in outcome.err
+
+
+async def test_models(stage, config):
+    """One name a line; with `--json` the frame; a backend that refuses is told."""
+    listed = answers(200, {"data": [{"id": "small", "owned_by": "us"}, {"id": "large"}]})
+    stage.backend.on("b", listed, listed, fails(401, message="no"))
+
+    outcome = await run("models", "--config", config)
+    assert (outcome.status, outcome.out, outcome.err) == (0, "small\nlarge\n", "")
+    outcome = await run("models", "--config", config, "--backend", "b", "--json")
+    assert json.loads(outcome.out)["models"] == [{"id": "small", "owned_by": "us"}, {"id": "large"}]
+    outcome = await run("models", "--config", config)
+    assert (outcome.status, outcome.out) == (1, "")
+    assert "authentication" in outcome.err
 
 
 @pytest.mark.parametrize("arguments", [[], ["-"]])
