@@ -11,6 +11,7 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .canonical import (
+        Annotation,
         Completed,
         Failed,
         OutputTextDelta,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AIGateway",
+    "Annotation",
     "Completed",
     "Failed",
     "GatewayError",

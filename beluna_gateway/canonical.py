@@ -223,6 +223,7 @@ class CanonicalRequest:
     cache: Cache | None = None
     parallel_tool_calls: bool | None = None
     service_tier: str | None = None
+    include_annotations: bool = False
     provider_options: JsonObject | None = None
 
 
@@ -347,6 +348,23 @@ class ToolCallReady:
     call: ToolCall
 
 
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """A citation, or what the answer is grounded on; only where the request asked for it.
+
+    `kind` is the provider's word, `raw` its own value. `start` and `end` count characters (code points) of the answer's
+    text, `end` excluded; both are None where the provider does not say them so.
+    """
+
+    kind: str
+    raw: JsonValue
+    url: str | None = None
+    title: str | None = None
+    text: str | None = None
+    start: int | None = None
+    end: int | None = None
+
+
 @dataclass(slots=True)
 class Usage:
     usage: UsageStats
@@ -404,10 +422,20 @@ OperationResult = Embedding | TokenCount | ModelList
 """What a caller gets of an `Operation`."""
 
 BackendRawEvent = (
-    OutputTextDelta | ReasoningDelta | ToolCallDelta | ToolCallReady | Usage | Completed | Progress | OperationResult
+    OutputTextDelta
+    | ReasoningDelta
+    | ToolCallDelta
+    | ToolCallReady
+    | Annotation
+    | Usage
+    | Completed
+    | Progress
+    | OperationResult
 )
 """What a dialect makes of an answer; `Completed` or an `OperationResult` is the last one. A failure is raised as
 `GatewayError`."""
 
-GatewayEvent = Started | OutputTextDelta | ReasoningDelta | ToolCallDelta | ToolCallReady | Usage | Completed | Failed
+GatewayEvent = (
+    Started | OutputTextDelta | ReasoningDelta | ToolCallDelta | ToolCallReady | Annotation | Usage | Completed | Failed
+)
 """What a caller gets of an inference: `Started` first, then exactly one of `Completed` and `Failed` last."""

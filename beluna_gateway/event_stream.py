@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .canonical import (
+    Annotation,
     Completed,
     Failed,
     FinishReason,
@@ -81,6 +82,7 @@ class InferenceResult:
     usage: UsageStats | None
     finish_reason: FinishReason
     backend_metadata: JsonObject = field(default_factory=dict)
+    annotations: tuple[Annotation, ...] = ()
 
 
 async def collect(events: EventStream) -> InferenceResult:
@@ -88,6 +90,7 @@ async def collect(events: EventStream) -> InferenceResult:
     text: list[str] = []
     reasoning: list[str] = []
     calls: list[ToolCall] = []
+    annotations: list[Annotation] = []
     usage = None
     async for event in events:
         match event:
@@ -97,10 +100,20 @@ async def collect(events: EventStream) -> InferenceResult:
                 reasoning.append(delta)
             case ToolCallReady(call):
                 calls.append(call)
+            case Annotation():
+                annotations.append(event)
             case Usage(stats):
                 usage = stats
             case Completed(finish_reason, metadata):
-                return InferenceResult("".join(text), "".join(reasoning), tuple(calls), usage, finish_reason, metadata)
+                return InferenceResult(
+                    "".join(text),
+                    "".join(reasoning),
+                    tuple(calls),
+                    usage,
+                    finish_reason,
+                    metadata,
+                    tuple(annotations),
+                )
             case Failed(error):
                 raise error
     raise asyncio.CancelledError

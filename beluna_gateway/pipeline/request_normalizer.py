@@ -130,6 +130,7 @@ class RequestNormalizer:
             cache=_cache(frame.cache),
             parallel_tool_calls=frame.parallel_tool_calls,
             service_tier=frame.service_tier,
+            include_annotations=frame.include_annotations,
             include_reasoning=frame.include_reasoning,
             provider_options=_provider_options(frame.provider_options),
         )

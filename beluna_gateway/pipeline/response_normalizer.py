@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from ..canonical import (
+    Annotation,
     BackendRawEvent,
     Completed,
     Failed,
@@ -147,7 +148,7 @@ class ResponseNormalizer:
             self._write_started()
             self._sink.write([self.terminal])
 
-    def _rare(self, event: Usage | ToolCallDelta | ToolCallReady | OperationResult) -> GatewayEvent:
+    def _rare(self, event: Usage | Annotation | ToolCallDelta | ToolCallReady | OperationResult) -> GatewayEvent:
         match event:
             case Usage(usage):
                 if self.usage is not None:
@@ -164,6 +165,8 @@ class ResponseNormalizer:
                 if call.id in self._ready_calls:
                     raise GatewayError("internal", f"the dialect ended tool call {call.id!r} twice")
                 self._ready_calls.add(call.id)
+            case Annotation():
+                pass
             case _:
                 raise GatewayError("internal", f"the dialect answered an inference with {type(event).__name__}")
         return event

@@ -324,6 +324,8 @@ class _Inference(_Request):
     """Whether the model may make several calls in one turn; missing: the backend's own way."""
     service_tier: Annotated[str, Field(min_length=1)] | None = None
     """The provider's own word for how fast and at which price it serves."""
+    include_annotations: bool = False
+    """Deliver `annotation` frames: citations and grounding."""
     provider_options: dict[str, Any] | None = None
     """Merged into the backend's request body; a key that the gateway sets itself is refused."""
 
@@ -469,6 +471,29 @@ class ToolCallReadyFrame(_ServerFrame):
     type: Literal["tool_call_ready"]
     request_id: RequestId
     call: ReadyCall
+
+
+class AnnotationBody(_ServerFrame):
+    kind: str
+    """The provider's own word, or `grounding`, `citation`, `search_result`."""
+    url: str | None = None
+    title: str | None = None
+    text: str | None = None
+    """What is cited or grounded, where the provider quotes it."""
+    start: int | None = None
+    """The first character of the answer's text that it is for, in code points; with `end` or not at all."""
+    end: int | None = None
+    """The one after the last."""
+    raw: Any
+    """The provider's own value."""
+
+
+class AnnotationFrame(_ServerFrame):
+    """Only where `include_annotations` asked for it: after the text, before `usage`."""
+
+    type: Literal["annotation"]
+    request_id: RequestId
+    annotation: AnnotationBody
 
 
 class UsageBody(_ServerFrame):
@@ -637,6 +662,7 @@ ServerFrame = Annotated[
     | ReasoningDeltaFrame
     | ToolCallDeltaFrame
     | ToolCallReadyFrame
+    | AnnotationFrame
     | UsageFrame
     | CompletedFrame
     | EmbeddingFrame

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 
 from ..canonical import (
+    Annotation,
     Completed,
     Embedding,
     Failed,
@@ -177,6 +178,8 @@ class FrameEncoder:
             case ToolCallReady(call):
                 ready = {"id": call.id, "name": call.name, "arguments_json": call.arguments_json, "status": "ready"}
                 return self._frame(b"tool_call_ready", {"call": ready})
+            case Annotation():
+                return self._frame(b"annotation", {"annotation": annotation_object(event)})
             case Usage(usage):
                 return self._frame(b"usage", {"usage": usage_object(usage)})
             case Completed(reason, metadata):
@@ -221,6 +224,13 @@ def error_object(error: GatewayError) -> dict[str, Any]:
     if error.retry_after_ms is not None:
         fields["retry_after_ms"] = error.retry_after_ms
     return fields
+
+
+def annotation_object(annotation: Annotation) -> dict[str, Any]:
+    """`annotation` as it stands in its frame."""
+    optional = {name: getattr(annotation, name) for name in ("url", "title", "text", "start", "end")}
+    known = {name: value for name, value in optional.items() if value is not None}
+    return {"kind": annotation.kind, **known, "raw": annotation.raw}
 
 
 def usage_object(usage: UsageStats) -> dict[str, Any]:

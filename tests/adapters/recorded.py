@@ -38,6 +38,7 @@ from beluna_gateway.adapters.http.ndjson import NdjsonParser
 from beluna_gateway.adapters.http.payloads import parses
 from beluna_gateway.adapters.http.sse import SseParser
 from beluna_gateway.canonical import (
+    Annotation,
     BackendRawEvent,
     CanonicalRequest,
     Completed,
@@ -53,7 +54,7 @@ from beluna_gateway.config.settings import BackendProfile, BackendSettings, Budg
 from beluna_gateway.errors import GatewayError
 from beluna_gateway.pipeline.request_normalizer import RequestNormalizer
 from beluna_gateway.wire.frames import Infer
-from beluna_gateway.wire.ndjson import usage_object
+from beluna_gateway.wire.ndjson import annotation_object, usage_object
 
 RECORDINGS = Path(__file__).parent / "recordings"
 MAX_EVENT = 1 << 20
@@ -274,6 +275,8 @@ def _wire_event(event: BackendRawEvent) -> WireEvent:
             assert json.loads(call.arguments_json) == call.arguments
             ready = {"id": call.id, "name": call.name, "arguments_json": call.arguments_json, "status": "ready"}
             return {"type": "tool_call_ready", "call": ready}
+        case Annotation():
+            return {"type": "annotation", "annotation": annotation_object(event)}
         case Usage(usage):
             return {"type": "usage", "usage": usage_object(usage)}
         case Completed(reason, metadata):

@@ -97,6 +97,7 @@ def test_every_field_of_a_frame_arrives():
         include_reasoning=True,
         parallel_tool_calls=False,
         service_tier="flex",
+        include_annotations=True,
         provider_options={"deep": {"er": [None]}},
     )
 
@@ -117,6 +118,7 @@ def test_every_field_of_a_frame_arrives():
         include_reasoning=True,
         parallel_tool_calls=False,
         service_tier="flex",
+        include_annotations=True,
         provider_options={"deep": {"er": [None]}},
     )
 

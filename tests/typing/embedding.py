@@ -8,6 +8,7 @@ from typing import assert_never, assert_type
 
 from beluna_gateway.adapters.base import BackendAdapter, Call, Emit, SilenceTimer
 from beluna_gateway.canonical import (
+    Annotation,
     CanonicalRequest,
     Completed,
     Failed,
@@ -59,7 +60,7 @@ async def a_stream(gateway: AIGateway) -> str:
             match event:
                 case OutputTextDelta(delta) | ReasoningDelta(delta):
                     said += delta
-                case Started() | ToolCallDelta() | ToolCallReady() | Usage():
+                case Started() | ToolCallDelta() | ToolCallReady() | Annotation() | Usage():
                     pass
                 case Completed(finish_reason):
                     said += finish_reason.other if isinstance(finish_reason, OtherFinishReason) else finish_reason

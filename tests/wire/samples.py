@@ -63,6 +63,7 @@ FULL_INFER: dict[str, Any] = {
     "cache": {"mode": "auto", "key": "k", "retention": "long"},
     "parallel_tool_calls": False,
     "service_tier": "flex",
+    "include_annotations": True,
     "provider_options": {"free": [{"form": None}]},
 }
 

@@ -121,6 +121,7 @@ def test_null_is_taken_only_where_an_option_is(place: tuple[Any, ...]):
         (("reasoning", "budget_tokens"), [1.0, "1", True, -1, 2**64]),
         (("reasoning", "summary"), ["full", True]),
         (("stream",), [1, 0, "true", None]),
+        (("include_annotations",), [1, "true", None]),
         (("include_reasoning",), [1, "false", None]),
         (("request_id",), ["", "x" * 129, 5]),
         (("messages", 0, "role"), ["System", "developer", "", 1, {"system": None}]),

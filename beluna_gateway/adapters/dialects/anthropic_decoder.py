@@ -21,6 +21,7 @@ from ...canonical import (
 from ...errors import cut_off, protocol_violation
 from ...wire import strict_json
 from ..base import ResponseDecoder, expect_object, expect_text, parse_object
+from ..decoding.annotations import Annotations, claude_annotation
 from ..decoding.delta_template import DeltaTemplate
 from ..decoding.finish_reasons import finish_reason, is_cut, said_reason
 from ..decoding.gathering import gathered, is_answer
@@ -68,9 +69,12 @@ class AnthropicDecoder(ResponseDecoder):
     Args:
         notes: Where the turn's pieces are noted.
         max_bytes: The most bytes that are kept of the answer until its end.
+        annotated: Whether the request asked for annotations.
     """
 
-    def __init__(self, notes: TurnNotes, max_bytes: int) -> None:
+    def __init__(self, notes: TurnNotes, max_bytes: int, *, annotated: bool = False) -> None:
+        self._annotations = Annotations(max_bytes) if annotated else None
+        self._noted_length = 0  # characters of the text before that
         self._calls = ToolCalls(max_bytes)
         self._notes = notes
         self._kept = KeptBytes(max_bytes)
@@ -146,6 +150,9 @@ class AnthropicDecoder(ResponseDecoder):
             self._calls.end_before_cut(events)
         else:
             self._calls.end_all(events)
+        if self._annotations is not None:
+            events += self._annotations.events(self._noted_length + self._text_length)
+            self._not_carried.add("citations", self._annotations.passed_over)
         if self._usage:
             events.append(Usage(_usage(self._usage)))
         if cut:
@@ -291,7 +298,7 @@ class AnthropicDecoder(ResponseDecoder):
         if block is None:
             raise protocol_violation(f"the backend ended content block {index}, which is not open")
         if block.kind == "text":
-            self._not_carried.add("citations", len(block.citations))
+            self._cite(block.citations)
             self._flush_notes({"citations": block.citations} if block.citations else {})
         elif block.kind == "thinking":
             thinking = {**block.value, "thinking": "".join(block.texts)}
@@ -303,6 +310,15 @@ class AnthropicDecoder(ResponseDecoder):
             self._stop_call(block.call, block.value.get("input"), events, whole=whole)
         elif (value := _with_input(block)) is not None:
             self._notes.opaque(value)
+
+    def _cite(self, citations: list[JsonValue]) -> None:
+        """The citations of the text block that ends here."""
+        if self._annotations is None:
+            self._not_carried.add("citations", len(citations))
+            return
+        start = self._noted_length  # what came before was noted when the block began
+        for citation in citations:
+            self._annotations.add(claude_annotation(citation, start, start + self._text_length))
 
     def _stop_call(self, key: int, value: JsonValue, events: list[BackendRawEvent], *, whole: bool) -> None:
         if value:  # usually the input comes in deltas and is {} here
@@ -334,6 +350,7 @@ class AnthropicDecoder(ResponseDecoder):
             self._unsigned = None
         if self._text_length:
             self._notes.text(self._text_length, extra or {})
+            self._noted_length += self._text_length
             self._text_length = 0
 
     # The message.

@@ -38,7 +38,7 @@ from ..encoding.gemini_models import whole_name
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TextPiece, TurnNotes, pieces
 from ..encoding.reasoning import gemini_thinking, is_gemini_3
 from ..encoding.turns import shape_turns
-from .gemini_decoder import DIALECT, GeminiDecoder, gemini_error
+from .gemini_decoder import DIALECT, AnnotatedGeminiDecoder, GeminiDecoder, gemini_error
 
 _CALL_ID = re.compile(r".+", re.DOTALL)  # any, but one call only may have it
 
@@ -101,7 +101,8 @@ class GeminiDialect(HttpDialect):
 
     def decoder(self, request: CanonicalRequest, model: str) -> ResponseDecoder:
         notes = TurnNotes(DIALECT, self.profile.id, model)
-        return GeminiDecoder(notes, self.profile.reliability.max_event_bytes)
+        decoder = AnnotatedGeminiDecoder if request.include_annotations else GeminiDecoder
+        return decoder(notes, self.profile.reliability.max_event_bytes)
 
     def error(self, status: int, error: ProviderError, retry_after_ms: int | None) -> GatewayError:
         return gemini_error(error_of_status(status, error, retry_after_ms=retry_after_ms), error)

@@ -21,6 +21,7 @@ from ...canonical import (
 )
 from ...errors import GatewayError, cut_off, protocol_violation
 from ..base import ResponseDecoder, expect_object, expect_text, parse_object
+from ..decoding.annotations import Annotations, gemini_annotations
 from ..decoding.finish_reasons import finish_reason, said_reason
 from ..decoding.gathering import gathered, is_answer
 from ..decoding.kept import KeptBytes
@@ -40,6 +41,15 @@ _ABOUT_A_PART = frozenset(
     {"thought", "thoughtSignature", "videoMetadata", "mediaResolution", "partMetadata", "mediaProcessing"}
 )
 """Fields of a part that are not its content."""
+
+
+_NOT_CARRIED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("citationMetadata", "citations", ("citationSources", "citations")),
+    ("groundingMetadata", "grounding", ("groundingChunks",)),
+    ("urlContextMetadata", "url_context", ("urlMetadata",)),
+    ("logprobsResult", "logprobs", ()),
+)
+"""Fields of a candidate, what they are counted as, and the lists in them that have an entry for each."""
 
 
 class GeminiDecoder(ResponseDecoder):
@@ -82,6 +92,7 @@ class GeminiDecoder(ResponseDecoder):
     def finish(self, events: list[BackendRawEvent]) -> None:
         if not self.ended:
             raise cut_off("the backend's answer stopped without a finishReason: it was cut off")
+        self._annotate(events)
         if self._usage:
             events.append(Usage(_usage(self._usage)))
         self._note_text()
@@ -124,7 +135,7 @@ class GeminiDecoder(ResponseDecoder):
                     raise protocol_violation("the backend sent `parts` that is not an array")
                 for part in parts:
                     self._part(expect_object(part, "a part"), events)
-        if len(candidate) > _PLAIN_FIELDS:
+        if not _PLAIN_FIELDS.issuperset(candidate):
             self._count(candidate)
         if (said := candidate.get("finishReason")) and (reason := said_reason(said)) is not None:
             self._end(reason)
@@ -202,13 +213,18 @@ class GeminiDecoder(ResponseDecoder):
         self._keep(extra)
         self._notes.call(call_id, extra)
 
+    def _annotate(self, events: list[BackendRawEvent]) -> None:
+        """Appends annotations, which are only counted here."""
+
     def _count(self, candidate: JsonObject) -> None:
         """What beside the parts no frame carries. Chunks repeat it, so that the largest number counts."""
-        for key, kind, entries in _NOT_CARRIED:
+        for key, kind, entries in self._COUNTED:
             value = candidate.get(key)
             if isinstance(value, dict) and value:
                 listed = next((found for entry in entries if isinstance(found := value.get(entry), list)), None)
                 self._not_carried.at_least(kind, 1 if listed is None else len(listed))
+
+    _COUNTED = _NOT_CARRIED
 
     def _keep(self, value: JsonValue) -> None:
         self._kept.add(_NOTE_COST)
@@ -224,16 +240,57 @@ class GeminiDecoder(ResponseDecoder):
         self.ended = True
 
 
-_PLAIN_FIELDS = 3
-"""`content`, `finishReason` and `index`: what nearly every candidate of a stream has."""
-
-_NOT_CARRIED = (
-    ("citationMetadata", "citations", ("citationSources", "citations")),
-    ("groundingMetadata", "grounding", ("groundingChunks",)),
-    ("urlContextMetadata", "url_context", ("urlMetadata",)),
-    ("logprobsResult", "logprobs", ()),
+_LISTED = (
+    ("groundingMetadata", ("groundingChunks", "groundingSupports")),
+    ("citationMetadata", ("citationSources", "citations")),
 )
-"""Fields of a candidate, what they are counted as, and the lists in them that have an entry for each."""
+"""Fields of a candidate, and the lists in them that become annotations."""
+
+
+class AnnotatedGeminiDecoder(GeminiDecoder):
+    """The same for a request that asked for annotations: their positions count bytes of the text, which is kept."""
+
+    _COUNTED = tuple(row for row in _NOT_CARRIED if row[0] not in ("citationMetadata", "groundingMetadata"))
+
+    def __init__(self, notes: TurnNotes, max_bytes: int) -> None:
+        super().__init__(notes, max_bytes)
+        self._annotations = Annotations(max_bytes)
+        self._texts: list[str] = []
+        self._lists: JsonObject = {}
+
+    def _chunk(self, chunk: JsonObject, events: list[BackendRawEvent]) -> None:
+        before = len(events)
+        super()._chunk(chunk, events)
+        for event in events[before:]:
+            if isinstance(event, OutputTextDelta):
+                self._kept.add(len(event.delta))
+                self._texts.append(event.delta)
+
+    def _count(self, candidate: JsonObject) -> None:
+        super()._count(candidate)
+        for field_name, keys in _LISTED:
+            metadata = candidate.get(field_name)
+            for key in keys if isinstance(metadata, dict) else ():
+                self._longest(key, metadata)
+
+    def _longest(self, key: str, metadata: JsonValue) -> None:
+        """Chunks repeat the lists; the longest one is the whole."""
+        found = metadata.get(key) if isinstance(metadata, dict) else None
+        known = self._lists.get(key)
+        if isinstance(found, list) and len(found) > (len(known) if isinstance(known, list) else 0):
+            self._kept.add_value(found)
+            self._lists[key] = found
+
+    def _annotate(self, events: list[BackendRawEvent]) -> None:
+        text = "".join(self._texts)
+        for annotation in gemini_annotations(self._lists, text):
+            self._annotations.add(annotation)
+        events += self._annotations.events(len(text))
+        self._not_carried.add("citations", self._annotations.passed_over)
+
+
+_PLAIN_FIELDS = frozenset({"content", "finishReason", "index"})
+"""What nearly every candidate of a stream has, and nothing else."""
 
 
 def _content(part: JsonObject) -> list[str]:

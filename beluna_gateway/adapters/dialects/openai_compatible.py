@@ -101,7 +101,9 @@ class OpenAICompatibleDialect(HttpDialect):
 
     def decoder(self, request: CanonicalRequest, model: str) -> ResponseDecoder:
         notes = TurnNotes(self.name, self.profile.id, model)
-        return ChatCompletionsDecoder(notes, self.profile.reliability.max_event_bytes)
+        return ChatCompletionsDecoder(
+            notes, self.profile.reliability.max_event_bytes, annotated=request.include_annotations
+        )
 
     def _message(self, message: Message, index: int, origin: Origin) -> JsonObject:
         path = f"messages[{index}]"

@@ -21,6 +21,7 @@ from ...canonical import (
 )
 from ...errors import cut_off, protocol_violation
 from ..base import ResponseDecoder, expect_object, expect_text, parse_object
+from ..decoding.annotations import Annotations, openai_annotation, perplexity_annotations
 from ..decoding.content import Kind, read_content
 from ..decoding.delta_template import DeltaTemplate
 from ..decoding.finish_reasons import finish_reason, is_cut, said_reason
@@ -53,9 +54,12 @@ class ChatCompletionsDecoder(ResponseDecoder):
     Args:
         notes: Takes what the server must see again of this turn.
         max_bytes: The most bytes that are kept of calls, and of reasoning for `notes`.
+        annotated: Whether the request asked for annotations.
     """
 
-    def __init__(self, notes: TurnNotes, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+    def __init__(self, notes: TurnNotes, max_bytes: int = DEFAULT_MAX_BYTES, *, annotated: bool = False) -> None:
+        self._annotations = Annotations(max_bytes) if annotated else None
+        self._sources: JsonObject = {}  # Perplexity's, as the last chunk has them
         self._calls = ToolCalls(max_bytes)
         self._state = _TurnState(notes, max_bytes)
         self._not_carried = NotCarried()
@@ -127,6 +131,8 @@ class ChatCompletionsDecoder(ResponseDecoder):
             self._calls.end_before_cut(events)
         else:
             self._calls.end_all(events)
+        if self._annotations is not None:
+            self._annotate(self._annotations, events)
         if self._usage is not None:
             usage = openai_usage(self._usage, "prompt_tokens", "completion_tokens", service_tier=self._service_tier)
             events.append(Usage(usage))
@@ -139,6 +145,13 @@ class ChatCompletionsDecoder(ResponseDecoder):
         events.append(
             Completed(finish_reason(reason, calls_ready=self._calls.any_ready, refused=refused), self._metadata)
         )
+
+    def _annotate(self, annotations: Annotations, events: list[BackendRawEvent]) -> None:
+        for found in perplexity_annotations(self._sources.get("search_results"), self._sources.get("citations")):
+            annotations.add(found)
+        # A refusal is text of the answer, too, in which the positions do not count.
+        events += annotations.events(None if self._said["refusal"] else self._said["text"].length)
+        self._not_carried.add("citations", annotations.passed_over)
 
     def _chunk(self, chunk: JsonObject, events: list[BackendRawEvent], *, streamed: bool) -> None:
         if (error := error_in(chunk)) is not None:
@@ -166,7 +179,10 @@ class ChatCompletionsDecoder(ResponseDecoder):
             self._service_tier = tier
         for key in ("citations", "search_results"):  # Perplexity's
             if isinstance(found := chunk.get(key), list):
-                self._not_carried.at_least(key, len(found))
+                if self._annotations is None:
+                    self._not_carried.at_least(key, len(found))
+                else:
+                    self._sources[key] = found
 
     def _choice(self, choice: JsonObject, events: list[BackendRawEvent], *, streamed: bool) -> None:
         delta, message, text = choice.get("delta"), choice.get("message"), choice.get("text")
@@ -287,6 +303,10 @@ class ChatCompletionsDecoder(ResponseDecoder):
         """Counts what a message has and no frame carries."""
         for key, value in message.items():
             if key in _READ_KEYS or not isinstance(value, list | dict) or not value:
+                continue
+            if key == "annotations" and self._annotations is not None and isinstance(value, list):
+                for annotation in value:
+                    self._annotations.add(openai_annotation(annotation))
                 continue
             kind = _KINDS.get(key, key)
             if isinstance(value, list) and form is _Form.PIECE:

@@ -89,7 +89,12 @@ class OpenAIResponsesDialect(HttpDialect):
 
     def decoder(self, request: CanonicalRequest, model: str) -> ResponseDecoder:
         notes = TurnNotes(DIALECT, self.profile.id, model)
-        return ResponsesDecoder(notes, request.max_output_tokens, self.profile.reliability.max_event_bytes)
+        return ResponsesDecoder(
+            notes,
+            request.max_output_tokens,
+            self.profile.reliability.max_event_bytes,
+            annotated=request.include_annotations,
+        )
 
 
 def _sampling(request: CanonicalRequest) -> JsonObject:

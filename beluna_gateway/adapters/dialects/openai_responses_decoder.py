@@ -26,6 +26,7 @@ from ...canonical import (
 )
 from ...errors import cut_off, protocol_violation
 from ..base import ResponseDecoder, expect_object, expect_text, parse_object
+from ..decoding.annotations import Annotations, openai_annotation
 from ..decoding.delta_template import DeltaTemplate
 from ..decoding.finish_reasons import finish_reason, said_reason
 from ..decoding.gathering import gathered, is_answer
@@ -85,6 +86,8 @@ class _Item:
     extra: JsonObject = field(default_factory=dict)
     """What of `CARRIED` it has."""
     citations: int = 0
+    annotations: list[tuple[int, JsonValue]] = field(default_factory=list)
+    """Its annotations with the position of their part, where they were asked for."""
 
     def characters(self) -> int:
         return sum(part.length for part in self.parts.values())
@@ -112,9 +115,11 @@ class ResponsesDecoder(ResponseDecoder):
         notes: Where the turn's pieces are noted.
         limit: What the request allowed as `max_output_tokens`.
         max_bytes: The most bytes that are kept of the answer until its end.
+        annotated: Whether the request asked for annotations.
     """
 
-    def __init__(self, notes: TurnNotes, limit: int | None, max_bytes: int) -> None:
+    def __init__(self, notes: TurnNotes, limit: int | None, max_bytes: int, *, annotated: bool = False) -> None:
+        self._annotations = Annotations(max_bytes) if annotated else None
         self._notes = notes
         self._limit = limit
         self._kept = KeptBytes(max_bytes)
@@ -183,6 +188,8 @@ class ResponsesDecoder(ResponseDecoder):
                 self._word = "max_output_tokens"
             else:
                 self._calls.end_all(events)
+        if self._annotations is not None:
+            self._annotate(self._annotations, events)
         if self._usage is not None:
             events.append(Usage(self._usage))
         self._note_items()
@@ -314,7 +321,11 @@ class ResponsesDecoder(ResponseDecoder):
         self._complete(item, value, events, proven=value.get("status") in (None, "completed"))
 
     def _annotation(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
-        self._text_item(event, "message").citations += 1
+        item = self._text_item(event, "message")
+        item.citations += 1
+        if self._annotations is not None:
+            self._kept.add_value(event.get("annotation"))
+            item.annotations.append((_index(event.get("content_index")) or 0, event.get("annotation")))
         events.append(Progress())
 
     def _created(self, event: JsonObject, _: list[BackendRawEvent]) -> None:
@@ -467,7 +478,8 @@ class ResponsesDecoder(ResponseDecoder):
         """The texts of a message's parts. What else is in them is counted when the item ends for the first time."""
         texts: list[str] = []
         citations = 0
-        for part in parts:
+        whole: list[tuple[int, JsonValue]] = []
+        for position, part in enumerate(parts):
             if part.get("type") == "refusal":
                 self._refused = True
                 texts.append(expect_text(part.get("refusal"), "a refusal"))
@@ -475,6 +487,7 @@ class ResponsesDecoder(ResponseDecoder):
             texts.append(_part_text(part))
             if isinstance(annotations := part.get("annotations"), list):
                 citations += len(annotations)
+                whole += [(position, annotation) for annotation in annotations]
             if item.ended:
                 continue
             if part.get("logprobs"):
@@ -482,6 +495,9 @@ class ResponsesDecoder(ResponseDecoder):
             if "text" not in part and isinstance(kind := part.get("type"), str):
                 self._not_carried.add(kind.removeprefix("output_"))
         item.citations = max(item.citations, citations)
+        if self._annotations is not None and len(whole) > len(item.annotations):
+            self._kept.add_value([annotation for _, annotation in whole])
+            item.annotations = whole
         return texts
 
     def _call(self, item: _Item, value: JsonObject, arguments: str, events: list[BackendRawEvent]) -> None:
@@ -567,6 +583,20 @@ class ResponsesDecoder(ResponseDecoder):
                 if item.ended and self._calls.end_if_whole(item.key, events):
                     self._open_calls.discard(item.key)
 
+    def _annotate(self, annotations: Annotations, events: list[BackendRawEvent]) -> None:
+        """Positions count in a part of a message: where that begins in the answer is known if no texts were mixed."""
+        begin = 0
+        for item in self._spoken:
+            for position, value in item.annotations:
+                annotations.add(openai_annotation(value, None if self._interleaved else _offset(item, begin, position)))
+            begin += item.characters()
+        for item in self._order:
+            if not item.spoken:
+                for _, value in item.annotations:
+                    annotations.add(openai_annotation(value, None))
+        events += annotations.events(begin)
+        self._not_carried.add("citations", annotations.passed_over)
+
     def _note_items(self) -> None:
         """Notes the turn, and counts what of it no frame carries."""
         dropped = [item.kind for item in self._order if item.kind not in _KNOWN and item.opaque is None]
@@ -578,7 +608,8 @@ class ResponsesDecoder(ResponseDecoder):
         with_ids = False
         unsaid = sum(item.characters() for item in self._spoken)
         for item in self._order:
-            self._not_carried.add("citations", item.citations)
+            if self._annotations is None:
+                self._not_carried.add("citations", item.citations)
             opaque = item.opaque
             if opaque is not None:
                 if dropped:
@@ -623,6 +654,15 @@ def _delta(event: JsonObject) -> str:
     if not isinstance(delta, str):
         raise protocol_violation(f"the backend sent {event['type']} without a `delta` that is a string")
     return delta
+
+
+def _offset(item: _Item, begin: int, position: int) -> int | None:
+    """Where the part at `position` of a message that begins at `begin` begins; None where no such part was said."""
+    for (group, index), part in item.parts.items():
+        if (group in ("content", "whole") and index == position) or (index is None and position == 0):
+            return begin
+        begin += part.length
+    return None
 
 
 def _index(value: JsonValue) -> int | None:
