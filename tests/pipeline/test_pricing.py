@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from beluna_gateway.canonical import UsageStats
 from beluna_gateway.config.settings import Pricing
-from beluna_gateway.pipeline.pricing import cost, input_shares
+from beluna_gateway.pipeline.pricing import cost, input_shares, spent
 
 tokens = st.integers(0, 10**9)
 CONFIGURATION = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text("utf-8")
@@ -24,6 +24,18 @@ def test_input_output_and_cached_tokens_have_their_own_price():
     price = Pricing(input_per_mtok=2.0, output_per_mtok=10.0, cached_input_per_mtok=0.5)
 
     assert cost(usage, price) == pytest.approx(0.6 * 2 + 0.4 * 0.5 + 0.1 * 10)
+
+
+def test_the_configured_price_stands_above_the_providers_word_and_that_above_the_list():
+    """What a person has written down is what is meant; a list is for where nobody says anything."""
+    told = UsageStats(input_tokens=1_000_000, output_tokens=0, cost=5.0)
+    untold = UsageStats(input_tokens=1_000_000, output_tokens=0)
+    price = Pricing(input_per_mtok=2.0, output_per_mtok=9.0)
+    by_list = lambda usage: 7.0 if usage is told else 8.0  # noqa: E731
+
+    assert [spent(told, price, by_list), spent(untold, price, by_list), spent(untold, price, None)] == [2.0] * 3
+    assert [spent(told, None, by_list), spent(told, None, None)] == [5.0] * 2
+    assert (spent(untold, None, by_list), spent(untold, None, None)) == (8.0, None)
 
 
 def test_without_a_price_of_their_own_cached_tokens_cost_as_much_as_others():
@@ -103,7 +115,7 @@ def test_a_cost_is_never_below_zero(read: int, written: int, cached: int):
     """Also where a backend says that more was cached than went in."""
     usage = UsageStats(input_tokens=read, output_tokens=written, cached_input_tokens=cached)
     price = Pricing(input_per_mtok=3.0, output_per_mtok=15.0, cached_input_per_mtok=0.3)
-    spent = cost(usage, price)
+    dollars = cost(usage, price)
 
-    assert spent is not None
-    assert 0 <= spent <= (read * 3.0 + written * 15.0) / 1_000_000 + 1e-9
+    assert dollars is not None
+    assert 0 <= dollars <= (read * 3.0 + written * 15.0) / 1_000_000 + 1e-9

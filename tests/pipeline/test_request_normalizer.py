@@ -175,7 +175,9 @@ def test_reasoning_and_enable_thinking_exclude_each_other(asked, enable):
 
 def test_effort_and_a_budget_exclude_each_other():
     """One says in words what the other says in tokens."""
-    assert "budget_tokens" in refusal(reasoning={"effort": "low", "budget_tokens": 2048})
+    message = refusal(reasoning={"effort": "low", "budget_tokens": 2048})
+
+    assert message == "reasoning.budget_tokens: not together with reasoning.effort; name one of them"
 
 
 @pytest.mark.parametrize("mode", ["text", "json_object"])
