@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beluna_gateway.canonical import (
+    Annotation,
     Completed,
     Failed,
     GatewayEvent,
@@ -24,6 +25,7 @@ from beluna_gateway.canonical import (
 from beluna_gateway.errors import GatewayError
 from beluna_gateway.event_stream import HIGH_WATER, EventStream, InferenceResult, collect
 
+CITED = Annotation("url_citation", {}, url="https://h/", start=0, end=1)
 CALL = ToolCall("c", "t", "{}", {})
 
 
@@ -89,12 +91,13 @@ async def test_a_whole_answer():
             ToolCallDelta("c", "t", "{}"),
             ToolCallReady(CALL),
             OutputTextDelta("b"),
+            CITED,
             Usage(UsageStats(1, 2)),
             Completed("tool_calls", {"model": "m-1"}),
         )
     )
 
-    assert result == InferenceResult("ab", "hm", (CALL,), UsageStats(1, 2), "tool_calls", {"model": "m-1"})
+    assert result == InferenceResult("ab", "hm", (CALL,), UsageStats(1, 2), "tool_calls", {"model": "m-1"}, (CITED,))
 
 
 async def test_a_failure_is_raised():

@@ -161,7 +161,7 @@ def test_each_extra_is_there() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
     named = set(re.findall(r"'(?:\.|beluna-gateway)\[([a-z]+)\]'", README))
 
-    assert {"local", "copilot", "otlp"} == named
+    assert {"local", "copilot", "otlp", "prices"} == named
     assert named <= extras.keys()
 
 
