@@ -26,14 +26,19 @@ if TYPE_CHECKING:
     from .errors import GatewayError
     from .event_stream import InferenceResult
     from .gateway import AIGateway
+    from .requests import CountTokensRequest, EmbedRequest, InferRequest, ModelsRequest
 
 __all__ = [
     "AIGateway",
     "Annotation",
     "Completed",
+    "CountTokensRequest",
+    "EmbedRequest",
     "Failed",
     "GatewayError",
+    "InferRequest",
     "InferenceResult",
+    "ModelsRequest",
     "OutputTextDelta",
     "ReasoningDelta",
     "Started",
@@ -50,6 +55,7 @@ _MODULES = {
     "GatewayError": "errors",
     "InferenceResult": "event_stream",
     "connect": "client",
+    **dict.fromkeys(("CountTokensRequest", "EmbedRequest", "InferRequest", "ModelsRequest"), "requests"),
     "load_config": "config",
 }
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from http import HTTPStatus
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, get_args
+from typing import Any, Self, TypeVar, Unpack, get_args, overload
 
 import structlog
 
@@ -36,7 +36,7 @@ from .canonical import (
     TokenCount,
 )
 from .config.settings import HTTP_DIALECTS, BackendProfile, Config, aliases, profiles
-from .errors import GatewayError, forget_frames, invalid_request
+from .errors import GatewayError, forget_frames
 from .event_stream import EventStream, InferenceResult, collect
 from .pipeline.budget import BudgetEnforcer, NarrowedBudget
 from .pipeline.capabilities import CapabilityGuard
@@ -51,10 +51,12 @@ from .pipeline.router import BackendRouter, SelectedBackend
 from .pipeline.timers import AttemptTimer, TotalTimer
 from .pipeline.verification import HeldAnswer, OutputVerification, wants_verification
 from .processes.schema_judge import judge
+from .requests import CountTokensRequest, EmbedRequest, InferRequest, ModelsRequest
 from .telemetry.records import RequestRecord, TelemetrySink
 from .telemetry.redaction import Redactor
 from .telemetry.service import ProgramStatus
 from .wire.frames import CountTokens, Embed, Infer, Models, OperationFrame, RequestFrame
+from .wire.ndjson import RejectedLine, validated
 from .worker import Large
 
 AdapterFactory = Callable[[BackendProfile], BackendAdapter]
@@ -594,17 +596,25 @@ class AIGateway:
 
     # --- for programs that embed the gateway ------------------------------------------------------------------
 
+    @overload
+    def infer_stream(self, request: Infer | Mapping[str, Any], /) -> AbstractAsyncContextManager[EventStream]: ...
+    @overload
+    def infer_stream(self, **fields: Unpack[InferRequest]) -> AbstractAsyncContextManager[EventStream]: ...
     @asynccontextmanager
-    async def infer_stream(self, request: Infer | Mapping[str, Any]) -> AsyncIterator[EventStream]:
-        """One inference as a stream of events: ``async with gateway.infer_stream({...}) as events: async for …``.
+    async def infer_stream(self, *request: Infer | Mapping[str, Any], **fields: Any) -> AsyncIterator[EventStream]:
+        """One inference as a stream of events: ``async with gateway.infer_stream(messages=[…]) as events: …``.
 
         Leaving the block cancels the request if it is still running. The backend is read no faster than the events are
         taken.
 
         Args:
-            request: An `Infer` frame, or the fields of one (`type` may be left out).
+            request: One `Infer` frame, or one mapping with the fields of one.
+            fields: The fields one by one, for type checkers: see `InferRequest`.
+
+        Raises:
+            GatewayError: `invalid_request`, naming each field that is wrong.
         """
-        frame, request_id = _frame(Infer, request)
+        frame, request_id = _frame(Infer, request, fields)
         stream, origin = EventStream(), Origin()
         task = asyncio.create_task(self.infer(frame, request_id, stream, origin))
         task.add_done_callback(stream.close)
@@ -615,42 +625,57 @@ class AIGateway:
             self._loop.call_soon(task.cancel)  # after its first step: otherwise it would end without a record
             await asyncio.wait([task])
 
-    async def infer_once(self, request: Infer | Mapping[str, Any]) -> InferenceResult:
-        """One inference as one result.
+    @overload
+    async def infer_once(self, request: Infer | Mapping[str, Any], /) -> InferenceResult: ...
+    @overload
+    async def infer_once(self, **fields: Unpack[InferRequest]) -> InferenceResult: ...
+    async def infer_once(self, *request: Infer | Mapping[str, Any], **fields: Any) -> InferenceResult:
+        """One inference as one result; its arguments are those of `infer_stream`.
 
         Raises:
             GatewayError: The request failed.
         """
-        async with self.infer_stream(request) as events:
+        async with self.infer_stream(*request, **fields) as events:
             return await collect(events)
 
-    async def embed(self, request: Embed | Mapping[str, Any]) -> Embedding:
+    @overload
+    async def embed(self, request: Embed | Mapping[str, Any], /) -> Embedding: ...
+    @overload
+    async def embed(self, **fields: Unpack[EmbedRequest]) -> Embedding: ...
+    async def embed(self, *request: Embed | Mapping[str, Any], **fields: Any) -> Embedding:
         """The vectors of texts.
 
         Args:
-            request: An `Embed` frame, or the fields of one.
+            request: One `Embed` frame, or one mapping with the fields of one.
+            fields: The fields one by one: see `EmbedRequest`.
 
         Raises:
             GatewayError: The request failed.
         """
-        result = await self._performed(Embed, request)
+        result = await self._performed(Embed, request, fields)
         assert isinstance(result, Embedding)  # noqa: S101 - each operation has its one result
         return result
 
-    async def count_tokens(self, request: CountTokens | Mapping[str, Any]) -> int:
-        """The input tokens that an inference would have; see `embed`."""
-        result = await self._performed(CountTokens, request)
+    @overload
+    async def count_tokens(self, request: CountTokens | Mapping[str, Any], /) -> int: ...
+    @overload
+    async def count_tokens(self, **fields: Unpack[CountTokensRequest]) -> int: ...
+    async def count_tokens(self, *request: CountTokens | Mapping[str, Any], **fields: Any) -> int:
+        """The input tokens that an inference would have; see `embed` and `CountTokensRequest`."""
+        result = await self._performed(CountTokens, request, fields)
         assert isinstance(result, TokenCount)  # noqa: S101
         return result.input_tokens
 
-    async def models(self, request: Models | Mapping[str, Any] | None = None) -> list[JsonObject]:
-        """The models of a backend, each with its `id`; see `embed`."""
-        result = await self._performed(Models, request or {})
+    async def models(self, *request: Models | Mapping[str, Any], **fields: Unpack[ModelsRequest]) -> list[JsonObject]:
+        """The models of a backend, each with its `id`; see `embed` and `ModelsRequest`."""
+        result = await self._performed(Models, request, fields)
         assert isinstance(result, ModelList)  # noqa: S101
         return result.models
 
-    async def _performed(self, kind: type[P], request: P | Mapping[str, Any]) -> OperationResult:
-        frame, request_id = _frame(kind, request)
+    async def _performed(
+        self, kind: type[P], request: tuple[P | Mapping[str, Any], ...], fields: Mapping[str, Any]
+    ) -> OperationResult:
+        frame, request_id = _frame(kind, request, fields)
         origin = Origin()
         try:
             return await self.perform(frame, request_id, origin)
@@ -700,17 +725,16 @@ F = TypeVar("F", Infer, CountTokens, Embed, Models)
 P = TypeVar("P", CountTokens, Embed, Models)
 
 
-def _frame(kind: type[F], request: F | Mapping[str, Any]) -> tuple[F, str]:
-    from pydantic import ValidationError
-
-    if isinstance(request, kind):
-        frame = request
+def _frame(kind: type[F], request: tuple[F | Mapping[str, Any], ...], fields: Mapping[str, Any]) -> tuple[F, str]:
+    """The frame of one kind, from a frame, a mapping or fields."""
+    if len(request) == 1 and isinstance(request[0], kind):
+        frame = request[0]
     else:
         name = get_args(kind.model_fields["type"].annotation)[0]
         try:
-            frame = kind.model_validate({"type": name, **dict(request)})
-        except ValidationError as error:
-            raise invalid_request(str(error)) from None
+            frame = validated(kind, {"type": name, **dict(*request), **fields})
+        except RejectedLine as rejected:
+            raise rejected.error from None
     return frame, frame.request_id or new_request_id()
 
 

@@ -37,7 +37,9 @@ adapters.http:      version errors canonical config wire telemetry processes ada
 adapters.copilot:   version errors canonical config telemetry processes adapters.base adapters.decoding
 adapters:           config adapters.base adapters.dialects adapters.http adapters.copilot
 worker:             errors wire
-gateway:            errors canonical wire config telemetry pipeline processes event_stream worker adapters.base adapters
+requests:           canonical
+gateway:            errors canonical wire config telemetry pipeline processes event_stream worker adapters.base \
+                    adapters requests
 client:
 no_daemon:
 starter:            config
@@ -47,7 +49,7 @@ check:              errors config telemetry pipeline processes daemon adapters a
 service:            config telemetry gateway daemon
 reload:             client
 cli:                version wire config telemetry client no_daemon starter ask daemon check reload service
-__init__:           version errors canonical config event_stream gateway client
+__init__:           version errors canonical config event_stream gateway client requests
 __main__:           cli
 local_model:        processes
 """

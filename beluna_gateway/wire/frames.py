@@ -155,6 +155,8 @@ Part = Annotated[
 class PastToolCall(_Frame):
     """A call that the model made in an earlier turn."""
 
+    model_config = ConfigDict(from_attributes=True)  # a program's `ToolCallReady.call` may be put back as it came
+
     id: str
     name: str
     arguments_json: str

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from json.encoder import encode_basestring as quoted  # the C function behind json.dumps(ensure_ascii=False)
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 from pydantic_core import to_json
@@ -35,6 +35,8 @@ from ..errors import ErrorKind, GatewayError, forget_frames
 from ..schemas import field_errors
 from . import json_pieces
 from .frames import CLIENT_FRAMES, MOST_MISTAKES, ClientFrameType
+
+F = TypeVar("F", bound=ClientFrameType)
 
 
 class RejectedLine(Exception):
@@ -89,8 +91,17 @@ def _frame(value: Any, mistake: str | None) -> ClientFrameType:
     if model is None:
         found = "no `type`" if "type" not in value else f"`type` {_shown(kind)}"
         raise RejectedLine(f"{found}; expected one of {', '.join(CLIENT_FRAMES)}", _readable_id(value))
+    return validated(model, value)
+
+
+def validated(model: type[F], value: dict[str, Any]) -> F:
+    """The frame of one kind with the fields of `value`.
+
+    Raises:
+        RejectedLine: There is none; the message names each mistake by its path.
+    """
     try:
-        return model.model_validate(value)
+        return cast("F", model.model_validate(value))
     except ValidationError as error:
         raise RejectedLine(_explain(error, value), _readable_id(value)) from None
 

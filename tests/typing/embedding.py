@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import assert_never, assert_type
 
+from beluna_gateway import InferRequest
 from beluna_gateway.adapters.base import BackendAdapter, Call, Emit, SilenceTimer
 from beluna_gateway.canonical import (
     Annotation,
@@ -14,6 +15,7 @@ from beluna_gateway.canonical import (
     Failed,
     FinishReason,
     GatewayEvent,
+    JsonObject,
     OtherFinishReason,
     OutputTextDelta,
     ReasoningDelta,
@@ -49,6 +51,19 @@ async def one_answer(path: Path) -> str:
         assert_type(result.tool_calls, tuple[ToolCall, ...])
         assert_type(result.usage, UsageStats | None)
         return result.output_text
+
+
+async def by_keywords(gateway: AIGateway) -> list[list[float]]:
+    """Fields one by one are checked, at every depth."""
+    request: InferRequest = {"messages": [{"role": "user", "parts": [{"text": {"text": "hello"}}]}]}
+    result = await gateway.infer_once(**request)
+    await gateway.infer_once(messages=[{"role": "assistant", "parts": [], "tool_calls": [*result.tool_calls]}])
+    await gateway.infer_once(messages=[], reasoning={"effort": "low"}, limits={"max_output_tokens": 5})
+    await gateway.infer_once(message=[])  # type: ignore[call-overload]
+    await gateway.infer_once(messages=[], reasoning={"effort": "lots"})  # type: ignore[call-overload]
+    assert_type(await gateway.count_tokens(messages=[]), int)
+    assert_type(await gateway.models(backend_id="b"), list[JsonObject])
+    return (await gateway.embed(inputs=["a"])).vectors
 
 
 async def a_stream(gateway: AIGateway) -> str:
