@@ -5,7 +5,7 @@ with large values is done in pieces (`wire.json_pieces`), and the garbage collec
 8 MB takes 0.2 s, does not run and never looks at them.
 
 Measured with 8 MB of the worst frames: the figures are in docs/reliability.md. A process of its own would free the
-daemon of all this, but takes 40 MB, 0.3 s to start, and a copy of the configuration, of the dialects and of every
+daemon of all this, but takes 53 MB, 0.4 s to start, and a copy of the configuration, of the dialects and of every
 reload; pieces in the event loop's own thread would need each dialect's encoder to be written as a generator.
 """
 

@@ -43,7 +43,7 @@ LARGE_BYTES = 64 * 1024
 """A longer line is decoded and encoded off the event loop."""
 
 LARGE_VALUES = 2000
-"""So is a line with more arrays, objects and commas: it costs about 5 ms."""
+"""So is a line with more arrays, objects and commas. 333 short messages have as many: 2 ms to decode and normalise."""
 
 REQUEST_COSTS = 3.0
 """Normalising and encoding a request takes about twice as long again as decoding it."""
