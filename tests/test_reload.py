@@ -85,14 +85,16 @@ async def house(*backends: Any, scripts: dict[str, list[list[Any]]] | None = Non
 @virtual_time
 async def test_new_requests_use_the_new_configuration_and_those_in_flight_the_old_one():
     """A request that is answering ends at the backend where it began; the next one goes to the new one at once."""
-    async with house(backend(endpoint="http://old"), scripts={"http://old": [HELD]}) as built:
+    async with house(backend(endpoint="http://localhost/old"), scripts={"http://localhost/old": [HELD]}) as built:
         client = Client()
         task = built.begin(client)
         await asyncio.sleep(1)
-        built.reload(backend(endpoint="http://new", default_model="m2"))
+        built.reload(backend(endpoint="http://localhost/new", default_model="m2"))
 
         assert (await built.ask())[0] == Started("b", "m2")
-        assert [len(built.made[endpoint][0].prepared) for endpoint in ("http://old", "http://new")] == [1, 1]
+        assert [
+            len(built.made[endpoint][0].prepared) for endpoint in ("http://localhost/old", "http://localhost/new")
+        ] == [1, 1]
         await task
         assert client.events[0] == Started("b", "m")
         assert isinstance(client.events[-1], Completed)
@@ -102,16 +104,18 @@ async def test_new_requests_use_the_new_configuration_and_those_in_flight_the_ol
 async def test_what_was_replaced_is_closed_with_its_last_request():
     """Not before the last of several has ended, and not later; without one, at once."""
     async with house(
-        backend(endpoint="http://old"), backend(id="c", endpoint="http://unused"), scripts={"http://old": [HELD]}
+        backend(endpoint="http://localhost/old"),
+        backend(id="c", endpoint="http://localhost/unused"),
+        scripts={"http://localhost/old": [HELD]},
     ) as built:
         await built.ask(backend_id="c")
         tasks = [built.begin(Client())]
         await asyncio.sleep(4)
         tasks.append(built.begin(Client()))
         await asyncio.sleep(1)
-        built.reload(backend(endpoint="http://new"))
+        built.reload(backend(endpoint="http://localhost/new"))
         await asyncio.sleep(0.01)
-        (old,), (unused,) = built.made["http://old"], built.made["http://unused"]
+        (old,), (unused,) = built.made["http://localhost/old"], built.made["http://localhost/unused"]
 
         assert (old.closed, unused.closed) == (0, 1)
         await tasks[0]
@@ -120,21 +124,23 @@ async def test_what_was_replaced_is_closed_with_its_last_request():
         await tasks[1]
         await asyncio.sleep(0.01)
         assert old.closed == 1
-    assert (old.closed, unused.closed, len(built.made["http://unused"])) == (1, 1, 1)
+    assert (old.closed, unused.closed, len(built.made["http://localhost/unused"])) == (1, 1, 1)
 
 
 @virtual_time
 async def test_a_request_that_waits_for_a_place_keeps_its_backend():
     """It was accepted before the reload, so it is served by what stood in the file then."""
     one = {"budget": {"max_concurrency_per_backend": 1}}
-    async with house(backend(endpoint="http://old", **one), scripts={"http://old": [HELD]}) as built:
+    async with house(
+        backend(endpoint="http://localhost/old", **one), scripts={"http://localhost/old": [HELD]}
+    ) as built:
         tasks = [built.begin(Client()) for _ in range(3)]
         await asyncio.sleep(1)
-        built.reload(backend(endpoint="http://new", **one))
+        built.reload(backend(endpoint="http://localhost/new", **one))
         await asyncio.gather(*tasks)
 
-        assert built.made["http://old"][0].begun == 3
-        assert built.made["http://new"][0].begun == 0
+        assert built.made["http://localhost/old"][0].begun == 3
+        assert built.made["http://localhost/new"][0].begun == 0
 
 
 @virtual_time
@@ -142,17 +148,21 @@ async def test_unchanged_backends_keep_everything():
     """Adapter, breaker, budget and counters are those of before, whatever else the reload changes."""
     failing = {"reliability": {"breaker_failure_threshold": 1, "max_retries": 0}}
     async with house(
-        backend(), backend(id="c", endpoint="http://c", **failing), scripts={"http://c": [[transient()]]}
+        backend(),
+        backend(id="c", endpoint="http://localhost/c", **failing),
+        scripts={"http://localhost/c": [[transient()]]},
     ) as built:
         await built.ask(backend_id="c")
         before = built.gateway.backends["c"]
-        changes = built.reload(backend(endpoint="http://new"), backend(id="c", endpoint="http://c", **failing))
+        changes = built.reload(
+            backend(endpoint="http://localhost/new"), backend(id="c", endpoint="http://localhost/c", **failing)
+        )
 
         assert changes == BackendChanges(added=(), changed=("b",), removed=(), unchanged=("c",))
         assert built.gateway.backends["c"] is before
         assert (before.breaker.state, before.requests, before.failures) == ("open", 1, 1)
-        assert len(built.made["http://c"]) == 1
-        assert built.made["http://c"][0].closed == 0
+        assert len(built.made["http://localhost/c"]) == 1
+        assert built.made["http://localhost/c"][0].closed == 0
 
 
 @virtual_time
@@ -160,10 +170,12 @@ async def test_a_changed_backend_has_a_new_breaker_and_a_new_budget():
     """Its circuit is closed and its places are free, and the late failure of an old request opens nothing."""
     keys = {"budget": {"max_concurrency_per_backend": 1}, "reliability": {"breaker_failure_threshold": 1}}
     old: list[Any] = [OutputTextDelta("a"), 10.0, transient()]
-    async with house(backend(endpoint="http://old", **keys), scripts={"http://old": [old]}) as built:
+    async with house(
+        backend(endpoint="http://localhost/old", **keys), scripts={"http://localhost/old": [old]}
+    ) as built:
         task = built.begin(Client())
         await asyncio.sleep(1)
-        built.reload(backend(endpoint="http://new", **keys))
+        built.reload(backend(endpoint="http://localhost/new", **keys))
 
         assert isinstance((await built.ask())[-1], Completed)
         await task
@@ -173,8 +185,8 @@ async def test_a_changed_backend_has_a_new_breaker_and_a_new_budget():
 @virtual_time
 async def test_added_and_removed_backends_and_the_default():
     """A removed backend is unknown to new requests, an added one known, and the default is the file's."""
-    async with house(backend(), backend(id="c", endpoint="http://c")) as built:
-        changes = built.reload(backend(id="d", endpoint="http://d"), backend(), default_backend="d")
+    async with house(backend(), backend(id="c", endpoint="http://localhost/c")) as built:
+        changes = built.reload(backend(id="d", endpoint="http://localhost/d"), backend(), default_backend="d")
 
         assert changes == BackendChanges(added=("d",), changed=(), removed=("c",), unchanged=("b",))
         assert (await built.ask())[0] == Started("d", "m")
@@ -216,7 +228,7 @@ def test_which_settings_are_the_same(one: dict[str, Any], other: dict[str, Any],
 @virtual_time
 async def test_shared_settings_change_every_backend_that_has_them():
     """`ai_gateway.reliability` counts for the backends that do not name the key themselves."""
-    own = backend(id="c", endpoint="http://c", reliability={"max_retries": 1})
+    own = backend(id="c", endpoint="http://localhost/c", reliability={"max_retries": 1})
     async with house(backend(), own) as built:
         changes = built.reload(backend(), own, reliability={"max_retries": 5})
 
