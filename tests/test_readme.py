@@ -183,9 +183,10 @@ def test_each_path_and_link_leads_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
-def test_each_test_that_shows_a_promise_is_there() -> None:
-    """The table of promises names tests that exist."""
-    named = re.findall(r"`([\w/.]*)::(\w+)`", README)
+@pytest.mark.parametrize("page", ["README.md", "docs/reliability.md"])
+def test_each_test_that_shows_a_promise_is_there(page: str) -> None:
+    """The tables of promises name tests that exist."""
+    named = re.findall(r"`([\w/.]*)::(\w+)`", (ROOT / page).read_text("utf-8"))
     assert len(named) >= 10
     file = ""
     for path, test in named:

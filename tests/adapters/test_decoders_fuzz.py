@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beluna_gateway.adapters.base import HttpDialect
+from beluna_gateway.adapters.base import HttpDialect, parse_object
+from beluna_gateway.adapters.http.ndjson import NdjsonParser
+from beluna_gateway.adapters.http.sse import SseParser
 from beluna_gateway.canonical import (
     BackendRawEvent,
     CanonicalRequest,
@@ -17,6 +20,7 @@ from beluna_gateway.canonical import (
     TextPart,
     UserMessage,
 )
+from beluna_gateway.config.settings import HTTP_DIALECTS
 from beluna_gateway.errors import GatewayError
 
 from .arbitrary import assert_in_order
@@ -151,3 +155,26 @@ def test_a_body_of_another_api_is_a_protocol_violation(name: str) -> None:
             decoder.feed_whole(body, [])
 
         assert failure.value.kind == "protocol_violation"
+
+
+@pytest.mark.parametrize("manner", ["event", "body"])
+@pytest.mark.parametrize("name", sorted(HTTP_DIALECTS))
+def test_an_event_with_more_values_than_any_answer_has_is_refused(name, manner):
+    """Before it is parsed: a million empty arrays take a hundred times their bytes."""
+    of = dialect(name)
+    data = b'{"a":[' + b"[]," * 1_000_000 + b"[]]}"
+    began = time.process_time()
+
+    with pytest.raises(GatewayError, match="values") as failure:
+        read_event(of, data) if manner == "event" else of.decoder(REQUEST, "m").feed_whole(parse_object(data), [])
+
+    assert failure.value.kind == "protocol_violation"
+    assert time.process_time() - began < 1
+
+
+def read_event(of: HttpDialect, data: bytes) -> None:
+    decoder = of.decoder(REQUEST, "m")
+    ndjson = of.framing == "ndjson"
+    payloads = NdjsonParser(1 << 24).feed(data + b"\n") if ndjson else SseParser(1 << 24).feed(b"data: %b\n\n" % data)
+    for payload in payloads:
+        decoder.feed(payload, [])

@@ -68,8 +68,9 @@ class Mutator:
 
     def __init__(self, seeds: list[bytes]) -> None:
         self._seeds = seeds
-        values = [value for seed in seeds for line in seed.split(b"\n") if (value := _json_of(line)[1]) is not None]
-        self._nodes = [node for value in values for node in _nodes(value)]
+        texts = [text for seed in seeds for text in (seed, *seed.split(b"\n"))]
+        values = [value for text in texts if (value := _json_of(text)[1]) is not None]
+        self._nodes = [node for value in values for node in _nodes(value)] or [None]
         self._keys = sorted({key for node in self._nodes if isinstance(node, dict) for key in node}) or ["a"]
 
     def mutate(self, data: bytes, dice: random.Random) -> bytes:
@@ -97,7 +98,10 @@ class Mutator:
         return data[:start] + dice.choice(self._seeds)[dice.randint(0, 200) :]
 
     def _json(self, data: bytes, dice: random.Random) -> bytes:
-        """One line's JSON changed at one place; bytes changed where no line is JSON."""
+        """The JSON of all or of one line changed at one place; bytes changed where there is none."""
+        prefix, value = _json_of(data)
+        if value is not None:
+            return prefix + _dumped(self._changed(value, dice))
         lines = data.split(b"\n")
         for number in dice.sample(range(len(lines)), min(len(lines), 8)):
             prefix, value = _json_of(lines[number])
@@ -121,7 +125,7 @@ class Mutator:
                 return self._changed_object(dict(value), dice)
             if isinstance(value, list):
                 return self._changed_array(list(value), dice)
-        return dice.choice(ODD_VALUES) if dice.random() < 0.7 or not self._nodes else dice.choice(self._nodes)
+        return dice.choice(ODD_VALUES) if dice.random() < 0.7 else dice.choice(self._nodes)
 
     def _changed_object(self, value: dict[str, Any], dice: random.Random) -> dict[str, Any]:
         key = dice.choice(list(value))
@@ -131,7 +135,7 @@ class Mutator:
         elif how == 1:
             value[dice.choice(self._keys)] = value.pop(key)
         elif how == 2:
-            value[dice.choice(self._keys)] = dice.choice(self._nodes or ODD_VALUES)
+            value[dice.choice(self._keys)] = dice.choice(self._nodes)
         else:
             value[key] = self._changed(value[key], dice)
         return value
@@ -144,7 +148,7 @@ class Mutator:
         elif how == 1:
             value[place:place] = [value[place]] * dice.choice([1, 2, 100])
         elif how == 2:
-            value.append(dice.choice(self._nodes or ODD_VALUES))
+            value.append(dice.choice(self._nodes))
         else:
             value[place] = self._changed(value[place], dice)
         return value
