@@ -139,8 +139,8 @@ def play(name: str, data: bytes) -> None:
     """One input of a target, within its time and memory; now and then, by its checksum, stretched as well."""
     _bounded(name, data)
     number = zlib.crc32(data)
-    if data and number % 16 == 0:
-        _bounded(name, stretched(data, SEPARATORS[number // 16 % len(SEPARATORS)]))
+    if data and number % 64 == 0:
+        _bounded(name, stretched(data, SEPARATORS[number // 64 % len(SEPARATORS)]))
 
 
 def play_stretched(name: str, data: bytes) -> None:
