@@ -68,7 +68,7 @@ GROUPS: dict[str, Group] = {
     "encoding": Group(("adapters/encoding/*.py",), ("adapters/encoding", "adapters/dialects")),
     "streams": Group(
         tuple(f"adapters/http/{name}.py" for name in ("sse", "ndjson", "payloads")),
-        tuple(f"adapters/http/test_{name}.py" for name in ("sse", "ndjson", "reads")),
+        tuple(f"adapters/http/test_{name}.py" for name in ("sse", "ndjson", "payloads", "reads")),
     ),
     "anthropic": _dialect("anthropic"),
     "gemini": _dialect("gemini"),

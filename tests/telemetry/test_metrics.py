@@ -76,6 +76,8 @@ def test_series_exist_from_the_start():
     for name in ("cancel_seconds_count", "retries_total", "usage_unreported_total"):
         assert counted[f'{name}{{backend_id="local"}}'] == 0
     assert counted[f'cost_usd_total{{{WHO},model="m"}}'] == 0
+    durations = {name: value for name, value in counted.items() if name.startswith("request_duration_seconds_count")}
+    assert durations == {'request_duration_seconds_count{backend_id="local",model="m",outcome="completed"}': 0}
 
 
 def test_the_text_of_each_metric_is_a_sentence():
@@ -153,7 +155,8 @@ def test_missing_usage_is_counted_and_not_made_up():
     """A completed request without usage shows as such; a failed one is not expected to have any."""
     sink = make_sink()
     sink.finished(record())
-    sink.finished(record(outcome="timeout"))
+    for _ in range(2):
+        sink.finished(record(outcome="timeout"))
 
     counted = samples(sink)
 
@@ -162,12 +165,12 @@ def test_missing_usage_is_counted_and_not_made_up():
 
 
 def test_attempts_after_the_first_are_retries():
-    """A request with three attempts has two retries."""
+    """A request with three attempts has two retries, one with two has one."""
     sink = make_sink()
-    sink.finished(record(attempts=3))
-    sink.finished(record(attempts=1))
+    for attempts, retries in ((3, 2), (1, 2), (2, 3), (0, 3)):
+        sink.finished(record(attempts=attempts))
 
-    assert samples(sink)['retries_total{backend_id="local"}'] == 2
+        assert samples(sink)['retries_total{backend_id="local"}'] == retries
 
 
 def test_the_time_of_a_cancel():
@@ -268,12 +271,16 @@ def test_what_the_daemon_counts():
     service.connections["core"] += 2
     service.refused["uid"] += 3
     service.rejected["core", "invalid_request"] += 4
+    service.rejected["core", "internal"] += 1
+    service.rejected["other", "timeout"] += 1
     service.reloaded(ok=True)
     service.reloaded(ok=False)
     after = samples(sink)
 
     assert [before[name] for name in names] == [0] * 6
     assert [after[name] for name in names] == [2, 3, 0, 4, 1, 1]
+    assert after['rejected_lines_total{client="core",kind="internal"}'] == 1
+    assert not any('kind="timeout"' in name for name in after)
     assert (before["config_is_current"], after["config_is_current"]) == (1, 0)
     service.reloaded(ok=True)
     assert samples(sink)["config_is_current"] == 1
