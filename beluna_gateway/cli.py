@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .starter import FILE_NAME, VARIABLE, config_places, find_config
+from .commands.starter import FILE_NAME, VARIABLE, config_places, find_config
 from .telemetry.journal import is_journal, with_priority
 from .telemetry.terminal import printable, printable_json
 from .version import __version__
@@ -210,8 +210,8 @@ def _serve(options: argparse.Namespace) -> int:
 
     import uvloop
 
+    from .daemon.service import MissingExtra, Service
     from .daemon.sockets import SocketError
-    from .service import MissingExtra, Service
     from .telemetry.logging import LogSettings, logging_to
     from .telemetry.redaction import Redactor
 
@@ -249,7 +249,7 @@ def _socket_path(options: argparse.Namespace) -> Path | int:
 
 
 def _no_daemon(path: Path, error: OSError) -> int:
-    from .no_daemon import why_not
+    from .commands.no_daemon import why_not
 
     _complain(why_not(path, error))
     return UNAVAILABLE
@@ -264,7 +264,7 @@ def _ask(options: argparse.Namespace) -> int:
         return question
     import asyncio
 
-    from .ask import UnreadableFile, ask_daemon, file_parts
+    from .commands.ask import UnreadableFile, ask_daemon, file_parts
 
     try:
         files = file_parts(options.file or ())
@@ -359,7 +359,7 @@ def _models(options: argparse.Namespace) -> int:
         return USAGE
     import asyncio
 
-    from .ask import list_models
+    from .commands.ask import list_models
 
     try:
         frame = asyncio.run(list_models(path, options.backend))
@@ -383,7 +383,7 @@ def _reload(options: argparse.Namespace) -> int:
         return path
     import asyncio
 
-    from .reload import NotReloaded, WrongFile, reload_daemon
+    from .commands.reload import NotReloaded, WrongFile, reload_daemon
 
     try:
         pid = asyncio.run(reload_daemon(path))
@@ -420,9 +420,9 @@ def _check(options: argparse.Namespace) -> int:
     import asyncio
     from dataclasses import asdict
 
-    from .check import FOOTNOTE, Check
+    from .commands.check import FOOTNOTE, Check
+    from .daemon.service import MissingExtra, import_otlp
     from .daemon.sockets import SocketError
-    from .service import MissingExtra, import_otlp
     from .telemetry.logging import logging_to
     from .telemetry.redaction import Redactor
 
@@ -469,7 +469,7 @@ def _schema(options: argparse.Namespace) -> int:
 
 
 def _init(options: argparse.Namespace) -> int:
-    from .starter import CannotWrite, hidden_from_service, next_steps, write_starter
+    from .commands.starter import CannotWrite, hidden_from_service, next_steps, write_starter
 
     if options.folder is not None and options.named_config is not None:
         _complain("init takes a folder or --config, not both")

@@ -12,8 +12,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from dataclasses import asdict
+from functools import partial
 from http import HTTPStatus
 from itertools import count
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any, Self, TypeVar, Unpack, get_args, overload
 
 import structlog
 
-from .adapters.base import BackendAdapter, Call
+from .adapters.base import Call
 from .canonical import (
     CanonicalRequest,
     Completed,
@@ -35,142 +35,32 @@ from .canonical import (
     ResolvedCredential,
     TokenCount,
 )
-from .config.settings import HTTP_DIALECTS, BackendProfile, Config, aliases, profiles
+from .config.settings import Config
 from .errors import GatewayError, forget_frames
 from .event_stream import EventStream, InferenceResult, collect
+from .live_backends import AdapterFactory, BackendChanges, InEffect, LiveBackend, LiveConfiguration
 from .pipeline.budget import BudgetEnforcer, NarrowedBudget
 from .pipeline.capabilities import CapabilityGuard
 from .pipeline.clients import ClientTable, Origin
 from .pipeline.credentials import CredentialResolver
 from .pipeline.operation_response import OperationResponse
 from .pipeline.price_list import PriceList
-from .pipeline.reliability import CircuitBreaker, retry_delay
+from .pipeline.reliability import retry_delay
 from .pipeline.request_normalizer import RequestNormalizer
 from .pipeline.response_normalizer import EventSink, ResponseNormalizer
-from .pipeline.router import BackendRouter, SelectedBackend
+from .pipeline.router import SelectedBackend
 from .pipeline.timers import AttemptTimer, TotalTimer
 from .pipeline.verification import HeldAnswer, OutputVerification, wants_verification
 from .processes.schema_judge import judge
 from .requests import CountTokensRequest, EmbedRequest, InferRequest, ModelsRequest
 from .telemetry.records import RequestRecord, TelemetrySink
 from .telemetry.redaction import Redactor
-from .telemetry.service import ProgramStatus
 from .wire.frames import CountTokens, Embed, Infer, Models, OperationFrame, RequestFrame
 from .wire.ndjson import RejectedLine, validated
 from .worker import Large
 
-AdapterFactory = Callable[[BackendProfile], BackendAdapter]
-
 MESSAGE_CHARACTERS = 2000
 """The longest `error.message` (protocol/README.md, "Error mapping")."""
-
-
-class LiveBackend:
-    """A configured backend with what outlives a request: its adapter, budget, circuit breaker and counters."""
-
-    def __init__(self, profile: BackendProfile, make_adapter: AdapterFactory, clock: Callable[[], float]) -> None:
-        self.profile = profile
-        self.id = profile.id
-        self.users = 0
-        """Requests that began with it and have not ended."""
-        self.predecessors: set[asyncio.Task[None]] = set()
-        """The ends of retired backends whose model server has the endpoint that this one's will have."""
-        self._unused = asyncio.Event()
-        self.budget = BudgetEnforcer(profile.budget, profile.id)
-        self.breaker = CircuitBreaker(profile.reliability, clock)
-        self.models = profile.models
-        self.requests = 0
-        self.failures = 0
-        self._make_adapter = make_adapter
-
-    @cached_property
-    def adapter(self) -> BackendAdapter:
-        """Made on first use: its imports take most of the daemon's start-up time."""
-        return self._make_adapter(self.profile)
-
-    @property
-    def has_adapter(self) -> bool:
-        """Whether the adapter has been made, and so has to be closed."""
-        return "adapter" in self.__dict__
-
-    @property
-    def program(self) -> ProgramStatus | None:
-        """The program that the daemon runs for this backend; None where there is none."""
-        if self.has_adapter:
-            return self.adapter.program
-        settings = self.profile.backend
-        runs_one = settings.launch is not None or settings.dialect not in HTTP_DIALECTS
-        return ProgramStatus("stopped", 0) if runs_one else None
-
-    def enter(self) -> None:
-        """A request begins."""
-        self._unused.clear()
-        self.users += 1
-        self.requests += 1
-
-    def leave(self) -> None:
-        """A request has ended."""
-        self.users -= 1
-        if self.users == 0:
-            self._unused.set()
-
-    async def close(self) -> None:
-        """Ends connections and child processes."""
-        if self.has_adapter:
-            await self.adapter.close()
-
-    async def close_when_unused(self) -> None:
-        """Waits for the last request, or for `stop_waiting`, before it closes. No request may begin any more."""
-        if self.users:
-            await self._unused.wait()
-        await self.close()
-
-    def stop_waiting(self) -> None:
-        """`close_when_unused` waits for no request any more."""
-        self._unused.set()
-
-    def follow(self, predecessor: asyncio.Task[None]) -> None:
-        """No attempt begins before `predecessor` is done."""
-        self.predecessors.add(predecessor)
-        predecessor.add_done_callback(self.predecessors.discard)
-
-    async def wait_for_predecessors(self) -> None:
-        """Returns when the model servers whose place this backend's takes have stopped: a server that is still there
-        would look like one that somebody else runs.
-        """
-        if self.predecessors:
-            await asyncio.wait(self.predecessors)
-
-    async def wait_for_retry(self, seconds: float) -> None:
-        """Waits for `seconds`, or until the circuit opens: the next attempt is then refused anyway."""
-        opened = asyncio.Event()
-        self.breaker.on_open.add(opened.set)
-        try:
-            async with asyncio.timeout(seconds):
-                await opened.wait()
-        except TimeoutError:
-            pass
-        finally:
-            self.breaker.on_open.discard(opened.set)
-
-
-@dataclass(frozen=True, slots=True)
-class _InEffect:
-    """What one configuration comes to. A request takes it once, as it begins, and keeps to it until it ends."""
-
-    router: BackendRouter
-    backends: Mapping[str, LiveBackend]
-    clients: ClientTable
-
-
-@dataclass(frozen=True, slots=True)
-class BackendChanges:
-    """What a reload made of the backends: their ids."""
-
-    added: tuple[str, ...]
-    changed: tuple[str, ...]
-    removed: tuple[str, ...]
-    unchanged: tuple[str, ...]
 
 
 class AIGateway:
@@ -201,8 +91,6 @@ class AIGateway:
             from .adapters import ADAPTERS
 
             adapters = ADAPTERS
-        self._adapters = adapters
-        self._folder = folder or Path.cwd()
         self._loop = asyncio.get_running_loop()
         self._clock = clock
         self._redactor = redactor or Redactor()
@@ -212,42 +100,17 @@ class AIGateway:
         self._prices = PriceList()
         self.telemetry: list[TelemetrySink] = list(telemetry)
         self._log = structlog.get_logger("beluna_gateway")
-        self._retiring: dict[LiveBackend, asyncio.Task[None]] = {}
-        self._starting: set[asyncio.Task[None]] = set()
-        self._in_effect = self._configured(config, None)
+        self._live = LiveConfiguration(config, folder or Path.cwd(), adapters, clock)
 
     @property
     def backends(self) -> Mapping[str, LiveBackend]:
         """The backends that new requests use, by id."""
-        return self._in_effect.backends
+        return self._live.in_effect.backends
 
     @property
     def clients(self) -> ClientTable:
         """The clients of new requests."""
-        return self._in_effect.clients
-
-    def _configured(self, config: Config, before: _InEffect | None) -> _InEffect:
-        """What `config` comes to, with those of the backends and clients of `before` that it does not change."""
-        configured = profiles(config, self._folder)
-        backends = {}
-        for profile in configured.values():
-            backend = None if before is None else before.backends.get(profile.id)
-            if backend is None or not backend.profile.equals(profile):
-                backend = LiveBackend(profile, self._adapters[profile.backend.dialect], self._clock)
-            backends[profile.id] = backend
-        budgets = {profile.id: profile.budget for profile in configured.values()}
-        clients = ClientTable(config.server, budgets, None if before is None else before.clients)
-        if config.without_effect:
-            self._log.info("without effect: for Beluna core", settings=", ".join(config.without_effect))
-        for profile in configured.values():
-            if profile.reliability.retry_policy == "adapter_resumable" or _wants_resumable(profile):
-                self._log.warning(
-                    "without effect: no dialect can resume a stream",
-                    backend_id=profile.id,
-                    settings="retry_policy adapter_resumable, capabilities.resumable_streaming",
-                )
-        router = BackendRouter(configured, config.ai_gateway.default_backend, aliases(config))
-        return _InEffect(router, backends, clients)
+        return self._live.in_effect.clients
 
     async def __aenter__(self) -> Self:
         return self
@@ -255,86 +118,25 @@ class AIGateway:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for task in self._starting:
-            task.cancel()
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._credentials.close)
-            for backend in self.backends.values():
-                stack.push_async_callback(backend.close)
-            for backend in self._retiring:
-                backend.stop_waiting()
-            if tasks := {*self._retiring.values(), *self._starting}:
-                await asyncio.wait(tasks)
+            stack.push_async_exit(self._live)
 
     async def start(self) -> None:
         """Starts model servers that are to run before the first request (`launch`), and loads the default backend's
         adapter. Optional: otherwise the first request does both.
         """
-        for backend in self.backends.values():
-            if self._starts_early(self._in_effect, backend):
-                await backend.adapter.start()
+        await self._live.start()
 
     def reload(self, config: Config) -> BackendChanges:
         """Puts `config` into effect for the requests that begin from now on; those in flight end as they began.
 
         A backend whose settings have not changed keeps its connections, circuit breaker, budget, counters and programs.
-        The others are new; what they replace is closed when its last request has ended, and a model server that is to
-        take the place of another one, on the same endpoint, is started after that.
 
         Raises:
             Exception: An adapter of the new configuration cannot be made. Then nothing has changed.
         """
-        before = self._in_effect
-        after = self._configured(config, before)
-        new = [backend for backend in after.backends.values() if before.backends.get(backend.id) is not backend]
-        start = [backend for backend in new if self._starts_early(after, backend)]
-        for backend in start:
-            _ = backend.adapter  # what may raise does so before anything has changed
-        self._in_effect = after
-        for backend in before.backends.values():
-            if after.backends.get(backend.id) is not backend:
-                self._retire(backend)
-        for backend in new:
-            for retired, task in self._retiring.items():
-                if _same_model_server(backend.profile, retired.profile):
-                    backend.follow(task)
-        for backend in start:
-            self._start_later(backend)
-        return BackendChanges(
-            added=tuple(backend.id for backend in new if backend.id not in before.backends),
-            changed=tuple(backend.id for backend in new if backend.id in before.backends),
-            removed=tuple(name for name in before.backends if name not in after.backends),
-            unchanged=tuple(name for name, backend in after.backends.items() if before.backends.get(name) is backend),
-        )
-
-    def _starts_early(self, configured: _InEffect, backend: LiveBackend) -> bool:
-        return backend.id == configured.router.default_backend or backend.profile.backend.launch is not None
-
-    def _retire(self, backend: LiveBackend) -> None:
-        task = self._spawn(backend.close_when_unused(), backend.id)
-        self._retiring[backend] = task
-        task.add_done_callback(lambda _: self._retiring.pop(backend))
-
-    def _start_later(self, backend: LiveBackend) -> None:
-        async def start() -> None:
-            await backend.wait_for_predecessors()
-            if self.backends.get(backend.id) is backend:
-                await backend.adapter.start()
-
-        task = self._spawn(start(), backend.id)
-        self._starting.add(task)
-        task.add_done_callback(self._starting.discard)
-
-    def _spawn(self, work: Coroutine[None, None, None], backend_id: str) -> asyncio.Task[None]:
-        async def guarded() -> None:
-            try:
-                await work
-            except Exception:  # noqa: BLE001 - nobody waits for the outcome
-                self._log.exception("bug in a reload", backend_id=backend_id)
-
-        task = asyncio.create_task(guarded(), name=f"reload of backend {backend_id}")
-        task.add_done_callback(lambda _: work.close())  # a task cancelled before its first step never awaits it
-        return task
+        return self._live.reload(config)
 
     # --- one request -----------------------------------------------------------------------------------------
 
@@ -354,7 +156,7 @@ class AIGateway:
         record = RequestRecord(request_id, asked.metadata, self._clock(), streamed=asked.stream)
         response = ResponseNormalizer(sink, asked.include_reasoning, self._clock, self._later)
         return self._serve(
-            self._request_normalizer.normalize, frame, response, record, origin or Origin(), self._in_effect
+            self._request_normalizer.normalize, frame, response, record, origin or Origin(), self._live.in_effect
         )
 
     def perform(
@@ -367,10 +169,10 @@ class AIGateway:
         Raises:
             GatewayError: The request failed.
         """
-        return self._perform(frame, request_id, origin or Origin(), self._in_effect)
+        return self._perform(frame, request_id, origin or Origin(), self._live.in_effect)
 
     async def _perform(
-        self, frame: OperationFrame | Large, request_id: str, origin: Origin, in_effect: _InEffect
+        self, frame: OperationFrame | Large, request_id: str, origin: Origin, in_effect: InEffect
     ) -> OperationResult:
         asked = frame.value if isinstance(frame, Large) else frame
         metadata = asked.metadata if isinstance(asked, CountTokens) else {}
@@ -392,7 +194,7 @@ class AIGateway:
         response: ResponseNormalizer | OperationResponse,
         record: RequestRecord,
         origin: Origin,
-        in_effect: _InEffect,
+        in_effect: InEffect,
     ) -> None:
         """The whole way of a request; see the module's docstring."""
         backend = None
@@ -405,7 +207,9 @@ class AIGateway:
             else:
                 await large.step(lambda asked: normalize(asked, record.request_id))
                 request = large.value
-                in_effect = self._in_effect  # nobody has entered the backends of the one before: they may be closed
+                in_effect = (
+                    self._live.in_effect
+                )  # nobody has entered the backends of the one before: they may be closed
             del frame  # 4 KB or more, for as long as the answer takes
             selected = in_effect.router.select(request)
             backend = in_effect.backends[selected.profile.id]
@@ -743,14 +547,3 @@ def new_request_id() -> str:
     from uuid_utils import uuid7  # here, because most clients name their requests
 
     return str(uuid7())
-
-
-def _same_model_server(one: BackendProfile, other: BackendProfile) -> bool:
-    """Whether both launch a server for the same endpoint."""
-    both_launch = one.backend.launch is not None and other.backend.launch is not None
-    return both_launch and one.backend.endpoint == other.backend.endpoint
-
-
-def _wants_resumable(profile: BackendProfile) -> bool:
-    own = profile.backend.capabilities
-    return own is not None and own.resumable_streaming

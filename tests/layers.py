@@ -38,17 +38,13 @@ adapters.copilot:   version errors canonical config telemetry processes adapters
 adapters:           config adapters.base adapters.dialects adapters.http adapters.copilot
 worker:             errors wire
 requests:           canonical
+live_backends:      config telemetry pipeline adapters.base
 gateway:            errors canonical wire config telemetry pipeline processes event_stream worker adapters.base \
-                    adapters requests
+                    adapters requests live_backends
 client:
-no_daemon:
-starter:            config
 daemon:             version errors canonical wire config telemetry pipeline worker gateway
-ask:                telemetry client
-check:              errors config telemetry pipeline processes daemon adapters adapters.copilot
-service:            config telemetry gateway daemon
-reload:             client
-cli:                version wire config telemetry client no_daemon starter ask daemon check reload service
+commands:           errors config telemetry pipeline processes client daemon adapters adapters.copilot
+cli:                version wire config telemetry client commands daemon
 __init__:           version errors canonical config event_stream gateway client requests
 __main__:           cli
 local_model:        processes

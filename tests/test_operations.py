@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from beluna_gateway import __version__, cli, starter
+from beluna_gateway import __version__, cli
+from beluna_gateway.commands import starter
 from beluna_gateway.config.loading import load_config
 from beluna_gateway.config.settings import FileCredential
 

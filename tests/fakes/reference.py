@@ -17,7 +17,7 @@ from beluna_gateway.adapters.base import BackendAdapter, Call, Emit, SilenceTime
 from beluna_gateway.canonical import CanonicalRequest, Completed, OutputTextDelta, ResolvedCredential
 from beluna_gateway.config.settings import BackendProfile, Capabilities
 from beluna_gateway.errors import GatewayError
-from beluna_gateway.gateway import LiveBackend
+from beluna_gateway.live_backends import LiveBackend
 from beluna_gateway.telemetry.records import RequestRecord
 
 FIRST_EVENT, IDLE, TOTAL, BACKOFF, OPEN = 20.0, 10.0, 60.0, 1.0, 15.0

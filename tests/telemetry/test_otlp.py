@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from beluna_gateway.canonical import UsageStats
 from beluna_gateway.config.settings import Otlp
-from beluna_gateway.service import MissingExtra, otlp_sink
+from beluna_gateway.daemon.service import MissingExtra, otlp_sink
 from beluna_gateway.telemetry.records import RequestRecord
 
 Received = Queue[tuple[str, bytes]]

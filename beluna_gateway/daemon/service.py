@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import structlog
 
-from .config.loading import ConfigError, ConfigUnreadable, load_config
-from .config.settings import Config, Metrics, Otlp, Telemetry
-from .daemon.reloads import ReloadError
-from .daemon.server import Daemon
-from .daemon.sockets import SocketError
-from .gateway import AIGateway
-from .telemetry.logging import LogSettings, LogSink
-from .telemetry.redaction import Redactor
+from ..config.loading import ConfigError, ConfigUnreadable, load_config
+from ..config.settings import Config, Metrics, Otlp, Telemetry
+from ..gateway import AIGateway
+from ..telemetry.logging import LogSettings, LogSink
+from ..telemetry.redaction import Redactor
+from .reloads import ReloadError
+from .server import Daemon
+from .sockets import SocketError
 
 if TYPE_CHECKING:
-    from .telemetry.metrics import MetricsSink
-    from .telemetry.otlp import OtlpSink
+    from ..telemetry.metrics import MetricsSink
+    from ..telemetry.otlp import OtlpSink
 
 T = TypeVar("T")
 
@@ -136,8 +136,8 @@ class Service:
             if wanted is None:
                 metrics = None
             else:
-                from .daemon.metrics_endpoint import metrics_endpoint
-                from .telemetry.metrics import MetricsSink
+                from ..telemetry.metrics import MetricsSink
+                from .metrics_endpoint import metrics_endpoint
 
                 metrics = metrics or MetricsSink(self.daemon.status, self.daemon.models, self.daemon.counters)
                 mode = int(wanted.socket_mode, 8)
@@ -209,7 +209,7 @@ def otlp_sink(settings: Otlp) -> OtlpSink:
 def import_otlp() -> type[OtlpSink]:
     """See `otlp_sink`."""
     try:
-        from .telemetry.otlp import OtlpSink
+        from ..telemetry.otlp import OtlpSink
     except ImportError as error:
         raise MissingExtra(f"telemetry.otlp: {error}; install it with pip install 'beluna-gateway[otlp]'") from error
     return OtlpSink

@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from .client import DaemonGone, connect
-from .telemetry.terminal import printable, printable_json
+from ..client import DaemonGone, connect
+from ..telemetry.terminal import printable, printable_json
 
 WAIT_SECONDS = 0.5
 """How long nothing may come before a person is told what is waited for."""

@@ -7,7 +7,7 @@ import os
 import signal
 from pathlib import Path
 
-from .client import connect
+from ..client import connect
 
 OUTCOME_SECONDS = 15.0
 """How long the daemon may take; it gives up reading the file itself after 10 s."""

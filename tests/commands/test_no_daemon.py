@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from beluna_gateway import no_daemon
 from beluna_gateway.client import DaemonGone
+from beluna_gateway.commands import no_daemon
 
 NOBODY = 65534
 """Its primary group is `nogroup`, and it is in no other."""

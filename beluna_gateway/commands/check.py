@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .adapters import ADAPTERS
-from .config.settings import HTTP_DIALECTS, BackendProfile, CommandCredential, Config, profiles
-from .daemon.metrics_endpoint import check_listen
-from .daemon.sockets import check_path, is_served
-from .errors import GatewayError
-from .pipeline.credentials import CredentialResolver
-from .processes.child_process import configured_program
-from .telemetry.redaction import Redactor
+from ..adapters import ADAPTERS
+from ..config.settings import HTTP_DIALECTS, BackendProfile, CommandCredential, Config, profiles
+from ..daemon.metrics_endpoint import check_listen
+from ..daemon.sockets import check_path, is_served
+from ..errors import GatewayError
+from ..pipeline.credentials import CredentialResolver
+from ..processes.child_process import configured_program
+from ..telemetry.redaction import Redactor
 
 SERVICE_CREDENTIALS = Path("/run/credentials/beluna-gateway.service")
 """Where systemd keeps the credentials of the running service (systemd.exec(5)); only root and the service may look."""
@@ -164,7 +164,7 @@ def _program(profile: BackendProfile) -> tuple[str | None, bool]:
     elif settings.dialect in HTTP_DIALECTS:
         return None, True
     else:
-        from .adapters.copilot.adapter import DEFAULT
+        from ..adapters.copilot.adapter import DEFAULT
 
         setting, command = "copilot.command", (settings.copilot or DEFAULT).command
     try:

@@ -12,7 +12,8 @@ import pytest
 
 from beluna_gateway.canonical import Completed, OutputTextDelta, Started
 from beluna_gateway.config.settings import BackendProfile, Config, profiles
-from beluna_gateway.gateway import AIGateway, BackendChanges
+from beluna_gateway.gateway import AIGateway
+from beluna_gateway.live_backends import BackendChanges
 from beluna_gateway.wire.frames import Infer
 
 from .fakes.adapter import SILENCE, Client, ScriptedAdapter, text, transient
@@ -198,7 +199,8 @@ async def test_added_and_removed_backends_and_the_default():
 async def test_what_cannot_be_made_changes_nothing():
     """An adapter that cannot be made for the new default backend leaves everything as it was."""
     async with house(backend()) as built:
-        built.gateway._adapters = {**built.gateway._adapters, "gemini": unmakeable}
+        live = built.gateway._live
+        live._adapters = {**live._adapters, "gemini": unmakeable}
         with pytest.raises(ValueError, match="no such dialect"):
             built.reload(backend(dialect="gemini"))
 

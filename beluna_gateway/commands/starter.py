@@ -12,7 +12,7 @@ FILE_NAME = "beluna.jsonc"
 VARIABLE = "BELUNA_GATEWAY_CONFIG"
 SYSTEM_FOLDER = Path("/etc/beluna-gateway")
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parent.parent
 UNIT_PATH = "/opt/beluna-gateway/bin"
 """Where the shipped service looks for its programs; `init` puts the place of this installation there."""
 _HIDDEN = ("/home/", "/root/", "/run/user/")
@@ -128,6 +128,6 @@ def _unit_path() -> str:
 def _schema() -> str:
     import json
 
-    from .config.settings import json_schema
+    from ..config.settings import json_schema
 
     return json.dumps(json_schema(), indent=2) + "\n"

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from beluna_gateway import cli, starter
+from beluna_gateway import cli
+from beluna_gateway.commands import starter
 from beluna_gateway.config.loading import load_config
+from tests.fakes.config import config
+from tests.fakes.daemon import clean_environment, write_config
 
-from .fakes.config import config
-from .fakes.daemon import clean_environment, write_config
-
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Surroundings:
@@ -83,7 +83,7 @@ def test_the_folder_of_the_users_configurations():
     assert starter.config_places({}) == [Path("beluna.jsonc"), Path("/etc/beluna-gateway/beluna.jsonc")]
 
 
-def test_relative_paths_are_relative_to_the_file_that_was_found(at: Surroundings):
+def test_paths_belong_to_the_file(at: Surroundings):
     """A socket of the user's configuration is looked for in the user's folder, not in this one."""
     folder = at.home / ".config" / "beluna-gateway"
     folder.mkdir(parents=True)
