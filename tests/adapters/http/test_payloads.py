@@ -97,6 +97,8 @@ def test_white_space_before_a_value_changes_nothing() -> None:
     """Indented lines are as good as others."""
     assert bare(b'  {"a":1}') == [b'{"a":1}']
     assert bare(b" [", b'  {"a":1},', b'  {"b":2}', b" ]") == [b'{"a":1}', b'{"b":2}']
+    streamed = BareJson(100)
+    assert (streamed.feed(b"  ["), streamed.feed(b'{"a":1},')) == ([], [b'{"a":1}'])
     assert BareJson(9).begins(b"  {")
     assert BareJson(9).begins(b"\t[")
     assert not BareJson(9).begins(b" " + DONE_MARK)
