@@ -18,7 +18,7 @@ from tests.fakes.dialects import DIALECTS, Row
 MANNERS = ("streamed", "whole", "retried")
 """A streamed answer; an unstreamed one; a streamed one with another attempt."""
 
-LIMIT = 500  # ms, for the one timer of a cell that is to fire; the others do not
+LIMIT = 1000  # ms, for the one timer of a cell that is to fire; the others do not
 RETRIED_LIMIT = 2500  # ms, where the next attempt must be answered within it, too
 TRICKLE = 0.2  # seconds between two bytes: too slow for LIMIT, wherever it begins
 LARGE = 5_000_000  # bytes of a request that no socket's buffer holds
