@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from .errors import GatewayError, forget_frames
@@ -27,9 +27,12 @@ from .wire import json_pieces
 SWITCH_SECONDS = 0.0005
 """How long the thread may run while the event loop waits for its turn; 5 ms is Python's own."""
 
+IDLE_SECONDS = 1.0
+"""So long after the last large frame a full collection looks for what was set aside with it. It takes 20 ms."""
+
 THAW_SECONDS = 60.0
-"""So often, and only while there is no large value, a full collection looks for what was set aside with earlier ones.
-It takes 20 ms."""
+"""So often it does at the latest, also while large frames keep coming: it takes up to 0.2 s then, but what failed
+requests leave in reference cycles, with their bodies, would add up for as long as they do."""
 
 _Result = TypeVar("_Result")
 
@@ -41,6 +44,7 @@ class Worker:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._thawed_at = time.monotonic()
+        self._frozen = False
         self.alive = 0
         """Large values that are not freed yet."""
 
@@ -57,7 +61,7 @@ class Worker:
         self._jobs.put(job)
 
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while (job := self._next_job()) is not None:
             before, collecting = sys.getswitchinterval(), gc.isenabled()
             sys.setswitchinterval(SWITCH_SECONDS)
             gc.disable()
@@ -67,15 +71,28 @@ class Worker:
             finally:
                 del job
                 # What has been made would be looked at by the next collection; so it is set aside, for as long as it
-                # lives. It is freed by its reference counts; cycles that were set aside with it are found below.
-                if self.alive == 0 and time.monotonic() - self._thawed_at > THAW_SECONDS:
-                    self._thawed_at = time.monotonic()
-                    gc.unfreeze()
-                    gc.collect()
+                # lives. It is freed by its reference counts; `_thaw` finds cycles that were set aside with it.
+                if time.monotonic() - self._thawed_at > THAW_SECONDS:
+                    self._thaw()
                 gc.freeze()
+                self._frozen = True
                 if collecting:
                     gc.enable()
                 sys.setswitchinterval(before)
+
+    def _next_job(self) -> _Job | None:
+        while self._frozen and self.alive == 0:
+            try:
+                return self._jobs.get(timeout=IDLE_SECONDS)
+            except Empty:
+                self._thaw()
+        return self._jobs.get()
+
+    def _thaw(self) -> None:
+        self._thawed_at = time.monotonic()
+        self._frozen = False
+        gc.unfreeze()
+        gc.collect()
 
 
 class _Abandoned(BaseException):

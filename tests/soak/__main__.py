@@ -240,7 +240,9 @@ async def soak(seconds: float, seed: int) -> None:
         folder = Path(made)
         async with fake_backend(folder / "backend.sock") as backend:
             config = make_config(BACKENDS, backend, server={"max_connections": 1000})
-            environment = {"SOAK_REPORT": str(report_path(folder)), "MALLOC_ARENA_MAX": "1"}
+            # glibc gives large blocks back at once, so that what is resident is what is held.
+            malloc = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+            environment = {"SOAK_REPORT": str(report_path(folder)), **malloc}
             launcher = [sys.executable, str(Path(__file__).with_name("watched.py"))]
             reader = LogReader(folder / "log")
             daemon = DaemonProcess(folder, config, environment, launcher, stderr=reader.writing)
@@ -270,6 +272,8 @@ async def play(run: Soak, config: dict[str, Any], reader: LogReader, seconds: fl
             reader.going.set()
             held = await run.rest(watcher, at_rest)
             at_rest = at_rest or held
+            await asyncio.sleep(2)  # a second after the last large frame its garbage is collected
+            await run.tasks()  # has free memory given back
             sizes.append(run.daemon.resident_bytes() / MEGABYTE)
             sys.stdout.write(
                 f"{run.requests - requests:6} requests in {monotonic() - began:.0f} s: {sizes[-1]:.1f} MiB, "
