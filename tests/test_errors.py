@@ -12,6 +12,7 @@ from beluna_gateway.errors import (
     forget_frames,
     invalid_request,
     protocol_violation,
+    quoted,
     unsupported,
 )
 
@@ -113,3 +114,11 @@ def test_only_an_answer_that_was_cut_off_may_be_asked_for_again(make: Any, kind:
 
     assert error.__dict__ == {**OTHERS, "kind": kind, "message": "why", "retryable": retryable}
     assert repr(error) == f"GatewayError({kind}: why)"
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, 101, 10_000])
+def test_a_name_from_outside_is_quoted_in_part(length: int):
+    """A message has the first hundred characters of it, escaped, and a sign that there were more."""
+    name = ("\n" + "x" * length)[:length]
+
+    assert quoted(name) == repr(name[:100] + ("…" if length > 100 else ""))
