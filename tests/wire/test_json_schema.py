@@ -116,6 +116,16 @@ def test_each_mistake_says_where_it_is_and_what_is_expected(inner: Any, mistake:
     assert schema_mistake({"properties": {"a": inner, "b": True}}) == mistake
 
 
+@pytest.mark.parametrize("number", [1, 4096, 4097, 9000])
+def test_a_list_of_different_strings_may_be_long(number: int):
+    """Every item of it is compared with every other one."""
+    names = [str(n) for n in range(number)]
+
+    assert schema_mistake({"required": names}) is None
+    assert schema_mistake({"required": [*names, names[0]]}) is not None
+    assert schema_mistake({"required": [*names, names[-1]]}) is not None
+
+
 def test_anchors_may_have_capital_letters():
     """As the meta-schema's pattern has them: a letter of either case or an underscore, then those, digits and `-._`."""
     assert schema_mistake({"$anchor": "Anchor_Z-9.b"}) is None

@@ -91,3 +91,42 @@ def test_schemas_whose_verdict_may_take_long_are_known():
     assert is_simple(ITEMS)
     for keyword in ("pattern", "patternProperties", "$ref", "$dynamicRef", "uniqueItems", "unevaluatedProperties"):
         assert not is_simple({"properties": {"a": {"anyOf": [{}, {keyword: "a"}]}}})
+
+
+@pytest.mark.parametrize(
+    ("schema", "why"),
+    [
+        ({"$ref": "#/$defs/a"}, r"^the reference '/\$defs/a' leads nowhere$"),
+        ({"$ref": "#"}, r"^its references go round in a circle, or it is nested too deeply$"),
+        ({"pattern": "("}, r"^a pattern is none of Python's regular expressions: missing \), unterminated"),
+    ],
+)
+def test_a_schema_that_cannot_be_followed_says_why(schema: Any, why: str):
+    """Where it shows only when a text is judged."""
+    with pytest.raises(UnusableSchemaError, match=why):
+        mistake(schema, '"x"')
+
+
+def test_a_schema_is_looked_through_to_its_end():
+    """Every member of every list; a reference within the schema and a property named like a keyword are none."""
+    usable = {"$ref": "#/$defs/a", "$defs": {"a": {}}, "properties": {"pattern": {"type": "string"}, "(": {}}}
+
+    assert unusable(usable) is None
+    assert unusable({"anyOf": [{"pattern": "("}, {"type": "string"}, {}]}) is not None
+    assert unusable({"anyOf": [[{"pattern": "("}], {"allOf": [{}]}]}) is not None
+
+
+def test_a_mistake_is_quoted_in_part():
+    """As much of what the judge says as fits; a short one has no sign of more."""
+    short, long = (mistake({"type": "null"}, json.dumps("x" * length)) or "" for length in (10, 1000))
+
+    assert short == "$: 'xxxxxxxxxx' is not of type 'null'"
+    assert long == "$: '" + "x" * 299 + "…"
+
+
+def test_the_draft_is_the_schemas_or_the_newest():
+    """`prefixItems` came with 2020-12; a draft that does not know it passes over it."""
+    schema: Any = {"prefixItems": [{"type": "null"}]}
+
+    assert mistake(schema, "[1]") is not None
+    assert mistake({"$schema": "http://json-schema.org/draft-07/schema#", **schema}, "[1]") is None
