@@ -29,6 +29,9 @@ def _dialect(name: str, *more: str) -> Group:
 _EVERY_DIALECT = (
     "adapters/dialects/test_media.py",
     "adapters/dialects/test_requests.py",
+    "adapters/dialects/test_violations.py",
+    "adapters/decoding/test_annotations.py",
+    "adapters/operations",
     "adapters/dialects/test_parallel_calls_and_tiers.py",
     "adapters/encoding/test_caching.py",
     "adapters/encoding/test_reasoning.py",
@@ -38,7 +41,7 @@ _EVERY_DIALECT = (
     "adapters/encoding/test_core_request.py",
 )
 
-_WORDS = ("test_media", "test_parallel", "test_caching", "test_reasoning")
+_WORDS = ("test_media", "test_parallel", "test_caching", "test_reasoning", "test_annotations", "operations")
 """Files whose tests do not all have the dialect in their name."""
 
 GROUPS: dict[str, Group] = {
