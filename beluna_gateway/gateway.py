@@ -207,9 +207,8 @@ class AIGateway:
             else:
                 await large.step(lambda asked: normalize(asked, record.request_id))
                 request = large.value
-                in_effect = (
-                    self._live.in_effect
-                )  # nobody has entered the backends of the one before: they may be closed
+                # Nobody has entered the backends of the one before: they may be closed.
+                in_effect = self._live.in_effect
             del frame  # 4 KB or more, for as long as the answer takes
             selected = in_effect.router.select(request)
             backend = in_effect.backends[selected.profile.id]
