@@ -197,6 +197,19 @@ def _where_looked(path: Path) -> str:
 # --- serve ---------------------------------------------------------------------------------------------------
 
 
+def _import_structlog() -> None:
+    """Imports structlog as it is where neither rich (the extra `top`) nor better-exceptions is installed.
+
+    It would import them for tracebacks, which the log does not use: rich costs 25 ms of each start and 4.5 MB.
+    """
+    hidden: dict[str, Any] = dict.fromkeys({"rich", "better_exceptions"} - sys.modules.keys())
+    sys.modules.update(hidden)
+    import structlog  # noqa: F401
+
+    for name in hidden:
+        del sys.modules[name]
+
+
 def _serve(options: argparse.Namespace) -> int:
     import signal
 
@@ -210,6 +223,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     import uvloop
 
+    _import_structlog()
     from .daemon.service import MissingExtra, Service
     from .daemon.sockets import SocketError
     from .telemetry.logging import LogSettings, logging_to
@@ -420,6 +434,7 @@ def _check(options: argparse.Namespace) -> int:
     import asyncio
     from dataclasses import asdict
 
+    _import_structlog()
     from .commands.check import FOOTNOTE, Check
     from .daemon.service import MissingExtra, import_otlp
     from .daemon.sockets import SocketError

@@ -189,7 +189,10 @@ def _renderer(
         structlog.processors.format_exc_info,
     )
     json_line = structlog.processors.JSONRenderer()
-    text_lines = structlog.dev.ConsoleRenderer(colors=colors)
+    # Said explicitly: where rich is installed structlog would prefer it, and before 26.1 warn of each exception that
+    # `format_exc_info` has made a text of.
+    plain = structlog.dev.plain_traceback
+    text_lines = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)
 
     def line(logger: object, method: str, event: _Event) -> str:
         for step in steps:

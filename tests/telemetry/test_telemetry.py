@@ -8,6 +8,7 @@ import json
 import logging as standard
 import os
 import pty
+import subprocess
 import sys
 import threading
 import time
@@ -30,6 +31,7 @@ from beluna_gateway.telemetry.redaction import Redactor
 
 from ..fakes.adapter import END, SILENCE, Client, stage, text, transient
 from ..fakes.clock import virtual_time
+from ..fakes.daemon import clean_environment, make_config
 
 FAILING = GatewayError("backend_permanent", "no credit", provider_code="insufficient_quota")
 
@@ -313,6 +315,33 @@ def test_control_characters_do_not_reach_a_terminal(log: Log):
     assert not set(log.text) & {"\x1b", "\x07", "\x9b", "\r"}
     assert r"\x1b[2J\n" in log.text
     assert log.text.count("\n") > 3
+
+
+def test_a_traceback_is_pythons_own_whatever_is_installed(log: Log):
+    """rich, which structlog prefers where it is there, changes nothing, and nobody is warned of anything."""
+    log.settings = Telemetry(log_format="console")
+    with log:
+        try:
+            raise ValueError("a bug")
+        except ValueError:
+            structlog.get_logger().exception("failed")
+
+    assert log.text.count("failed") == 1
+    assert "Traceback (most recent call last):\n" in log.text
+    assert log.text.endswith("ValueError: a bug\n")
+    assert "Warning" not in log.text
+
+
+@pytest.mark.parametrize("foreign", ["rich", "better_exceptions"])
+def test_what_structlog_could_use_is_not_imported(tmp_path: Path, foreign: str):
+    """A daemon neither waits for rich nor keeps it in memory because it is installed for `top`."""
+    (tmp_path / f"{foreign}.py").write_text(f"raise SystemExit('{foreign} was imported')")
+    (tmp_path / "beluna.jsonc").write_text(json.dumps(make_config({"b": {}})))
+    environment = clean_environment({"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])})
+    command = [sys.executable, "-m", "beluna_gateway", "check", "--offline"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_large_values_are_cut(log: Log):
