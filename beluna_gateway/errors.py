@@ -50,6 +50,7 @@ class _Changes(TypedDict, total=False):
     provider_code: str | None
     provider_http_status: int | None
     retry_after_ms: int | None
+    retry_at_ms: int | None
 
 
 class GatewayError(Exception):
@@ -63,6 +64,8 @@ class GatewayError(Exception):
         provider_code: The provider's own error code.
         provider_http_status: The HTTP status of the provider's answer.
         retry_after_ms: The wait that the backend or the breaker asks for, in milliseconds.
+        retry_at_ms: What the backend names in place of a wait: a time, in milliseconds of Unix time. None by the time
+            the error leaves the adapter, which makes a wait of it.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class GatewayError(Exception):
         provider_code: str | None = None,
         provider_http_status: int | None = None,
         retry_after_ms: int | None = None,
+        retry_at_ms: int | None = None,
     ) -> None:
         super().__init__(message)
         self.kind: Final = kind
@@ -84,6 +88,7 @@ class GatewayError(Exception):
         self.provider_code: Final = provider_code
         self.provider_http_status: Final = provider_http_status
         self.retry_after_ms: Final = retry_after_ms
+        self.retry_at_ms: Final = retry_at_ms
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in self.__dict__:

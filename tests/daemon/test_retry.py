@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from email.utils import formatdate
 from itertools import pairwise
 from time import time
@@ -300,4 +301,25 @@ async def test_a_wait_past_the_deadline_is_not_begun(stage, after):
 
     assert loop.time() - began < 2
     assert error["retry_after_ms"] >= 59_000
+    assert len(stage.backend.requests("b")) == 1
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+async def test_a_reset_time_inside_an_answer_is_waited_for(stage, stream):
+    """OpenRouter's 429 may come with HTTP 200, and says there when the limit ends, in milliseconds of Unix time."""
+    client = await stage.client()
+    headers = {
+        "X-RateLimit-Limit": "20",
+        "X-RateLimit-Remaining": "0",
+        "X-RateLimit-Reset": str(round(time() + 60) * 1000),
+    }
+    error = {"error": {"message": "Rate limit exceeded: m", "code": 429, "metadata": {"headers": headers}}}
+    answer = plays(event(error)) if stream else answers(200, json.dumps(error).encode())
+    stage.backend.on("b", answer, text("not to be heard"))
+    await client.infer("b", stream=stream, limits={"max_request_time_ms": 20_000})
+
+    failed = await client.expect_failed("rate_limited")
+
+    assert failed["retryable"]
+    assert 50_000 < failed["retry_after_ms"] <= 61_000
     assert len(stage.backend.requests("b")) == 1

@@ -403,7 +403,7 @@ def error_in(value: JsonValue) -> GatewayError | None:
 
 
 def error_in_stream(error: ProviderError) -> GatewayError:
-    """The error for an error inside an answer that began with HTTP 200. It names the wait of Google's RetryInfo."""
+    """The error for an error inside an answer that began with HTTP 200, with the wait or the time that it names."""
     kind, retryable = _kind_in_stream(error)
     return GatewayError(
         kind,
@@ -411,6 +411,7 @@ def error_in_stream(error: ProviderError) -> GatewayError:
         retryable=retryable,
         provider_code=error.code,
         retry_after_ms=_delay_ms(error),
+        retry_at_ms=_reset_at_ms(error),
     )
 
 
@@ -490,9 +491,19 @@ def wait_ms(
             retry_after_ms(retry_after, now),
             *(_milliseconds(value) for value in milliseconds),
             _delay_ms(error),
-            _reset_ms(error, now),
+            _until(_reset_at_ms(error), now),
         ]
     )
+
+
+def with_wait(error: GatewayError, now: float) -> GatewayError:
+    """`error`, with the longer of its wait and the one from `now` (Unix time) until its `retry_at_ms`."""
+    wait = _longest([error.retry_after_ms, _until(error.retry_at_ms, now)])
+    return error.replace(retry_after_ms=wait, retry_at_ms=None)
+
+
+def _until(at_ms: int | None, now: float) -> int | None:
+    return None if at_ms is None else max(0, ceil(at_ms - now * 1000))
 
 
 def retry_after_ms(value: str | None, now: float) -> int | None:
@@ -501,7 +512,7 @@ def retry_after_ms(value: str | None, now: float) -> int | None:
         return None
     value = value.strip()
     if _NUMBER.fullmatch(value):
-        return _bounded(float(value) * 1000)
+        return _seconds(value)
     try:
         return max(0, ceil((parsedate_to_datetime(value).timestamp() - now) * 1000))
     except (ValueError, OverflowError):
@@ -518,6 +529,15 @@ def _milliseconds(value: JsonValue) -> int | None:
     return whole_number(value)
 
 
+def _seconds(value: JsonValue) -> int | None:
+    """A number of seconds, or the digits of one, as milliseconds."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST_NUMBER:
+        return None
+    return _bounded(value * 1000)
+
+
 def _bounded(milliseconds: float) -> int | None:
     number = ceil(round(milliseconds, 6))
     return number if number <= LARGEST_NUMBER else None
@@ -528,20 +548,45 @@ def _longest(waits: list[int | None]) -> int | None:
 
 
 def _delay_ms(error: ProviderError) -> int | None:
-    """google.rpc.RetryInfo's `retryDelay`, a protobuf duration in JSON (``"3.5s"``)."""
+    """The waits in the error itself: google.rpc.RetryInfo's `retryDelay`, a protobuf duration in JSON (``"3.5s"``), and
+    OpenRouter's `metadata.retry_after_seconds` and `metadata.headers`.
+    """
     details = error.detail.get("details")
     delays = (
         [entry.get("retryDelay") for entry in details if isinstance(entry, dict)] if isinstance(details, list) else []
     )
     matches = [_DURATION.fullmatch(delay) for delay in delays if isinstance(delay, str)]
-    return _longest([_bounded(float(match[1]) * 1000) for match in matches if match is not None])
+    metadata, headers = _openrouter(error)
+    seconds = [metadata.get("retry_after_seconds"), headers.get("retry-after")]
+    reset = _milliseconds(headers.get("x-ratelimit-reset"))
+    return _longest(
+        [
+            *(_bounded(float(match[1]) * 1000) for match in matches if match is not None),
+            *map(_seconds, seconds),
+            reset * 1000 if reset is not None and reset < _FIRST_TIME else None,
+        ]
+    )
 
 
-def _reset_ms(error: ProviderError, now: float) -> int | None:
-    """The `X-RateLimit-Reset` that OpenRouter puts into `error.metadata.headers`: Unix time in milliseconds."""
-    metadata = error.detail.get("metadata")
-    headers = metadata.get("headers") if isinstance(metadata, dict) else None
-    if not isinstance(headers, dict):
+def _reset_at_ms(error: ProviderError) -> int | None:
+    """The `X-RateLimit-Reset` that OpenRouter puts into `error.metadata.headers`, as Unix time in milliseconds.
+
+    OpenRouter's own has milliseconds, those of providers behind it may have seconds, or say seconds from now.
+    """
+    reset = _milliseconds(_openrouter(error)[1].get("x-ratelimit-reset"))
+    if reset is None or reset < _FIRST_TIME:
         return None
-    resets = [_milliseconds(value) for name, value in headers.items() if name.lower() == "x-ratelimit-reset"]
-    return _longest([max(0, ceil(reset - now * 1000)) for reset in resets if reset is not None])
+    return reset * 1000 if reset < 1000 * _FIRST_TIME else reset
+
+
+_FIRST_TIME = 1_000_000_000
+"""2001-09-09 in Unix seconds; what is below is no time but a wait."""
+
+
+def _openrouter(error: ProviderError) -> tuple[Mapping[str, JsonValue], Mapping[str, JsonValue]]:
+    """`error.metadata` and its `headers`, whose names are made lower case."""
+    metadata = error.detail.get("metadata")
+    if not isinstance(metadata, dict):
+        return {}, {}
+    headers = metadata.get("headers")
+    return metadata, {name.lower(): value for name, value in headers.items()} if isinstance(headers, dict) else {}

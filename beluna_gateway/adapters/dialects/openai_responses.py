@@ -28,7 +28,7 @@ from ...canonical import (
 from ...config.settings import Capabilities, is_openai
 from ...errors import invalid_request, unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
-from ..encoding.caching import caching, openai_cache
+from ..encoding.caching import caching, has_cache_lifetimes, openai_cache
 from ..encoding.call_ids import CallIds, answered_calls
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TextPiece, TurnNotes, pieces
 from ..encoding.reasoning import responses_reasoning
@@ -82,8 +82,9 @@ class OpenAIResponsesDialect(HttpDialect):
         if request.max_output_tokens is not None:
             body["max_output_tokens"] = request.max_output_tokens
         body |= _sampling(request)
+        asked = caching(request, self.profile.backend.cache)
         at_openai = is_openai(self.profile.backend.endpoint)
-        body |= openai_cache(caching(request, self.profile.backend.cache), DIALECT, at_openai=at_openai)
+        body |= openai_cache(asked, DIALECT, at_openai=at_openai, lifetimes=asked.long and has_cache_lifetimes(model))
         body |= _reasoning(request, carries_reasoning=history.carries_reasoning)
         return HttpRequest("/responses", body)
 

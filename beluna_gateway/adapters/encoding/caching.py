@@ -1,12 +1,13 @@
 """What a request asks of the provider's prompt cache, with the backend's configured default under it.
 
 Sources: Anthropic's guide "Prompt caching" and `anthropic.types.CacheControlEphemeralParam`; OpenAI's guide "Prompt
-caching" and `openai.types.responses.ResponseCreateParams` (`prompt_cache_key`, `prompt_cache_retention`). Gemini and
-Ollama cache by themselves and take no key.
+caching" and `openai.types.responses.ResponseCreateParams` (`prompt_cache_key`, `prompt_cache_retention`,
+`prompt_cache_options`). Gemini and Ollama cache by themselves and take no key.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from ...canonical import Cache, CanonicalRequest, JsonObject
@@ -45,8 +46,14 @@ def caching(request: CanonicalRequest, configured: CacheSettings | None) -> Cach
     )
 
 
-def openai_cache(asked: Caching, owner: str, *, at_openai: bool) -> JsonObject:
+def openai_cache(asked: Caching, owner: str, *, at_openai: bool, lifetimes: bool = False) -> JsonObject:
     """What goes into the body of either of OpenAI's interfaces, at OpenAI and Azure. Others have no place for it.
+
+    Args:
+        asked: What is asked for.
+        owner: The dialect, for errors.
+        at_openai: Whether the backend is OpenAI or Azure.
+        lifetimes: Whether the model has lifetimes (`has_cache_lifetimes`) and the interface a long one among them.
 
     Raises:
         GatewayError: `unsupported_capability`, from others.
@@ -55,7 +62,22 @@ def openai_cache(asked: Caching, owner: str, *, at_openai: bool) -> JsonObject:
         refuse_cache(asked, f"this backend ({owner}, neither OpenAI nor Azure)")
         return {}
     fields: JsonObject = {} if asked.key is None else {"prompt_cache_key": asked.key}
-    return fields | {"prompt_cache_retention": "24h"} if asked.long else fields
+    if asked.long and lifetimes:
+        fields["prompt_cache_options"] = {"ttl": "12h"}
+    elif asked.long:
+        fields["prompt_cache_retention"] = "24h"
+    return fields
+
+
+_GPT = re.compile(r"gpt-(\d{1,2})(?!\d)(?:\.(\d{1,2}))?")
+
+
+def has_cache_lifetimes(model: str) -> bool:
+    """Whether OpenAI's model is GPT-5.6 or a later one: "prompt_cache_retention is not supported on this model" (HTTP
+    400); `prompt_cache_options.ttl` has taken its place (openai.types.responses.response_create_params).
+    """
+    found = _GPT.search(model)
+    return found is not None and (int(found[1]), int(found[2] or 0)) >= (5, 6)
 
 
 def refuse_cache(asked: Caching, owner: str) -> None:

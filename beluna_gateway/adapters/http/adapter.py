@@ -37,7 +37,7 @@ from ..base import (
     overridden,
     parse_object,
 )
-from ..decoding.provider_errors import read_error_body, wait_ms
+from ..decoding.provider_errors import read_error_body, wait_ms, with_wait
 from .answer import Answer
 from .compression import decompressed
 from .connections import BrokenExchange, ConnectionPool
@@ -292,7 +292,12 @@ class HttpCall:
                         f"the backend compressed its answer (Content-Encoding {', '.join(codings)}), "
                         "although it was asked for identity"
                     )
-                exchange.complete = await answer.read(exchange, self._stream)
+                try:
+                    exchange.complete = await answer.read(exchange, self._stream)
+                except GatewayError as error:
+                    if error.retry_at_ms is None:
+                        raise
+                    raise with_wait(error, time.time()) from error
 
 
 _ACCEPT = {"sse": "text/event-stream", "ndjson": "application/x-ndjson"}

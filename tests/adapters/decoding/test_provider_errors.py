@@ -20,6 +20,7 @@ from beluna_gateway.adapters.decoding.provider_errors import (
     read_error_body,
     retry_after_ms,
     wait_ms,
+    with_wait,
 )
 
 NOTHING = ProviderError(None, None, {})
@@ -479,6 +480,17 @@ def openrouter(reset: Any) -> dict[str, Any]:
         (openrouter("9" * 5000), {}, None),
         (openrouter(10**400), {}, None),
         (openrouter({"a": 1}), {}, None),
+        (openrouter(str(int(NOW + 42))), {}, 42_000),
+        (openrouter("42"), {}, 42_000),
+        (openrouter(True), {}, None),
+        ({"error": {"metadata": {"retry_after_seconds": 11, "headers": None}}}, {"retry_after": "3"}, 11_000),
+        ({"error": {"metadata": {"retry_after_seconds": 10.918}}}, {}, 10_918),
+        ({"error": {"metadata": {"retry_after_seconds": True}}}, {}, None),
+        ({"error": {"metadata": {"retry_after_seconds": -1}}}, {}, None),
+        ({"error": {"metadata": {"retry_after_seconds": 1e300}}}, {}, None),
+        ({"error": {"metadata": {"headers": {"retry-after": "7"}}}}, {}, 7000),
+        ({"error": {"metadata": {"headers": {"Retry-After": "soon"}}}}, {}, None),
+        ({"error": {"metadata": ["x"]}}, {}, None),
     ],
 )
 def test_the_longest_wait_counts(body: Any, headers: Any, expected: int | None) -> None:
@@ -500,6 +512,21 @@ def test_an_error_inside_an_answer_names_its_wait_too() -> None:
 
     assert error is not None
     assert (error.kind, error.retry_after_ms) == ("rate_limited", 17_000)
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"), [({}, 42_000), ({"retry_after_seconds": 50}, 50_000), ({"retry_after_seconds": 3}, 42_000)]
+)
+def test_a_time_inside_an_answer_becomes_a_wait_where_there_is_a_clock(more: dict[str, Any], expected: int) -> None:
+    """Decoders know no time: their error names OpenRouter's reset time, of which the longer wait is made."""
+    body = openrouter(str(int((NOW + 42) * 1000)))
+    body["error"]["metadata"] |= more
+    error = error_in({"choices": [{"finish_reason": "error", "error": body["error"]}]})
+
+    assert error is not None
+    assert error.retry_at_ms == (NOW + 42) * 1000
+    waiting = with_wait(error, NOW)
+    assert (waiting.kind, waiting.retry_after_ms, waiting.retry_at_ms) == ("rate_limited", expected, None)
 
 
 @given(_JSON)

@@ -31,11 +31,13 @@ def message(role: str, *texts: str, **fields: Any) -> dict[str, Any]:
 USER = message("user", "Hi")
 
 
-def body_of(name: str, configured: Any = None, endpoint: str | None = None, **fields: Any) -> dict[str, Any]:
+def body_of(
+    name: str, configured: Any = None, endpoint: str | None = None, *, model: str = "m", **fields: Any
+) -> dict[str, Any]:
     """The body, which the provider's own SDK takes. `configured`: the backend's `cache`."""
     backend: dict[str, Any] = {"cache": configured} if endpoint is None else {"cache": configured, "endpoint": endpoint}
     frame = {"type": "infer", "messages": [USER], **fields}
-    body = dialect(name, **backend).encode(canonical(frame), "m").body
+    body = dialect(name, **backend).encode(canonical(frame), model).body
     ORACLES[name].request(json.loads(json.dumps(body)))
     return body
 
@@ -194,6 +196,35 @@ def test_openais_words(name: str, endpoint: str, configured: Any, asked: Any, se
     plain = body_of(name, endpoint=endpoint)
 
     assert body_of(name, configured, endpoint, cache=asked) == plain | sent
+
+
+@pytest.mark.parametrize(
+    ("model", "long"),
+    [
+        ("gpt-5.6", {"prompt_cache_options": {"ttl": "12h"}}),
+        ("gpt-5.6-terra", {"prompt_cache_options": {"ttl": "12h"}}),
+        ("gpt-5.10-mini", {"prompt_cache_options": {"ttl": "12h"}}),
+        ("gpt-6", {"prompt_cache_options": {"ttl": "12h"}}),
+        ("ft:gpt-5.6-luna:us::1", {"prompt_cache_options": {"ttl": "12h"}}),
+        ("gpt-5.5-pro", {"prompt_cache_retention": "24h"}),
+        ("gpt-5", {"prompt_cache_retention": "24h"}),
+        ("gpt-4.1-mini", {"prompt_cache_retention": "24h"}),
+        ("gpt-4-0613", {"prompt_cache_retention": "24h"}),
+        ("o3", {"prompt_cache_retention": "24h"}),
+        ("my-deployment", {"prompt_cache_retention": "24h"}),
+    ],
+)
+def test_newer_models_have_a_lifetime_in_place_of_a_retention(model: str, long: dict[str, Any]) -> None:
+    """From GPT-5.6 on the Responses API knows `prompt_cache_options`; Chat Completions has no long lifetime there."""
+    asked = {"key": "k", "retention": "long"}
+
+    assert {"prompt_cache_key": "k", **long}.items() <= body_of("openai_responses", model=model, cache=asked).items()
+    assert body_of("openai_responses", model=model, cache={"retention": "short"}) == body_of(
+        "openai_responses", model=model
+    )
+    chat = body_of("openai_compatible", endpoint=AT_OPENAI[0], model=model, cache=asked)
+    assert "prompt_cache_options" not in chat
+    assert chat["prompt_cache_retention"] == "24h"
 
 
 @pytest.mark.parametrize(
