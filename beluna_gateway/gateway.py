@@ -498,11 +498,12 @@ class AIGateway:
                 "dialect": backend.profile.backend.dialect,
                 "default_model": backend.profile.default_model,
                 "in_flight": backend.budget.in_flight,
+                "max_concurrency": backend.budget.max_concurrency,
                 "queued": backend.budget.queued,
                 "breaker": backend.breaker.state,
                 "requests": backend.requests,
                 "failures": backend.failures,
-                "used_tokens": backend.budget.used_tokens,
+                **backend.budget.used.status(),
                 **({} if (program := backend.program) is None else {"program": asdict(program)}),
             }
             for backend in self.backends.values()

@@ -183,7 +183,8 @@ async def test_usage_is_priced_and_accounted():
 
         assert events[2] == Usage(UsageStats(3, 4, 7, cost=3.0))
         assert unpriced[2] == Usage(UsageStats(3, 4, 7))
-        assert played.gateway.status()[0]["used_tokens"] == 14
+        status = played.gateway.status()[0]
+        assert (status["used_tokens"], status["output_tokens"], status["cost_usd"]) == (14, 8, 3.0)
 
 
 @pytest.mark.parametrize(
@@ -299,11 +300,14 @@ async def test_status_and_close():
             "dialect": "ollama",
             "default_model": "m",
             "in_flight": 1,
+            "max_concurrency": 1,
             "queued": 2,
             "breaker": "closed",
             "requests": 3,
             "failures": 0,
             "used_tokens": 0,
+            "output_tokens": 0,
+            "cost_usd": 0.0,
         }
         assert played.adapter.closed == 0
     assert played.adapter.closed == 1

@@ -250,7 +250,7 @@ class Daemon:
                 "queued": client.queued,
                 "requests": client.requests,
                 "failures": client.failures,
-                "used_tokens": client.used_tokens,
+                **client.used.status(),
             }
             for client in self.gateway.clients
         ]

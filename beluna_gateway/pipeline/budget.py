@@ -39,8 +39,7 @@ class BudgetEnforcer:
             self.starts = AsyncLimiter(budget.rate_smoothing_per_second, 1.0)
         self.in_flight = 0
         self.queued = 0
-        self.used_tokens = 0
-        """Reported by the backend for all requests so far."""
+        self.used = Used()
 
     def check(self, request: CanonicalRequest | Operation) -> None:
         """Refuses a request that asks for more output tokens than the token cap.
@@ -69,9 +68,14 @@ class BudgetEnforcer:
         """Around a request: ``async with budget.lease(): …``."""
         return BudgetLease(self)
 
+    @property
+    def max_concurrency(self) -> int:
+        """How many requests may have a place at the same time."""
+        return self._budget.max_concurrency_per_backend
+
     def account(self, usage: UsageStats) -> None:
-        """Counts the tokens that the backend reported. Usage above the cap stops nothing: the tokens are spent."""
-        self.used_tokens += reported_tokens(usage)
+        """Counts what the backend reported. Usage above the cap stops nothing: the tokens are spent."""
+        self.used.add(usage)
 
 
 class NarrowedBudget:
@@ -99,11 +103,33 @@ class NarrowedBudget:
             yield
 
 
-def reported_tokens(usage: UsageStats) -> int:
-    """What the backend says that a request has used in all."""
-    if usage.total_tokens is not None:
-        return usage.total_tokens
-    return (usage.input_tokens or 0) + (usage.output_tokens or 0)
+class Used:
+    """What requests have used, by what the backends reported."""
+
+    __slots__ = ("cost_usd", "output_tokens", "tokens")
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        """In all: what a backend calls the total, else the sum of both sides."""
+        self.output_tokens = 0
+        self.cost_usd = 0.0
+        """Of those requests whose price is known."""
+
+    def add(self, usage: UsageStats) -> None:
+        """Counts one request."""
+        output = usage.output_tokens or 0
+        total = usage.total_tokens
+        self.tokens += total if total is not None else (usage.input_tokens or 0) + output
+        self.output_tokens += output
+        self.cost_usd += usage.cost or 0.0
+
+    def status(self) -> dict[str, int | float]:
+        """Its fields of a `status` frame. Money to a millionth of a millionth: the sum of floats has no more to say."""
+        return {
+            "used_tokens": self.tokens,
+            "output_tokens": self.output_tokens,
+            "cost_usd": round(self.cost_usd, 12),
+        }
 
 
 class BudgetLease:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from ..canonical import UsageStats
 from ..config.settings import Budget, ClientBudget, ClientSettings, Server
 from ..errors import GatewayError
-from .budget import BudgetEnforcer, NarrowedBudget, reported_tokens
+from .budget import BudgetEnforcer, NarrowedBudget, Used
 
 MAX_UIDS = 64
 """How many uids have a name of their own where no clients are configured; later ones share the name `other`. Names are
@@ -33,7 +33,7 @@ class Client:
         self.name = name
         self.requests = 0
         self.failures = 0
-        self.used_tokens = 0
+        self.used = Used()
         self._settings = settings
         self._budgets = dict(budgets)
         self._enforcers: dict[str, BudgetEnforcer] = {}
@@ -71,7 +71,7 @@ class Client:
         self.requests += 1
         self.failures += failed
         if usage is not None:
-            self.used_tokens += reported_tokens(usage)
+            self.used.add(usage)
 
     @property
     def queued(self) -> int:

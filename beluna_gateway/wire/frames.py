@@ -607,6 +607,8 @@ class BackendStatus(_ServerFrame):
     default_model: str
     in_flight: int
     """Requests that have a place at the backend."""
+    max_concurrency: int | None = None
+    """How many may have one at the same time (`budget.max_concurrency_per_backend`)."""
     queued: int
     """Requests that wait for one."""
     breaker: Literal["closed", "open", "half_open"]
@@ -614,6 +616,10 @@ class BackendStatus(_ServerFrame):
     failures: int
     used_tokens: int
     """Reported by the backend for all requests since the daemon's start, or since the reload that changed it."""
+    output_tokens: int | None = None
+    """Of those the ones that came out."""
+    cost_usd: float | None = None
+    """US dollars, of the requests whose price is known."""
     program: ProgramStatus | None = None
     """Absent where the daemon runs no program for this backend."""
 
@@ -641,6 +647,10 @@ class ClientStatus(_ServerFrame):
     requests: int
     failures: int
     used_tokens: int
+    output_tokens: int | None = None
+    """Of those the ones that came out."""
+    cost_usd: float | None = None
+    """US dollars, of the requests whose price is known."""
 
 
 class StatusFrame(_ServerFrame):

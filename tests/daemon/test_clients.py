@@ -104,7 +104,7 @@ async def test_its_name_stands_in_status(tmp_path, backend):
         "queued": 0,
         "requests": 1,
         "failures": 0,
-        "used_tokens": status["backends"][0]["used_tokens"],
+        **{key: status["backends"][0][key] for key in ("used_tokens", "output_tokens", "cost_usd")},
     }
     assert (notes["name"], notes["connections"], notes["requests"]) == ("notes", 0, 0)
 

@@ -249,9 +249,12 @@ async def test_status(stage):
         "dialect": "openai_compatible",
         "default_model": "fake-model",
         "in_flight": 1,
+        "max_concurrency": 8,
         "queued": 0,
         "breaker": "closed",
         "requests": before["requests"] + 1,
         "failures": before["failures"],
         "used_tokens": before["used_tokens"],
+        "output_tokens": before["output_tokens"],
+        "cost_usd": before["cost_usd"],
     }

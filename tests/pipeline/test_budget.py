@@ -60,7 +60,8 @@ async def test_reported_usage_is_accounted():
     ):
         budget.account(usage)
 
-    assert budget.used_tokens == 20 + 11 + 3
+    assert budget.used.tokens == 20 + 11 + 3
+    assert budget.used.output_tokens == 6 + 6 + 1
 
 
 @virtual_time

@@ -177,10 +177,12 @@ def test_places_are_per_backend():
 def test_what_it_has_used():
     """Requests, failures and reported tokens add up."""
     one = client()
-    one.ended(UsageStats(5, 6, 20), failed=False)
+    one.ended(UsageStats(5, 6, 20, cost=0.1), failed=False)
     one.ended(None, failed=True)
+    one.ended(UsageStats(1, 2, cost=0.2), failed=False)
 
-    assert (one.requests, one.failures, one.used_tokens) == (2, 1, 20)
+    assert (one.requests, one.failures) == (3, 1)
+    assert one.used.status() == {"used_tokens": 23, "output_tokens": 8, "cost_usd": 0.3}
 
 
 # --- another configuration -----------------------------------------------------------------------------------
