@@ -59,7 +59,7 @@ class Service:
         self._log_settings = log
         self._log = structlog.get_logger("beluna_gateway")
         self._config = config
-        self._log_sink = LogSink()
+        self._log_sink = LogSink(log)
         self.gateway = AIGateway(config, self._folder, telemetry=[self._log_sink], redactor=redactor)
         self.daemon = Daemon(config, self._folder, self.gateway, self.reload)
         self._telemetry = Telemetry()

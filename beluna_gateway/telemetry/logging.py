@@ -35,13 +35,21 @@ CLOSE_SECONDS = 1.0
 
 
 class LogSink:
-    """The `TelemetrySink` of the log: one line per request."""
+    """The `TelemetrySink` of the log: one line per request.
 
-    def __init__(self) -> None:
+    Args:
+        settings: The log's; None: it logs everything.
+    """
+
+    def __init__(self, settings: LogSettings | None = None) -> None:
         self._log = structlog.get_logger("beluna_gateway.request")
+        self._settings = settings
 
     def finished(self, record: RequestRecord) -> None:
         """Logs at level info what completed or was cancelled, at level warning what failed."""
+        failed = record.outcome not in ("completed", "cancelled")
+        if not failed and self._settings is not None and self._settings.level > logging.INFO:
+            return
         fields: dict[str, Any] = {
             "request_id": record.request_id,
             "backend_id": record.backend_id,
@@ -63,10 +71,10 @@ class LogSink:
         for name in ("finish_reason", "error", "provider_code", "attempt_errors", "metadata"):
             if value := getattr(record, name):
                 fields[name] = value
-        if record.outcome in ("completed", "cancelled"):
-            self._log.info("request", **fields)
-        else:
+        if failed:
             self._log.warning("request", **fields)
+        else:
+            self._log.info("request", **fields)
 
 
 class LogSettings:

@@ -7,6 +7,8 @@ from ...canonical import BackendRawEvent, OutputTextDelta, ReasoningDelta, ToolC
 
 def gathered(events: list[BackendRawEvent]) -> list[BackendRawEvent]:
     """`events` with the reasoning as one delta first, then the text as one delta, then the rest."""
+    if len(events) < 2:
+        return events
     reasoning = "".join(event.delta for event in events if isinstance(event, ReasoningDelta))
     text = "".join(event.delta for event in events if isinstance(event, OutputTextDelta))
     joined: list[BackendRawEvent] = []

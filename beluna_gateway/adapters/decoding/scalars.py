@@ -20,11 +20,10 @@ def whole_number(value: JsonValue) -> int | None:
 
     None for booleans, negative numbers, fractions, other strings, and what is above `LARGEST_NUMBER`.
     """
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, str):
-        # The length first: int() refuses thousands of digits.
-        value = int(value) if len(value) <= 16 and value.isascii() and value.isdecimal() else None
-    elif isinstance(value, float):
-        value = int(value) if value.is_integer() else None
-    return value if isinstance(value, int) and 0 <= value <= LARGEST_NUMBER else None
+    if type(value) is not int:  # a boolean is another type
+        if isinstance(value, str):
+            # The length first: int() refuses thousands of digits.
+            value = int(value) if len(value) <= 16 and value.isascii() and value.isdecimal() else None
+        else:
+            value = int(value) if isinstance(value, float) and value.is_integer() else None
+    return value if value is not None and 0 <= value <= LARGEST_NUMBER else None

@@ -25,6 +25,9 @@ DEFAULT_MAX_BYTES = 32 * 1024 * 1024
 """The default of `reliability.max_event_bytes`."""
 
 
+_KINDS = ((False, False), (False, True), (True, False), (True, True))
+
+
 @dataclass(slots=True)
 class _Call:
     call_id: str
@@ -55,7 +58,7 @@ class ToolCalls:
         self._by_backend_id: dict[str, _Call] = {}
         self._ids: set[str] = set()
         # Open calls by what tells them apart: has an index, has an id.
-        self._open_kinds = {(key, name): 0 for key in (False, True) for name in (False, True)}
+        self._open_kinds = dict.fromkeys(_KINDS, 0)
         self.any_ready = False
 
     def fragment(

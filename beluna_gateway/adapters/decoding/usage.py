@@ -96,33 +96,36 @@ def openai_usage(raw: JsonObject, input_key: str, output_key: str, *, service_ti
     """
     input_tokens, output_tokens = count(raw.get(input_key)), count(raw.get(output_key))
     total_tokens = count(raw.get("total_tokens"))
-    details = f"{output_key}_details"
-    reasoning = _largest(_detail(raw, details, "reasoning_tokens"), count(raw.get("reasoning_tokens")))
-    audio = _detail(raw, details, "audio_tokens")
+    input_details, output_details = _object(raw.get(f"{input_key}_details")), _object(raw.get(f"{output_key}_details"))
+    reasoning = _largest((raw, ("reasoning_tokens",)), (output_details, ("reasoning_tokens",)))
     if input_tokens is not None and output_tokens is not None and total_tokens is not None:
         # Some servers (xAI, Gemini's OpenAI endpoint) leave reasoning out of the completion, but not out of the total.
         left_out = total_tokens - input_tokens - output_tokens
-        if left_out > 0 and left_out in (reasoning, audio, (reasoning or 0) + (audio or 0)):
-            output_tokens += left_out
+        if left_out > 0:
+            audio = count(output_details.get("audio_tokens"))
+            if left_out in (reasoning, audio, (reasoning or 0) + (audio or 0)):
+                output_tokens += left_out
     return usage_stats(
         raw,
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         total_tokens=total_tokens,
-        cached_input_tokens=_largest(
-            _detail(raw, f"{input_key}_details", "cached_tokens"),
-            # Kimi's name, one of several servers, and DeepSeek's
-            *(count(raw.get(key)) for key in ("cached_tokens", "num_cached_tokens", "prompt_cache_hit_tokens")),
-        ),
-        cache_write_input_tokens=_largest(
-            _detail(raw, f"{input_key}_details", "cache_write_tokens"),  # OpenRouter
-            _detail(raw, f"{input_key}_details", "cache_creation_tokens"),  # LiteLLM
-            count(raw.get("cache_creation_input_tokens")),  # LiteLLM, Anthropic behind a proxy
-        ),
+        cached_input_tokens=_largest((raw, _CACHED), (input_details, ("cached_tokens",))),
+        cache_write_input_tokens=_largest((raw, _CACHE_WRITE), (input_details, _CACHE_WRITE_DETAILS)),
         reasoning_tokens=reasoning,
         cost=provider_cost(raw),
         service_tier=word(service_tier) or word(raw.get("service_tier")),
     )
+
+
+_CACHED = ("cached_tokens", "num_cached_tokens", "prompt_cache_hit_tokens")
+"""Kimi's name, one of several servers, and DeepSeek's."""
+
+_CACHE_WRITE = ("cache_creation_input_tokens",)
+"""LiteLLM's, and Anthropic's behind a proxy."""
+
+_CACHE_WRITE_DETAILS = ("cache_write_tokens", "cache_creation_tokens")
+"""OpenRouter's name and LiteLLM's."""
 
 
 def provider_cost(raw: JsonObject) -> float | None:
@@ -131,6 +134,8 @@ def provider_cost(raw: JsonObject) -> float | None:
     ``cost`` is OpenRouter's (a credit is a dollar), ``cost.total_cost`` Perplexity's, ``estimated_cost`` DeepInfra's,
     ``cost_in_usd_ticks`` xAI's (10,000,000,000 to the dollar).
     """
+    if _COSTS.isdisjoint(raw):
+        return None
     named, ticks = raw.get("cost"), whole_number(raw.get("cost_in_usd_ticks"))
     for value in (named.get("total_cost") if isinstance(named, dict) else named, raw.get("estimated_cost")):
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST_NUMBER:
@@ -138,10 +143,18 @@ def provider_cost(raw: JsonObject) -> float | None:
     return None if ticks is None else ticks / 10_000_000_000
 
 
-def _detail(raw: JsonObject, group: str, key: str) -> int | None:
-    details = raw.get(group)
-    return count(details.get(key)) if isinstance(details, dict) else None
+_COSTS = frozenset({"cost", "estimated_cost", "cost_in_usd_ticks"})
 
 
-def _largest(*counts: int | None) -> int | None:
-    return max((number for number in counts if number is not None), default=None)
+def _object(value: JsonValue) -> JsonObject:
+    return value if isinstance(value, dict) else {}
+
+
+def _largest(*places: tuple[JsonObject, tuple[str, ...]]) -> int | None:
+    """The largest count under the keys of some objects; None where there is none."""
+    largest = None
+    for fields, keys in places:
+        for key in keys:
+            if key in fields and (number := count(fields[key])) is not None and (largest is None or number > largest):
+                largest = number
+    return largest

@@ -57,13 +57,27 @@ class PooledProtocol(asyncio.Protocol):
 
     Args:
         idle: aiohttp's protocol, for the time between two exchanges.
-        tls: The transport's, None where it has none.
+        transport: The connection's.
     """
 
-    def __init__(self, idle: asyncio.Protocol, tls: ssl.SSLObject | None) -> None:
+    __slots__ = ("_idle", "_poll", "_tls", "exchange")
+
+    def __init__(self, idle: asyncio.Protocol, transport: asyncio.Transport) -> None:
         self._idle = idle
-        self._tls = tls
+        self._tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+        self._poll: select.poll | None = None
+        raw = transport.get_extra_info("socket")
+        if raw is not None and raw.fileno() >= 0:
+            self._poll = select.poll()
+            self._poll.register(raw.fileno(), select.POLLIN | select.POLLRDHUP)
         self.exchange: Receiver | None = None
+
+    def has_input(self) -> bool:
+        """Whether bytes or an end wait in the kernel, of an open connection on which nothing was asked: what the event
+        loop has not read yet would be taken for the next response. Over TLS a record that waits counts likewise: what a
+        server sends after its handshake (session tickets) has been read with the response before.
+        """
+        return self._poll is None or bool(self._poll.poll(0))
 
     def data_received(self, data: bytes) -> None:
         (self.exchange or self._idle).data_received(data)
@@ -143,9 +157,9 @@ class ConnectionPool:
                 continue
             protocol = transport.get_protocol()
             if not isinstance(protocol, PooledProtocol):
-                protocol = PooledProtocol(idle, transport.get_extra_info("ssl_object"))
+                protocol = PooledProtocol(idle, transport)
                 transport.set_protocol(protocol)
-            elif _has_input(transport):
+            elif protocol.has_input():
                 connection.close()
                 continue
             return connection, transport, protocol
@@ -181,19 +195,6 @@ def _has_close_notify(tls: ssl.SSLObject) -> bool:
 
 def _no_close_notify() -> Exception:
     return ConnectionAbortedError("TLS ended without close_notify")
-
-
-def _has_input(transport: asyncio.Transport) -> bool:
-    """Whether bytes or an end wait in the kernel, of a connection on which nothing was asked: what the event loop has
-    not read yet would be taken for the next response. Over TLS a record that waits counts likewise: what a server sends
-    after its handshake (session tickets) has been read with the response before.
-    """
-    raw = transport.get_extra_info("socket")
-    if raw is None or raw.fileno() < 0:
-        return True
-    poll = select.poll()
-    poll.register(raw.fileno(), select.POLLIN | select.POLLRDHUP)
-    return bool(poll.poll(0))
 
 
 def _failure_to_connect(error: Exception, profile: BackendProfile) -> GatewayError:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from enum import Enum
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from .body_buffer import LARGE_READ_BYTES, BodyBuffer
 from .connections import BrokenExchange, ConnectionPool, PooledProtocol
 from .request_writer import RequestWriter
-from .response_parser import Phase, ResponseParser
+from .response_parser import ResponseParser
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
@@ -24,19 +23,11 @@ LATE_END_SECONDS = 1.0
 again. Nobody waits for that."""
 
 
-class State(Enum):
-    """Where an exchange stands with its connection."""
-
-    NEW = "new"
-    OPEN = "open"
-    """Inside the block."""
-    LINGERING = "lingering"
-    """The block was left with the answer complete; only HTTP's own end of the response is missing."""
-    CLOSED = "closed"
-    """The connection was given back to the pool, or aborted."""
-
-
-_BODY = Phase.BODY  # the look-up in the class is slow, and this one is asked for with each read
+State = Literal["new", "open", "lingering", "closed"]
+"""Where an exchange stands with its connection. `open`: inside the block. `lingering`: the block was left with the
+answer complete; only HTTP's own end of the response is missing. `closed`: the connection was given back to the pool, or
+aborted.
+"""
 
 
 class Exchange:
@@ -46,12 +37,28 @@ class Exchange:
     leaves its connection for the next exchange.
     """
 
+    __slots__ = (
+        "_buffer",
+        "_connection",
+        "_late",
+        "_parser",
+        "_pool",
+        "_protocol",
+        "_request",
+        "_state",
+        "_take",
+        "_transport",
+        "_waiter",
+        "_writer",
+        "complete",
+    )
+
     def __init__(self, pool: ConnectionPool, head: bytes, body: bytes) -> None:
         self.complete = False
         """Set by the reader of the body: the answer is all there, at most HTTP's own end of the response is missing."""
         self._pool = pool
         self._request = (head, body)
-        self._state = State.NEW
+        self._state: State = "new"
         self._take: Callable[[bytes], bool] | None = None
         self._waiter: asyncio.Future[bool] | None = None
         self._late: asyncio.TimerHandle | None = None
@@ -69,19 +76,19 @@ class Exchange:
         self._buffer = BodyBuffer(transport, self._pool.loop)
         self._parser = ResponseParser(self._buffer.pieces)
         self._writer = RequestWriter(transport)
-        self._state = State.OPEN
+        self._state = "open"
         protocol.exchange = self
         self._writer.start(*self._request)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._state is State.CLOSED:
+        if self._state == "closed":
             return
         phase = self._parser.phase
-        if phase is Phase.ENDED:
+        if phase == "ended":
             self._give_back()
-        elif self.complete and phase is not Phase.FAILED:
-            self._state = State.LINGERING
+        elif self.complete and phase != "failed":
+            self._state = "lingering"
             self._buffer.discard()
             self._pool.on_close.add(self.abort)
             self._late = self._pool.loop.call_later(LATE_END_SECONDS, self.abort)
@@ -99,7 +106,7 @@ class Exchange:
         Raises:
             BrokenExchange: There is no response.
         """
-        if self._parser.phase is Phase.HEAD:
+        if self._parser.phase == "head":
             await self._wait()
         if not self._parser.status:
             raise self._broken()
@@ -141,7 +148,7 @@ class Exchange:
 
     def abort(self) -> None:
         """Ends the connection, now."""
-        if self._state is State.OPEN or self._state is State.LINGERING:
+        if self._state in ("open", "lingering"):
             self._writer.reset_if_unsent()
             self._transport.abort()
             self._detach()
@@ -160,7 +167,7 @@ class Exchange:
 
     def _broken(self) -> BrokenExchange:
         failure = self._parser.failure
-        assert failure is not None  # noqa: S101 - only asked for in the phase FAILED
+        assert failure is not None  # noqa: S101 - only asked for in the phase `failed`
         return (self._pool.cut if failure.kind == "cut" else self._pool.no_http)(failure.reason)
 
     def _deliver(self, take: Callable[[bytes], bool]) -> bool | None:
@@ -168,9 +175,9 @@ class Exchange:
         if self._buffer.pieces and take(self._buffer.take()):
             return False
         phase = self._parser.phase
-        if phase is _BODY:
+        if phase == "body":
             return None
-        if phase is Phase.FAILED:
+        if phase == "failed":
             raise self._broken()
         return True
 
@@ -191,9 +198,9 @@ class Exchange:
     def _linger(self) -> None:
         """Drops what comes after a complete answer, until the response ends."""
         self._buffer.discard()
-        if self._parser.phase is Phase.ENDED:
+        if self._parser.phase == "ended":
             self._give_back()
-        elif self._parser.phase is Phase.FAILED:
+        elif self._parser.phase == "failed":
             self.abort()
 
     def _give_back(self) -> None:
@@ -205,13 +212,13 @@ class Exchange:
 
     def _detach(self) -> None:
         """Separates the exchange from its connection, which happens once."""
-        self._state = State.CLOSED
+        self._state = "closed"
         self._protocol.exchange = None
         self._parser.close()
         self._writer.close()
-        self._pool.on_close.discard(self.abort)
         if self._late is not None:
             self._late.cancel()
+            self._pool.on_close.discard(self.abort)
 
     # --- called by the connection's protocol ---------------------------------------------------------------------
 
@@ -221,20 +228,20 @@ class Exchange:
         parser.feed(data)
         waiter = self._waiter
         if waiter is None or waiter.done():
-            if self._state is not State.OPEN:
+            if self._state != "open":
                 self._linger()
-            elif parser.phase is _BODY:
+            elif parser.phase == "body":
                 self._buffer.hold(len(data))
         elif self._take is None:
-            if parser.phase is not Phase.HEAD:
+            if parser.phase != "head":
                 waiter.set_result(False)
         elif (
             len(self._buffer.pieces) < 2
-            or parser.phase is not _BODY
+            or parser.phase != "body"
             or not self._buffer.gather(len(data), self._hand_over_gathered)
         ):
             self._hand_over(self._take, waiter)
-        if len(data) >= LARGE_READ_BYTES and self._state is State.OPEN and parser.phase is _BODY:
+        if len(data) >= LARGE_READ_BYTES and self._state == "open" and parser.phase == "body":
             self._buffer.end_turn()
 
     def disconnected(self, error: Exception | None) -> None:

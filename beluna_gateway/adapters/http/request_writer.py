@@ -18,6 +18,8 @@ _AT_ONCE_BYTES = 64 * 1024
 
 _EARLY_ANSWER_BYTES = 256 * 1024
 
+_NOTHING = memoryview(b"")
+
 
 class RequestWriter:
     """Sends a request's head and body. `start` begins, `close` lets go of the transport.
@@ -31,7 +33,7 @@ class RequestWriter:
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._body = memoryview(b"")
+        self._body = _NOTHING
         self._writable = True
         self._descriptor: int | None = None
 
@@ -43,8 +45,10 @@ class RequestWriter:
 
     def start(self, head: bytes, body: bytes) -> None:
         """Writes the head and, as far as the transport takes it, the body."""
-        if len(body) > _AT_ONCE_BYTES:
-            self._descriptor = _duplicate(self._transport)
+        if len(body) <= _AT_ONCE_BYTES:
+            self._transport.write(head + body)
+            return
+        self._descriptor = _duplicate(self._transport)
         if self._descriptor is not None:
             # Now `resume` is called when the kernel has taken everything. Not over TLS, whose transports never call it
             # with this limit: they pause at it, not above it.
@@ -95,7 +99,7 @@ class RequestWriter:
 
     def close(self) -> None:
         """Drops what is unsent."""
-        self._body = memoryview(b"")
+        self._body = _NOTHING
         self._close_descriptor()
 
     def _close_descriptor_if_sent(self) -> None:

@@ -7,7 +7,6 @@ Source: RFC 9112, "HTTP/1.1".
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Literal, NamedTuple
 
 import httptools
@@ -16,16 +15,8 @@ MAX_FRAMING_BYTES = 64 * 1024
 """The most bytes of a response's head, interim responses included, and of the framing between two pieces of a body."""
 
 
-class Phase(Enum):
-    """Where in the response the parser stands."""
-
-    HEAD = "head"
-    BODY = "body"
-    ENDED = "ended"
-    FAILED = "failed"
-
-
-_BODY = Phase.BODY  # the look-up in the class is slow, and this one is asked for with each read
+Phase = Literal["head", "body", "ended", "failed"]
+"""Where in the response the parser stands."""
 
 
 class Failure(NamedTuple):
@@ -57,11 +48,11 @@ class ResponseParser:
     )
 
     def __init__(self, body: list[bytes]) -> None:
-        self.phase = Phase.HEAD
+        self.phase: Phase = "head"
         self.status = 0
         """The response's status; 0 before its head is complete. Interim responses (1xx) are passed over."""
         self.failure: Failure | None = None
-        """Set in the phase `FAILED`."""
+        """Set in the phase `failed`."""
         self.on_body = body.append  # called by llhttp
         self._body = body
         self._headers: dict[bytes, list[bytes]] = {}
@@ -73,7 +64,7 @@ class ResponseParser:
     @property
     def reusable(self) -> bool:
         """Whether the response has ended and left its connection usable for another one."""
-        return self.phase is Phase.ENDED and self._keep_alive
+        return self.phase == "ended" and self._keep_alive
 
     def header(self, name: bytes) -> str | None:
         """The value of a header, once `status` is set; the last one where it is repeated. `name` in lower case."""
@@ -82,12 +73,15 @@ class ResponseParser:
 
     def codings(self, name: bytes) -> list[str]:
         """The members of a list-valued header (`Content-Encoding`, `Transfer-Encoding`), in lower case, in order."""
-        text = b",".join(self._headers.get(name, ())).decode("latin-1")
+        values = self._headers.get(name)
+        if values is None:
+            return []
+        text = b",".join(values).decode("latin-1")
         return [member for part in text.split(",") if (member := part.strip().lower())]
 
     def feed(self, data: bytes) -> None:
         """Parses the next bytes of the connection."""
-        if self.phase is not _BODY:
+        if self.phase != "body":
             data = self._feed_outside_body(data)
             if not data:
                 return
@@ -109,8 +103,8 @@ class ResponseParser:
             error: Why it ended; None for an orderly end, which also ends a body without a length of its own.
         """
         self._keep_alive = False
-        if self.phase is Phase.BODY and self._until_close and error is None:
-            self.phase = Phase.ENDED
+        if self.phase == "body" and self._until_close and error is None:
+            self.phase = "ended"
         else:
             self._fail("cut", str(error or ("inside its response" if self.status else "no response came")))
 
@@ -120,7 +114,7 @@ class ResponseParser:
 
     def _feed_outside_body(self, data: bytes) -> bytes:
         """Parses what belongs to the head, or comes after the end; returns the rest, which is body."""
-        while data and self.phase is Phase.HEAD:
+        while data and self.phase == "head":
             allowed = MAX_FRAMING_BYTES - self._framing_bytes
             if not allowed:
                 self._fail("not_http", f"its head has more than {MAX_FRAMING_BYTES} bytes")
@@ -128,10 +122,10 @@ class ResponseParser:
             piece, data = data[:allowed], data[allowed:]
             self._framing_bytes += len(piece)
             self._parse(piece)
-        if self.phase is Phase.BODY:
+        if self.phase == "body":
             self._framing_bytes = 0
             return data
-        if data and self.phase is Phase.ENDED:
+        if data and self.phase == "ended":
             self._parse(data)
         return b""
 
@@ -150,18 +144,18 @@ class ResponseParser:
 
     def _fail(self, kind: Literal["cut", "not_http"], reason: str) -> None:
         """Ends a response that has neither ended nor failed."""
-        if self.phase is Phase.HEAD or self.phase is Phase.BODY:
-            self.phase = Phase.FAILED
+        if self.phase in ("head", "body"):
+            self.phase = "failed"
             self.failure = Failure(kind, reason)
 
     # --- called by llhttp; `on_body` is above --------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        if self.phase is Phase.ENDED:
+        if self.phase == "ended":
             raise ValueError("there is more after the end of the response")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.phase is Phase.HEAD:  # else it is a trailer: nothing here reads those
+        if self.phase == "head":  # else it is a trailer: nothing here reads those
             self._headers.setdefault(name.lower(), []).append(value)
 
     def on_headers_complete(self) -> None:
@@ -175,10 +169,10 @@ class ResponseParser:
         if codings not in ([], ["identity"], ["chunked"]):
             raise ValueError(f"its Transfer-Encoding {', '.join(codings)!r} is none that was asked for")
         self.status = status
-        self.phase = Phase.BODY
+        self.phase = "body"
         self._keep_alive = self._llhttp.should_keep_alive()
         self._until_close = "chunked" not in codings and b"content-length" not in self._headers
 
     def on_message_complete(self) -> None:
-        if self.phase is Phase.BODY:  # else it was an interim response
-            self.phase = Phase.ENDED
+        if self.phase == "body":  # else it was an interim response
+            self.phase = "ended"

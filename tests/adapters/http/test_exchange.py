@@ -255,21 +255,20 @@ def test_an_answer_to_a_request_that_is_no_longer_read_counts(run):
     """The backend answers 413 in the middle of the request and breaks the connection; the next write fails."""
 
     async def main() -> None:
+        class Broken(Exchange):
+            """The backend answers just before the next piece is written, which then meets a broken connection."""
+
+            def resume_writing(self) -> None:
+                peer.setblocking(True)
+                peer.sendall(TOO_LARGE)
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                peer.close()
+                super().resume_writing()
+
         with listening(receive_buffer=64 * 1024) as server:
-            async with pool_of(server) as pool, Exchange(pool, HEAD, b"x" * 16_000_000) as exchange:
+            async with pool_of(server) as pool, Broken(pool, HEAD, b"x" * 16_000_000) as exchange:
                 peer, _ = server.accept()
                 peer.setblocking(False)
-                write_more = exchange.resume_writing
-
-                def answer_and_break() -> None:
-                    """Just before the next piece is written, which so meets a connection that is no more."""
-                    peer.setblocking(True)
-                    peer.sendall(TOO_LARGE)
-                    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    peer.close()
-                    write_more()
-
-                exchange.resume_writing = answer_and_break  # type: ignore[method-assign]
                 while peer.fileno() >= 0:
                     with suppress(BlockingIOError):
                         peer.recv(64 * 1024)
@@ -355,7 +354,7 @@ def test_a_complete_answer_may_end_later(run):
                     first.complete = True
                 with peer:
                     peer.sendall(b"1\r\nx\r\n0\r\n\r\n")
-                    while first._state.value != "closed":
+                    while first._state != "closed":
                         await asyncio.sleep(0)
                     async with Exchange(pool, HEAD, b"") as second:
                         assert peer.recv(1000) == HEAD
@@ -384,7 +383,7 @@ def test_a_complete_answer_that_breaks_later_ends_its_connection(run, broken: by
                         peer.close()
                     else:
                         peer.sendall(broken)
-                    while exchange._state.value != "closed":
+                    while exchange._state != "closed":
                         await asyncio.sleep(0)
                     assert exchange._transport.is_closing()
 

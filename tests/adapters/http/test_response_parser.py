@@ -100,7 +100,7 @@ def test_a_response_is_read_as_it_was_written(response: Response, cuts: list[int
     """Status, body and end, however it is divided into reads."""
     result = parse(*divided(response.wire, cuts), eof=response.ends_with_connection)
 
-    assert (result.phase, result.status, result.body) == (Phase.ENDED, response.status, response.body)
+    assert (result.phase, result.status, result.body) == ("ended", response.status, response.body)
     assert result.failure is None
     assert result.reusable is not response.ends_with_connection
 
@@ -112,13 +112,13 @@ def test_a_cut_response_has_not_ended(response: Response, cut: int, reset: bool)
     result = parse(wire, eof=not reset, reset=reset)
 
     if response.ends_with_connection and result.status and not reset:
-        assert (result.phase, result.failure) == (Phase.ENDED, None)
+        assert (result.phase, result.failure) == ("ended", None)
         assert response.body.startswith(result.body)
-    elif result.phase is Phase.ENDED:
+    elif result.phase == "ended":
         assert result.body == response.body  # only the chunks' last line end, or nothing, is missing
         assert not result.reusable
     else:
-        assert result.phase is Phase.FAILED
+        assert result.phase == "failed"
         assert result.failure is not None
         assert result.failure[0] == "cut"
 
@@ -179,7 +179,7 @@ def test_what_both_parsers_take_they_read_alike(wire: bytes) -> None:
     ours = parse(wire, eof=True)
     other = _by_h11(wire)
 
-    if ours.phase is Phase.ENDED and other is not None:
+    if ours.phase == "ended" and other is not None:
         assert (ours.status, ours.body) == other
 
 
@@ -199,12 +199,12 @@ def test_a_head_has_a_limit(size: int, surplus: int, interim: int) -> None:
 
     if surplus:
         assert (result.phase, result.status, result.failure) == (
-            Phase.FAILED,
+            "failed",
             0,
             ("not_http", f"its head has more than {MAX_FRAMING_BYTES} bytes"),
         )
     else:
-        assert (result.phase, result.body) == (Phase.ENDED, b"abc")
+        assert (result.phase, result.body) == ("ended", b"abc")
 
 
 @pytest.mark.parametrize("size", [1, 1000, 70_000])
@@ -218,14 +218,14 @@ def test_framing_between_two_pieces_has_a_limit(size: int) -> None:
     endless = CHUNKED + b"1\r\na\r\n1;" + b"x" * 300_000
     result = parse(*(endless[at : at + size] for at in range(0, len(endless), size)))
     assert result.failure is not None
-    assert (result.phase, result.body, result.failure[0]) == (Phase.FAILED, b"a", "not_http")
+    assert (result.phase, result.body, result.failure[0]) == ("failed", b"a", "not_http")
 
 
 def test_after_a_failure_nothing_is_read() -> None:
     """What follows a head that is too long is no body."""
     result = parse(HEAD + b"X: " + b"x" * MAX_FRAMING_BYTES, b"\r\nContent-Length: 3\r\n\r\nabc", eof=True)
 
-    assert (result.phase, result.status, result.body) == (Phase.FAILED, 0, b"")
+    assert (result.phase, result.status, result.body) == ("failed", 0, b"")
 
 
 def test_the_last_of_repeated_headers_counts_and_lists_are_joined() -> None:
@@ -234,14 +234,14 @@ def test_the_last_of_repeated_headers_counts_and_lists_are_joined() -> None:
     trailer = b"0\r\nX: 3\r\nContent-Encoding: zstd\r\n\r\n"
     result = parse(HEAD + head + b"Transfer-Encoding: chunked\r\n\r\n" + trailer)
 
-    assert (result.phase, result.headers[0], result.codings) == (Phase.ENDED, "2", ["gzip", "br", "identity"])
+    assert (result.phase, result.headers[0], result.codings) == ("ended", "2", ["gzip", "br", "identity"])
 
 
 def test_an_interim_response_leaves_no_headers() -> None:
     """Its headers are its own."""
     result = parse(b"HTTP/1.1 103 Early Hints\r\nX: 1\r\nContent-Encoding: gzip\r\n\r\n", CHUNKED)
 
-    assert (result.phase, result.status, result.headers[0], result.codings) == (Phase.BODY, 200, None, [])
+    assert (result.phase, result.status, result.headers[0], result.codings) == ("body", 200, None, [])
 
 
 @pytest.mark.parametrize(
@@ -252,14 +252,14 @@ def test_a_transfer_coding_that_was_not_asked_for_is_refused(coding: str) -> Non
     result = parse(HEAD + f"Transfer-Encoding: {coding}\r\n\r\n3\r\nabc\r\n0\r\n\r\n".encode(), eof=True)
 
     assert result.failure is not None
-    assert (result.phase, result.failure[0], result.body) == (Phase.FAILED, "not_http", b"")
+    assert (result.phase, result.failure[0], result.body) == ("failed", "not_http", b"")
     assert coding.split(",", maxsplit=1)[0].split("\r", maxsplit=1)[0] in result.failure[1]
 
 
 @pytest.mark.parametrize("status", [b"204", b"304"])
 def test_a_status_without_a_body_ends_with_its_head(status: bytes) -> None:
     """Whatever its headers say."""
-    assert parse(b"HTTP/1.1 %b None\r\nX: 1\r\n\r\n" % status).phase is Phase.ENDED
+    assert parse(b"HTTP/1.1 %b None\r\nX: 1\r\n\r\n" % status).phase == "ended"
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_which_responses_leave_their_connection_usable(wire: bytes, reusable: bo
     """Not where the peer says so, and not where there is more than one response."""
     for reads in ([wire], [wire[at : at + 1] for at in range(len(wire))]):
         result = parse(*reads)
-        assert (result.phase, result.body, result.reusable) == (Phase.ENDED, b"a", reusable)
+        assert (result.phase, result.body, result.reusable) == ("ended", b"a", reusable)
 
     assert not parse(wire, eof=True).reusable
 
