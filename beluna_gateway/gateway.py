@@ -57,7 +57,7 @@ from .telemetry.records import RequestRecord, TelemetrySink
 from .telemetry.redaction import Redactor
 from .wire.frames import CountTokens, Embed, Infer, Models, OperationFrame, RequestFrame
 from .wire.ndjson import RejectedLine, validated
-from .worker import Large
+from .worker import Large, value_of
 
 MESSAGE_CHARACTERS = 2000
 """The longest `error.message` (protocol/README.md, "Error mapping")."""
@@ -152,7 +152,7 @@ class AIGateway:
         A large one keeps to that which is in effect when it has been normalised, off the event loop; its caller closes
         it.
         """
-        asked = frame.value if isinstance(frame, Large) else frame
+        asked = value_of(frame)
         record = RequestRecord(request_id, asked.metadata, self._clock(), streamed=asked.stream)
         response = ResponseNormalizer(sink, asked.include_reasoning, self._clock, self._later)
         return self._serve(
@@ -174,7 +174,7 @@ class AIGateway:
     async def _perform(
         self, frame: OperationFrame | Large, request_id: str, origin: Origin, in_effect: InEffect
     ) -> OperationResult:
-        asked = frame.value if isinstance(frame, Large) else frame
+        asked = value_of(frame)
         metadata = asked.metadata if isinstance(asked, CountTokens) else {}
         record = RequestRecord(request_id, metadata, self._clock(), streamed=False, operation=asked.type)
         del asked
@@ -209,6 +209,7 @@ class AIGateway:
                 request = large.value
                 # Nobody has entered the backends of the one before: they may be closed.
                 in_effect = self._live.in_effect
+                origin.move_to(in_effect.clients)
             del frame  # 4 KB or more, for as long as the answer takes
             selected = in_effect.router.select(request)
             backend = in_effect.backends[selected.profile.id]

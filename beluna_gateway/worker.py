@@ -35,6 +35,7 @@ THAW_SECONDS = 60.0
 requests leave in reference cycles, with their bodies, would add up for as long as they do."""
 
 _Result = TypeVar("_Result")
+_Value = TypeVar("_Value")
 
 
 class Worker:
@@ -133,6 +134,11 @@ class _Job:
             self.done.set_exception(error)
         else:
             self.done.set_result(result)
+
+
+def value_of(frame: _Value | Large) -> _Value:
+    """The frame itself, also of a large one."""
+    return frame.value if isinstance(frame, Large) else frame
 
 
 class Large:

@@ -23,7 +23,7 @@ from ..wire import ndjson
 from ..wire.frames import Cancel, Exit, Infer, OperationFrame, RequestFrame, StatusQuery
 from ..wire.lines import LineCutter
 from ..wire.ndjson import FrameEncoder, RejectedLine
-from ..worker import Large, Worker
+from ..worker import Large, Worker, value_of
 from .sockets import HangupWatch, peer_uid
 from .turns import Turns
 
@@ -371,7 +371,7 @@ class Request:
         self._large = frame if isinstance(frame, Large) else None
         serving = (
             gateway.infer(cast("Infer | Large", frame), request_id, self, origin)
-            if isinstance(frame.value if isinstance(frame, Large) else frame, Infer)
+            if isinstance(value_of(frame), Infer)
             else self._perform(gateway.perform(cast("OperationFrame | Large", frame), request_id, origin))
         )
         self._task: asyncio.Task[None] | None = asyncio.create_task(serving)
@@ -384,21 +384,18 @@ class Request:
         except GatewayError as error:
             self.write([Failed(error)])
         else:
-            self._write_end(self._encoder.result(result))
-
-    def _write_end(self, frame: bytes) -> None:
-        if not self._connection.transport.is_closing():
-            self._connection.transport.write(frame)
-            self._ended = True
-            self._connection.ended(self)
+            self._write(self._encoder.result(result), last=True)
 
     def write(self, events: Sequence[GatewayEvent]) -> None:
         """See `EventSink`."""
+        self._write(self._encoder.events(events), last=isinstance(events[-1], _ENDS))
+
+    def _write(self, frames: bytes, *, last: bool) -> None:
         transport = self._connection.transport
         if transport.is_closing():
             return  # the client disconnected; `connection_lost` is about to cancel this request
-        transport.write(self._encoder.events(events))
-        if isinstance(events[-1], _ENDS):
+        transport.write(frames)
+        if last:
             self._ended = True
             self._connection.ended(self)
 

@@ -145,6 +145,15 @@ class Origin:
     cancelled_at: float | None = field(default=None, init=False)
     """Monotonic seconds (`time.monotonic`) at which somebody cancelled the request, set by whoever did."""
 
+    def move_to(self, clients: ClientTable) -> None:
+        """Makes the client that of another configuration, with its rights and limits there.
+
+        Raises:
+            GatewayError: `authorization`: the peer is no client there.
+        """
+        if self.uid is not None:
+            self.client = clients.of(self.uid)
+
 
 def _smaller(backend: Budget, own: ClientBudget) -> Budget:
     """Of each limit the smaller one; null is no limit."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,8 +15,9 @@ import pytest
 
 from beluna_gateway.client import connect
 from beluna_gateway.config.settings import Config
+from beluna_gateway.worker import Large, Worker
 from tests.fakes.answers import DONE, delta, finish, plays, silent, text
-from tests.fakes.backend import FakeBackend
+from tests.fakes.backend import PATIENCE, FakeBackend
 from tests.fakes.client import connected, user
 from tests.fakes.daemon import DaemonProcess, LocalDaemon, daemon_process, local_daemon, make_config
 
@@ -190,6 +193,55 @@ async def test_a_reload_takes_a_client_away(tmp_path, backend):
     assert frames["one"][-1]["type"] == "completed"
     (rejected,) = frames["two"]
     assert (rejected["type"], rejected["error"]["kind"]) == ("rejected", "authorization")
+
+
+class _Held:
+    """Jobs for the daemon's worker that last until the test lets go of them."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._tasks: list[asyncio.Task[bool]] = []
+
+    async def one(self) -> threading.Event:
+        """One more, behind what the worker has to do; its event ends it."""
+        let_go = threading.Event()
+        job = Large(self._worker, None)
+        self._tasks.append(asyncio.create_task(job.use(lambda _: let_go.wait(PATIENCE))))
+        await asyncio.sleep(0)  # now it is submitted
+        job.close()
+        return let_go
+
+
+@pytest.mark.parametrize("may", [True, False], ids=["stays", "is taken away"])
+async def test_a_large_frame_meets_the_client_of_the_configuration_that_it_meets(tmp_path, backend, may):
+    """A reload while it is decoded: backends, rights and limits are all of the new one."""
+    backend.on("new", text("hello"))
+    client_of_both = {"name": "core", "uids": [ME], "budget": {"max_concurrency_per_backend": 3}}
+    async with (
+        daemon(tmp_path, backend, client_of_both) as started,
+        connected(started.socket_path) as client,
+        connected(started.socket_path) as other,
+    ):
+        hold = _Held(started.daemon.worker)
+        before_decoding = await hold.one()
+        await client.infer("new", "large", messages=user("x" * 100_000))
+        await other.status()  # the line has been read
+        before_normalising = await hold.one()
+        before_decoding.set()
+        async with asyncio.timeout(PATIENCE):
+            while (await other.status())["in_flight"] == 0:
+                pass
+        clients = [client_of_both] if may else [{"name": "other", "uids": [NOBODY]}]
+        changed = Config.model_validate(make_config({"b": {}, "new": {}}, backend, server={"clients": clients}))
+        started.gateway.reload(changed)
+        started.daemon.apply(changed)
+        before_normalising.set()
+        frames = await client.answer("large")
+
+    if may:
+        assert frames[-1]["type"] == "completed"
+    else:
+        assert frames[-1]["error"]["kind"] == "authorization"
 
 
 @pytest.mark.parametrize("way", ["cancel", "close"])

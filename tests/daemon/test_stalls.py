@@ -10,22 +10,24 @@ from typing import Any
 import pytest
 
 from beluna_gateway.daemon.connection import is_large
-from tests.fakes.answers import text
+from tests.fakes.answers import answers, text
 from tests.fakes.client import infer, user
 
-from .test_large_frames import MESSAGE, ONE, WRONG, many, many_keys
+from .test_large_frames import HEAD, MESSAGE, ONE, WRONG, many, many_keys
 
 RIGHT: dict[str, Callable[[int], bytes]] = {
     "right messages": lambda size: many(MESSAGE, size),
     "free JSON": lambda size: many(b"[]", size, ONE + b'"provider_options":{"a":[', b"]}}"),
     "right metadata": lambda size: many_keys(b'"v"', size, ONE + b'"metadata":{', b"}}"),
+    "messages to be counted": lambda size: many(MESSAGE, size, HEAD.replace(b"infer", b"count_tokens")),
+    "texts to be embedded": lambda size: many(b'"x"', size, b'{"type":"embed","request_id":"r","inputs":['),
 }
 
 
 @pytest.mark.parametrize("kind", [*RIGHT, *WRONG])
 async def test_a_large_frame_holds_up_nobody(local, backend, kind):
     """While 2 MB are decoded and encoded the event loop goes on all the time, however long it takes."""
-    backend.on("b", text("done"))
+    backend.on("b", answers(200, b'{"input_tokens":1,"data":[]}') if "to be" in kind else text("done"))
     line = {**RIGHT, **WRONG}[kind](2_000_000)
     daemon = await local()
     async with daemon.client() as client:
@@ -42,7 +44,7 @@ async def test_a_large_frame_holds_up_nobody(local, backend, kind):
         loop = asyncio.get_running_loop()
         began = loop.time()
         await client.send_bytes(line)
-        while (await client.frame(patience=120))["type"] not in ("rejected", "completed"):
+        while (await client.frame(patience=120))["type"] not in ("rejected", "completed", "failed", "token_count"):
             pass
         seconds = loop.time() - began
         counting.cancel()

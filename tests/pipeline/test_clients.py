@@ -11,7 +11,7 @@ from beluna_gateway.canonical import CanonicalRequest, UsageStats
 from beluna_gateway.config.settings import Budget, Server
 from beluna_gateway.errors import GatewayError
 from beluna_gateway.pipeline.budget import BudgetEnforcer
-from beluna_gateway.pipeline.clients import MAX_UIDS, OTHER, Client, ClientTable
+from beluna_gateway.pipeline.clients import MAX_UIDS, OTHER, Client, ClientTable, Origin
 
 from ..fakes.clock import virtual_time
 
@@ -206,3 +206,17 @@ def test_uids_are_kept_where_no_clients_are_configured():
 
     assert table(before=before).of(1000) is known
     assert [one.name for one in table({"name": "core", "uids": [1000]}, before=before)] == ["core"]
+
+
+def test_a_request_moves_to_another_configuration():
+    """Of its peer's client there; who is none there is refused. A program's own requests have no client."""
+    before, after = table({"name": "core", "uids": [1000]}), table({"name": "notes", "uids": [1000], "backends": []})
+    origin, own = Origin(before.of(1000), 1000), Origin()
+    origin.move_to(after)
+    own.move_to(after)
+
+    assert origin.client is after.of(1000)
+    assert own.client is None
+    with pytest.raises(GatewayError, match="uid 1000 may not connect") as caught:
+        origin.move_to(table({"name": "core", "uids": [1]}))
+    assert caught.value.kind == "authorization"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext, suppress
 from functools import partial
 from http import HTTPStatus
@@ -87,7 +87,7 @@ class HttpAdapter(BackendAdapter):
         if request.provider_options:
             merge_options(wanted.body, request.provider_options)
         decoder = partial(self._dialect.decoder, request, model)
-        trace = trace_context(request.metadata) if self._profile.propagate_trace else None
+        trace = self.trace_of(request.metadata)
         call = self.call(wanted, decoder, request.request_id, credential, stream=request.stream, trace=trace)
         encoded = [wanted]
         del wanted
@@ -98,6 +98,10 @@ class HttpAdapter(BackendAdapter):
         from .operations import operation_call  # most daemons never need it
 
         return operation_call(self, self._dialect, request, model, credential)
+
+    def trace_of(self, metadata: Mapping[str, str]) -> TraceContext | None:
+        """The caller's trace, where the configuration says to send it on."""
+        return trace_context(metadata) if self._profile.propagate_trace else None
 
     def call(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -15,6 +15,8 @@ from ...canonical import (
     TokenCountRequest,
 )
 from ...errors import GatewayError, unsupported
+from ...telemetry.trace_context import TraceContext
+from ...wire import json_pieces
 from ..base import Call, Emit, HttpDialect, HttpRequest, ResponseDecoder, SilenceTimer
 from ..operations.base import Operation as PreparedOperation
 from ..operations.base import OperationDecoder
@@ -34,8 +36,12 @@ class Edge(Protocol):
         credential: ResolvedCredential,
         *,
         method: str = "POST",
+        trace: TraceContext | None = None,
     ) -> Call:
         """One HTTP request and its unstreamed answer."""
+
+    def trace_of(self, metadata: Mapping[str, str]) -> TraceContext | None:
+        """The caller's trace, where it is sent on."""
 
 
 def operation_call(
@@ -44,7 +50,15 @@ def operation_call(
     """See `BackendAdapter.prepare`."""
     if isinstance(request, ModelListRequest):
         return ModelListCall(adapter, dialect, request.request_id, credential)
-    return OperationCall(adapter, _prepared(dialect, request, model), request.request_id, credential)
+    prepared = _prepared(dialect, request, model)
+    decoder = partial(OperationDecoder, prepared.read)
+    # Of these only a count has metadata, as the inference that it is about.
+    trace = adapter.trace_of(request.inference.metadata) if isinstance(request, TokenCountRequest) else None
+    call = adapter.call(prepared.request, decoder, request.request_id, credential, trace=trace)
+    explain, encoded = prepared.explain, [prepared.request]
+    del prepared
+    json_pieces.free(encoded)
+    return OperationCall(call, explain)
 
 
 def _prepared(dialect: HttpDialect, request: EmbeddingRequest | TokenCountRequest, model: str) -> PreparedOperation:
@@ -62,18 +76,15 @@ def _prepared(dialect: HttpDialect, request: EmbeddingRequest | TokenCountReques
 class OperationCall:
     """One question and its answer; see `Call`."""
 
-    def __init__(
-        self, adapter: Edge, operation: PreparedOperation, request_id: str, credential: ResolvedCredential
-    ) -> None:
-        self._operation = operation
-        decoder = partial(OperationDecoder, operation.read)
-        self._call = adapter.call(operation.request, decoder, request_id, credential)
+    def __init__(self, call: Call, explain: Callable[[GatewayError], GatewayError]) -> None:
+        self._call = call
+        self._explain = explain
 
     async def attempt(self, emit: Emit, timer: SilenceTimer) -> None:
         try:
             await self._call.attempt(emit, timer)
         except GatewayError as error:
-            raise self._operation.explain(error) from error
+            raise self._explain(error) from error
 
 
 class ModelListCall:

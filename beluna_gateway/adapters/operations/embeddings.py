@@ -24,9 +24,10 @@ def _openai(_: HttpDialect, request: EmbeddingRequest, model: str) -> Operation:
     body: JsonObject = {"model": model, "input": list(request.inputs), "encoding_format": "float"}
     if request.dimensions is not None:
         body["dimensions"] = request.dimensions
+    inputs = len(request.inputs)  # a reader that held the request would keep its texts
 
     def read(answer: JsonObject) -> Embedding:
-        data = _list(answer, "data", request)
+        data = _list(answer, "data", inputs)
         vectors: list[list[float] | None] = [None] * len(data)
         for position, entry in enumerate(data):
             fields = entry if isinstance(entry, dict) else {}
@@ -51,9 +52,10 @@ def _gemini(dialect: HttpDialect, request: EmbeddingRequest, model: str) -> Oper
     requests: list[JsonValue] = [
         {"model": name, "content": {"parts": [{"text": text}]}, **options} for text in request.inputs
     ]
+    inputs = len(request.inputs)  # a reader that held the request would keep its texts
 
     def read(answer: JsonObject) -> Embedding:
-        data = _list(answer, "embeddings", request)
+        data = _list(answer, "embeddings", inputs)
         vectors = [
             _vector(entry.get("values") if isinstance(entry, dict) else None, f"embeddings[{position}].values")
             for position, entry in enumerate(data)
@@ -69,9 +71,10 @@ def _ollama(_: HttpDialect, request: EmbeddingRequest, model: str) -> Operation:
     body: JsonObject = {"model": model, "input": list(request.inputs)}
     if request.dimensions is not None:
         body["dimensions"] = request.dimensions
+    inputs = len(request.inputs)  # a reader that held the request would keep its texts
 
     def read(answer: JsonObject) -> Embedding:
-        data = _list(answer, "embeddings", request)
+        data = _list(answer, "embeddings", inputs)
         vectors = [_vector(entry, f"embeddings[{position}]") for position, entry in enumerate(data)]
         counts: JsonObject = {
             name: value for name, value in answer.items() if name.endswith(("_count", "_duration")) and value
@@ -90,12 +93,12 @@ EMBEDDINGS: dict[str, Callable[[HttpDialect, EmbeddingRequest, str], Operation]]
 """Dialect → its way of asking for embeddings."""
 
 
-def _list(answer: JsonObject, key: str, request: EmbeddingRequest) -> list[JsonValue]:
+def _list(answer: JsonObject, key: str, inputs: int) -> list[JsonValue]:
     data = answer.get(key)
     if not isinstance(data, list):
         raise protocol_violation(f"the backend answered without a list {key!r}")
-    if len(data) != len(request.inputs):
-        raise protocol_violation(f"the backend sent {len(data)} vectors for {len(request.inputs)} inputs")
+    if len(data) != inputs:
+        raise protocol_violation(f"the backend sent {len(data)} vectors for {inputs} inputs")
     return data
 
 
