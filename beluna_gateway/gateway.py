@@ -174,7 +174,7 @@ class AIGateway:
     async def _perform(
         self, frame: OperationFrame | Large, request_id: str, origin: Origin, in_effect: InEffect
     ) -> OperationResult:
-        asked = value_of(frame)
+        asked: OperationFrame = value_of(frame)
         metadata = asked.metadata if isinstance(asked, CountTokens) else {}
         record = RequestRecord(request_id, metadata, self._clock(), streamed=False, operation=asked.type)
         del asked

@@ -35,7 +35,6 @@ THAW_SECONDS = 60.0
 requests leave in reference cycles, with their bodies, would add up for as long as they do."""
 
 _Result = TypeVar("_Result")
-_Value = TypeVar("_Value")
 
 
 class Worker:
@@ -136,7 +135,7 @@ class _Job:
             self.done.set_result(result)
 
 
-def value_of(frame: _Value | Large) -> _Value:
+def value_of(frame: Any) -> Any:
     """The frame itself, also of a large one."""
     return frame.value if isinstance(frame, Large) else frame
 
