@@ -31,7 +31,7 @@ adapters.decoding:  errors canonical wire
 adapters.encoding:  errors canonical config
 adapters.base:      errors canonical config telemetry adapters.decoding
 adapters.dialects:  errors canonical wire config adapters.base adapters.decoding adapters.encoding
-adapters.operations: errors canonical adapters.base adapters.decoding adapters.encoding
+adapters.operations: errors canonical wire adapters.base adapters.decoding adapters.encoding
 adapters.http:      version errors canonical config wire telemetry processes adapters.base adapters.decoding \
                     adapters.operations
 adapters.copilot:   version errors canonical config telemetry processes adapters.base adapters.decoding

@@ -153,7 +153,7 @@ class ResponseDecoder(ABC):
     ended: bool = False
     """Whether an end mark has been seen."""
     done: bool = False
-    """Whether nothing more can come, so that the answer need not be read further."""
+    """Whether nothing more can come, so that the answer need not be read further. Then it has `ended`, too."""
 
     @abstractmethod
     def feed(self, payload: bytes, events: list[BackendRawEvent]) -> None:

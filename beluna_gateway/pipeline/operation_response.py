@@ -8,6 +8,7 @@ from dataclasses import replace
 from ..canonical import BackendRawEvent, Embedding, Failed, ModelList, OperationResult, TokenCount, UsageStats
 from ..config.settings import Pricing
 from ..errors import GatewayError
+from ..wire.strict_json import without_too_large
 from .pricing import ListedCost, spent
 
 
@@ -45,12 +46,15 @@ class OperationResponse:
                 raise GatewayError("internal", f"the dialect answered an operation with {type(event).__name__}")
             if isinstance(event, Embedding):
                 self.usage = event.usage = self._priced(event.usage)
+            elif isinstance(event, ModelList):
+                event.models = [without_too_large(model) for model in event.models]
             self.first_output_at = self._clock()
             self.terminal = event
 
     def _priced(self, usage: UsageStats) -> UsageStats:
         nothing_out = replace(usage, output_tokens=0)  # a vector is no output that is paid for
-        return replace(usage, cost=spent(nothing_out, self.price, self.listed_cost))
+        raw = None if usage.provider_usage_raw is None else without_too_large(usage.provider_usage_raw)
+        return replace(usage, cost=spent(nothing_out, self.price, self.listed_cost), provider_usage_raw=raw)
 
     def assert_ended(self) -> None:
         """See `ResponseNormalizer.assert_ended`."""

@@ -1,6 +1,7 @@
 """Turns a backend's events into the client's, in the order that the protocol promises.
 
-`Started` first and once, usage at most once, one terminal event and nothing after it. A dialect that breaks the order
+`Started` first and once, usage at most once, one terminal event and nothing after it; in what is passed on as the
+provider said it, null in place of numbers that no 64-bit float holds. A dialect that breaks the order
 ends the request with `internal`, so that a client never sees a broken order.
 """
 
@@ -28,6 +29,7 @@ from ..canonical import (
 )
 from ..config.settings import Pricing
 from ..errors import GatewayError
+from ..wire.strict_json import without_too_large
 from .pricing import ListedCost, spent
 
 
@@ -117,8 +119,8 @@ class ResponseNormalizer:
                 if self._include_reasoning and event.delta:
                     passed.append(event)
             elif isinstance(event, Completed):
-                end = event
-                passed.append(event)
+                end = Completed(event.finish_reason, without_too_large(event.backend_metadata))
+                passed.append(end)
             elif not isinstance(event, Progress):
                 passed.append(self._rare(event))
         self.terminal = end  # only now: of a batch that is refused half-way nothing is written
@@ -153,7 +155,9 @@ class ResponseNormalizer:
             case Usage(usage):
                 if self.usage is not None:
                     raise GatewayError("internal", "the dialect reported usage twice")
-                self.usage = replace(usage, cost=spent(usage, self.price, self.listed_cost))
+                raw = None if usage.provider_usage_raw is None else without_too_large(usage.provider_usage_raw)
+                cost = spent(usage, self.price, self.listed_cost)
+                self.usage = replace(usage, cost=cost, provider_usage_raw=raw)
                 return Usage(self.usage)
             case ToolCallDelta(call_id, name, _):
                 if call_id in self._ready_calls:
@@ -165,8 +169,9 @@ class ResponseNormalizer:
                 if call.id in self._ready_calls:
                     raise GatewayError("internal", f"the dialect ended tool call {call.id!r} twice")
                 self._ready_calls.add(call.id)
-            case Annotation():
-                pass
+            case Annotation(raw=raw):
+                kept = without_too_large(raw)
+                return event if kept is raw else replace(event, raw=kept)
             case _:
                 raise GatewayError("internal", f"the dialect answered an inference with {type(event).__name__}")
         return event

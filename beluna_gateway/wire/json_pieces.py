@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,6 +24,9 @@ from pydantic_core import from_json, to_json
 
 MAX_DEPTH = 200
 """Levels of objects and arrays inside each other. The parser's own limit is the same but for an empty one inside."""
+
+LARGEST_FLOAT = sys.float_info.max
+"""The largest number of a 64-bit float, 1.8e308. Many JSON libraries refuse a line with a larger one."""
 
 PIECE_BYTES = 16 * 1024
 """So much is parsed in one call; texts up to four times as long are not cut."""
@@ -74,8 +78,8 @@ def _parsed(text: bytes) -> Any:
     return from_json(text, allow_inf_nan=False, cache_strings="keys")
 
 
-# The parser reads a number above 1.8e308 as infinity. Such a number has an exponent of three digits, or at least 200
-# digits (one that is digits only stays an integer). A run of digits is counted from its start only: linear time.
+# The parser reads a number above 1.8e308 as infinity, or as an integer where it is digits only. Such a number has an
+# exponent of three digits, or at least 200 digits. A run of digits is counted from its start only: linear time.
 _MAY_OVERFLOW = re.compile(rb"[0-9](?:[eE]\+?[0-9]{3}|(?<![0-9][0-9])[0-9]{199})")
 _TOO_LARGE = "it has a number that is too large for a 64-bit float"
 _TOO_DEEP = f"it is nested deeper than {MAX_DEPTH}"
@@ -94,7 +98,7 @@ def _mistake(text: bytes, value: Any) -> str | None:
                 below.extend(item.values())
             elif isinstance(item, list):
                 below.extend(item)
-            elif isinstance(item, float) and item in (_INFINITY, -_INFINITY):
+            elif isinstance(item, float | int) and not -LARGEST_FLOAT <= item <= LARGEST_FLOAT:
                 return _TOO_LARGE
         depth += any(isinstance(item, dict | list) for item in level)
         if depth > MAX_DEPTH:
@@ -111,7 +115,6 @@ def _may_overflow(piece: bytes) -> bool:
     )
 
 
-_INFINITY = float("inf")
 _BEGIN = re.compile(rb"[ \t\r\n]*[\[{]")
 _EMPTY = re.compile(rb"[ \t\r\n]*[\]}]")
 _BLANK = re.compile(rb"[ \t\r\n]*")

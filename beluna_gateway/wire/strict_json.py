@@ -1,16 +1,23 @@
 """JSON text → value, as strictly as the protocol wants it: UTF-8, no NaN or infinity in any spelling, bounded nesting.
 
 `parse_arguments` is the one judge of a tool call's arguments, in a backend's answer and in a client's history.
+`without_too_large` is the one rule for numbers that no 64-bit float holds, in what is passed on of a backend's answer.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, TypeVar, cast
+
+from pydantic import JsonValue
+from pydantic_core import to_json
 
 from . import json_pieces
-from .json_pieces import MAX_DEPTH
+from .json_pieces import LARGEST_FLOAT, MAX_DEPTH
 
-__all__ = ["MAX_DEPTH", "parse", "parse_arguments"]
+__all__ = ["LARGEST_FLOAT", "MAX_DEPTH", "parse", "parse_arguments", "rewritten", "without_too_large"]
+
+J = TypeVar("J", bound=JsonValue)
 
 
 def parse(text: bytes | str) -> Any:
@@ -40,3 +47,44 @@ def parse_arguments(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("JSON, but not an object")  # noqa: TRY004 - one exception for every reason
     return value
+
+
+# --- numbers that no 64-bit float holds ----------------------------------------------------------------------
+
+
+def without_too_large(value: J) -> J:
+    """`value` with null in place of each number beyond `LARGEST_FLOAT`; `value` itself where it has none.
+
+    For what a backend sent and a client gets as it came (usage, annotations, metadata): one absurd number there must
+    not cost an answer, and a line with `Infinity` or with 400 digits is unreadable for most clients.
+    """
+    level: list[Any] = [[value]]
+    for container in level:  # it grows on the way
+        for item in container.values() if type(container) is dict else container:
+            kind = type(item)
+            if kind is dict or kind is list:
+                level.append(item)
+            elif (kind is int or kind is float) and not -LARGEST_FLOAT <= item <= LARGEST_FLOAT:
+                return cast("J", _replaced(value))
+    return value
+
+
+def _replaced(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _replaced(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_replaced(item) for item in value]
+    if isinstance(value, float | int) and not -LARGEST_FLOAT <= value <= LARGEST_FLOAT:
+        return None
+    return value
+
+
+_STRING_OR_INFINITY = re.compile(rb'"(?:[^"\\]++|\\.)*+"|Infinity')
+
+
+def rewritten(value: JsonValue) -> bytes:
+    """JSON that reads as `value`, which was read of JSON: infinity, once a number like 1e400, becomes one again."""
+    text = to_json(value)
+    if b"Infinity" not in text:
+        return text
+    return _STRING_OR_INFINITY.sub(lambda found: b"1e999" if found[0] == b"Infinity" else found[0], text)

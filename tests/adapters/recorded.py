@@ -206,14 +206,20 @@ class _NoTimer:
 
 
 def decode(
-    of: HttpDialect, request: CanonicalRequest, chunks: Iterable[bytes], *, stream: bool = True, cut: bool = False
+    of: HttpDialect,
+    request: CanonicalRequest,
+    chunks: Iterable[bytes],
+    *,
+    stream: bool = True,
+    cut: bool = False,
+    limit: int = MAX_EVENT,
 ) -> tuple[list[BackendRawEvent], GatewayError | None]:
     """The events of an answer with status 200, and the error it ended in, if any: as `HttpAdapter`, without a network.
 
     After the last chunk comes HTTP's own end of the body, or with `cut` the end of the connection before that.
     """
     events = _Events()
-    answer = Answer(of.decoder(request, request.model or "default-model"), of.framing, MAX_EVENT, events, _NoTimer())
+    answer = Answer(of.decoder(request, request.model or "default-model"), of.framing, limit, events, _NoTimer())
     try:
         answer.read(_Body(chunks, cut=cut), stream).send(None)
     except StopIteration:

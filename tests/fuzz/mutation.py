@@ -25,6 +25,8 @@ ODD_BYTES = (
     b"HTTP/1.1 100 \r\n\r\n",
     b"\r\nContent-Length: 3",
     b"\r\nTransfer-Encoding: chunked",
+    b"data: [DONE]\n\n",
+    b"e999",
 )
 ODD_VALUES: tuple[Any, ...] = (
     None,
@@ -37,6 +39,7 @@ ODD_VALUES: tuple[Any, ...] = (
     2**64,
     -(2**63),
     1e308,
+    float("inf"),
     10**400,
     "",
     " ",
@@ -91,10 +94,7 @@ class Mutator:
         if how == 3:
             return data[:start] + bytes([dice.randrange(256)]) + data[start + 1 :]
         if how == 4:
-            odd = dice.choice(
-                [b"\n", b"\r", b"\r\n", b"\n\n", b"\x00", b"\xff", b"\xef\xbb\xbf", b":", b"data:", b"[", b'"']
-            )
-            return data[:start] + odd + data[start:]
+            return data[:start] + dice.choice(ODD_BYTES) + data[start:]
         return data[:start] + dice.choice(self._seeds)[dice.randint(0, 200) :]
 
     def _json(self, data: bytes, dice: random.Random) -> bytes:
@@ -167,7 +167,8 @@ def _json_of(line: bytes) -> tuple[bytes, Any]:
 
 
 def _dumped(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    text = json.dumps(value, ensure_ascii=False)
+    return text.replace("Infinity", "1e999").encode("utf-8", "surrogatepass")
 
 
 def _nodes(value: Any) -> list[Any]:

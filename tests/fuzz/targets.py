@@ -11,7 +11,7 @@ import resource
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -20,15 +20,19 @@ from typing import Any
 from beluna_gateway.adapters.base import HttpDialect
 from beluna_gateway.adapters.decoding.provider_errors import read_error_body
 from beluna_gateway.adapters.http.ndjson import NdjsonParser
+from beluna_gateway.adapters.http.payloads import BrokenStream
 from beluna_gateway.adapters.http.response_parser import ResponseParser
 from beluna_gateway.adapters.http.sse import SseParser
+from beluna_gateway.canonical import Failed, GatewayEvent, OperationResult, Started
 from beluna_gateway.config.loading import ConfigError, load_config
 from beluna_gateway.config.settings import HTTP_DIALECTS
 from beluna_gateway.errors import GatewayError
 from beluna_gateway.pipeline.request_normalizer import RequestNormalizer
+from beluna_gateway.pipeline.response_normalizer import ResponseNormalizer
+from beluna_gateway.wire import strict_json
 from beluna_gateway.wire.frames import Infer
 from beluna_gateway.wire.lines import LineCutter
-from beluna_gateway.wire.ndjson import RejectedLine, decode
+from beluna_gateway.wire.ndjson import FrameEncoder, RejectedLine, decode
 from tests.adapters import recorded
 from tests.adapters.arbitrary import assert_in_order
 from tests.adapters.recorded import recordings
@@ -88,12 +92,12 @@ def response(data: bytes) -> None:
 
 def sse(data: bytes) -> None:
     """Events are the same however the stream is cut into reads."""
-    _same_however_cut(lambda: SseParser(LIMIT), data)
+    _same_however_cut(lambda: SseParser(_limit(data)), data)
 
 
 def ndjson(data: bytes) -> None:
     """Lines are the same however the stream is cut into reads."""
-    _same_however_cut(lambda: NdjsonParser(LIMIT), data)
+    _same_however_cut(lambda: NdjsonParser(_limit(data)), data)
 
 
 def error_body(data: bytes) -> None:
@@ -107,9 +111,10 @@ def streamed(name: str) -> Target:
     """A streamed answer: events in their order and their end, or a `GatewayError`; the same however it is cut."""
 
     def target(data: bytes) -> None:
-        found = _decoded(name, [data])
-        assert found == _decoded(name, _pieces(data))
-        _decoded(name, [data], cut=True)
+        limit = _limit(data)
+        found = _decoded(name, [data], limit=limit)
+        assert found == _decoded(name, _pieces(data), limit=limit)
+        _decoded(name, [data], limit=limit, cut=True)
 
     return target
 
@@ -118,7 +123,7 @@ def whole(name: str) -> Target:
     """An unstreamed answer: events in their order and their end, or a `GatewayError`."""
 
     def target(data: bytes) -> None:
-        _decoded(name, [data], stream=False)
+        _decoded(name, [data], limit=_limit(data), stream=False)
 
     return target
 
@@ -234,22 +239,51 @@ def _payloads(parser: SseParser | NdjsonParser, chunks: list[bytes]) -> tuple[li
         for chunk in chunks:
             found += parser.feed(chunk)
         found += parser.close()
-    except GatewayError as error:
+    except BrokenStream as error:
+        found += error.payloads
         kind = error.kind
     assert kind in (None, "protocol_violation")
-    return ([] if kind else found), kind  # what comes before the error depends on the reads
+    return found, kind
 
 
-def _decoded(name: str, chunks: list[bytes], **how: bool) -> tuple[list[Any], str | None]:
+class _Sink:
+    """A client that reads at once."""
+
+    blocked = False
+
+    def __init__(self) -> None:
+        self.events: list[GatewayEvent] = []
+
+    def write(self, events: Sequence[GatewayEvent]) -> None:
+        self.events.extend(events)
+
+    async def drained(self) -> None:
+        """Never called."""
+
+
+def _decoded(
+    name: str, chunks: list[bytes], *, limit: int, stream: bool = True, cut: bool = False
+) -> tuple[list[Any], str | None]:
+    """The frames of an answer, each of which is a line that a client can read, and the kind of its error."""
     request = _request()
-    events, error = recorded.decode(_dialect(name), request, chunks, **how)
+    events, error = recorded.decode(_dialect(name), request, chunks, stream=stream, cut=cut, limit=limit)
     assert_in_order(events, error)
-    frames = recorded.wire_events(events, error, request)
-    json.dumps(frames, allow_nan=False)
+    sink = _Sink()
+    ResponseNormalizer(sink, request.include_reasoning, time.monotonic, lambda call: call())(events)
+    for line in FrameEncoder("fuzz").events(sink.events).splitlines():
+        strict_json.parse(line)
+    passed_on = [event for event in sink.events if not isinstance(event, Started | Failed | OperationResult)]
+    frames = recorded.wire_events(passed_on, error, request)
     if error is not None:
         assert error.kind != "internal"
         assert error.message
     return frames, error.kind if error is not None else None
+
+
+def _limit(data: bytes) -> int:
+    """The most bytes of one event: now and then, by the checksum of `data`, so few that it matters."""
+    number = zlib.crc32(data)
+    return LIMIT if number % 4 else 16 + (number >> 2) % 1024
 
 
 def _pieces(data: bytes) -> list[bytes]:

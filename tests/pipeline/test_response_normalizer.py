@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any
 
 import pytest
@@ -10,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beluna_gateway.canonical import (
+    Annotation,
     BackendRawEvent,
     Completed,
     Failed,
     GatewayEvent,
+    JsonObject,
     OutputTextDelta,
     Progress,
     ReasoningDelta,
@@ -28,6 +31,8 @@ from beluna_gateway.canonical import (
 from beluna_gateway.config.settings import Pricing
 from beluna_gateway.errors import GatewayError
 from beluna_gateway.pipeline.response_normalizer import ResponseNormalizer
+from beluna_gateway.wire import strict_json
+from beluna_gateway.wire.ndjson import FrameEncoder
 
 END = Completed("stop", {})
 READY = ToolCallReady(ToolCall("c", "t", "{}", {}))
@@ -165,6 +170,23 @@ def test_usage_comes_at_most_once():
 
     assert refusal(response, [Usage(UsageStats(1, 2))]) == "the dialect reported usage twice"
     assert "usage twice" in refusal(normalizer(Sink()), [Usage(UsageStats()), Usage(UsageStats())])
+
+
+def test_numbers_that_no_float_holds_become_null():
+    """In everything that is passed on as the provider said it: one number there must not break a client's line."""
+    sink = Sink()
+    response = normalizer(sink)
+    raw: JsonObject = {"a": inf, "b": [1, 10**400]}
+    response([Annotation("x", raw), Usage(UsageStats(1, 2, provider_usage_raw=raw)), Completed("stop", {"c": raw})])
+
+    left: JsonObject = {"a": None, "b": [1, None]}
+    assert sink.events == [
+        Annotation("x", left),
+        Usage(UsageStats(1, 2, provider_usage_raw=left)),
+        Completed("stop", {"c": left}),
+    ]
+    lines = FrameEncoder("r").events(sink.events)
+    assert [strict_json.parse(line)["type"] for line in lines.splitlines()] == ["annotation", "usage", "completed"]
 
 
 def test_usage_gets_its_cost():

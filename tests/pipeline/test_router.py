@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from beluna_gateway.canonical import CanonicalRequest
 from beluna_gateway.config.settings import BackendProfile, Config, Target, profiles
-from beluna_gateway.errors import GatewayError
+from beluna_gateway.errors import GatewayError, quoted
 from beluna_gateway.pipeline.router import BackendRouter
 
 
@@ -110,5 +110,5 @@ def test_an_unknown_backend_is_refused(name: str):
         BackendRouter(PROFILES, "first").select(request(name))
 
     assert caught.value.kind == "invalid_request"
-    assert repr(name) in caught.value.message
+    assert quoted(name) in caught.value.message
     assert "'first', 'second'" in caught.value.message

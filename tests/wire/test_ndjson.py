@@ -221,12 +221,12 @@ def test_breadth_is_no_depth():
             "1" + "0" * 309 + ".0",
             "9" * 250 + "e99",
         ),
-        *("9" * 210 + ".0e99", "0.1e310", "9" * 309 + ".5"),
+        *("9" * 210 + ".0e99", "0.1e310", "9" * 309 + ".5", "9" * 309, "-" + "9" * 4000),
     ],
     ids=lambda number: number[:20],
 )
 def test_numbers_that_become_infinite_are_refused(number: str):
-    """A number beyond 64-bit floats is infinity in disguise, in whatever way it is written."""
+    """A number beyond 64-bit floats is infinity in disguise, in whatever way it is written; an integer, too."""
     message = str(refusal(f'{{"type":"infer","messages":[],"provider_options":{{"a":[{{"b":{number}}}]}}}}'))
 
     assert "too large for a 64-bit float" in message

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic_core import from_json
 
-from beluna_gateway.wire.strict_json import MAX_DEPTH, parse, parse_arguments
+from beluna_gateway.wire.strict_json import MAX_DEPTH, parse, parse_arguments, rewritten, without_too_large
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -92,6 +93,7 @@ def test_arguments_are_any_object(value: dict[str, Any], space: str):
         ('{"x":[-1e999]}', "too large"),
         ('{"x":1E+0400}', "too large"),
         ('{"x":' + "9" * 250 + "e99}", "too large"),
+        ('{"x":' + "9" * 309 + "}", "too large"),
         ('{"x":NaN}', "not JSON"),
         ('{"x":1}}', "not JSON"),
         ('{"x":1', "not JSON"),
@@ -130,3 +132,29 @@ def test_cost_is_linear(piece: str):
         return best
 
     assert seconds(800_000) < 30 * seconds(100_000) + 0.05
+
+
+@pytest.mark.parametrize("number", [b"1e400", b"-1e400", b"9" * 309, b"-" + b"9" * 4000])
+def test_a_number_that_no_float_holds_is_passed_on_as_null(number: bytes):
+    """Wherever it stands, and nothing else is changed; the backend's own value is left as it is."""
+    read = from_json(b'{"a":[1,{"b":%b}],"c":"Infinity","d":[%b,1e308,true,null]}' % (number, number))
+    before = from_json(b'{"a":[1,{"b":%b}],"c":"Infinity","d":[%b,1e308,true,null]}' % (number, number))
+
+    assert without_too_large(read) == {"a": [1, {"b": None}], "c": "Infinity", "d": [None, 1e308, True, None]}
+    assert without_too_large(read["d"][0]) is None
+    assert read == before
+
+
+@given(st.dictionaries(st.text(), values))
+def test_what_every_float_holds_is_passed_on_as_it_is(value: dict[str, Any]):
+    """The same object, not a copy."""
+    assert without_too_large(value) is value
+
+
+@pytest.mark.parametrize(
+    "text", [b'{"a":1e999}', b'{"Infinity":[-1e999,1e999,"Infinity","\\"Infinity"]}', b"1e999", b'["-Infinity",1]']
+)
+def test_what_was_read_is_written_so_that_it_reads_the_same(text: bytes):
+    """JSON has no word for infinity, and what is one in a string stays a word."""
+    assert rewritten(from_json(text)) == text
+    assert from_json(rewritten(from_json(text)), allow_inf_nan=False) == from_json(text)

@@ -12,7 +12,6 @@ from typing import Any
 from uuid import uuid4
 
 from pydantic import JsonValue
-from pydantic_core import to_json
 
 from ...canonical import BackendRawEvent, ToolCall, ToolCallDelta, ToolCallReady
 from ...errors import GatewayError, protocol_violation
@@ -296,7 +295,7 @@ def arguments_text(value: JsonValue) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, dict):
-        return to_json(value).decode()
+        return strict_json.rewritten(value).decode()
     raise protocol_violation("the backend sent a tool call's arguments that are neither a string nor an object")
 
 

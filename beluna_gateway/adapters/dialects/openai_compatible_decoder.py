@@ -111,8 +111,8 @@ class ChatCompletionsDecoder(ResponseDecoder):
         return text if type(text) is str else None
 
     def done_mark(self) -> None:
-        self.done = True
         self.ended = self.ended or self._output
+        super().done_mark()
 
     def feed_whole(self, body: JsonObject, events: list[BackendRawEvent]) -> None:
         pieces: list[BackendRawEvent] = []

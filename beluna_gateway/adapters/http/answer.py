@@ -14,7 +14,7 @@ from ...errors import GatewayError, protocol_violation
 from ..base import Emit, ResponseDecoder, SilenceTimer, parse_object
 from .connections import BrokenExchange
 from .ndjson import NdjsonParser
-from .payloads import BYTE_ORDER_MARK, DONE_MARK, may_be_cut, parses, payloads_of
+from .payloads import BYTE_ORDER_MARK, DONE_MARK, BrokenStream, may_be_cut, parses, payloads_of
 from .sse import SseParser
 
 LATE_USAGE_SECONDS = 1.0
@@ -38,7 +38,8 @@ class Answer:
 
     Where a streamed answer ends (amendments B3, B4): an end mark of the dialect ends it, once usage has come or
     `LATE_USAGE_SECONDS` are over; whatever cannot be read after it is ignored. Content after an end mark reopens the
-    answer: from then on only HTTP's own end of the body or `[DONE]` ends it.
+    answer: from then on only HTTP's own end of the body or `[DONE]` ends it. How the bytes are divided into reads
+    makes no difference.
 
     Args:
         decoder: A new decoder of the dialect.
@@ -139,11 +140,13 @@ class Answer:
         if self._undecided:
             self._body += chunk
             start = self._body.removeprefix(BYTE_ORDER_MARK).lstrip()
-            if BYTE_ORDER_MARK.startswith(self._body) or (not start and len(self._body) < _QUOTE_BYTES):
+            before = len(self._body) - len(start)
+            if BYTE_ORDER_MARK.startswith(self._body) or (not start and before < _QUOTE_BYTES):
                 return False
             self._undecided = False
-            if start.startswith(b"{"):
+            if start.startswith(b"{") and before < _QUOTE_BYTES:
                 # No event stream begins with a brace: the server does not stream, or reports an error with status 200.
+                self._check_body()
                 return True
             chunk = bytes(self._body)
             self._body.clear()
@@ -157,10 +160,42 @@ class Answer:
 
     def _take(self, chunk: bytes) -> bool:
         """One read before any end mark."""
-        decoder = self._decoder
+        self._decode_read(chunk)
+        return self._over or self._decoder.ended or self._emit.blocked
+
+    def _take_late(self, chunk: bytes) -> bool:
+        """One read after the end mark: usage, or content all the same."""
+        self._decode_read(chunk)
+        return self._over or self._reopened
+
+    def _take_reopened(self, chunk: bytes) -> bool:
+        """One read of an answer that has gone on after an end mark."""
+        self._decode_read(chunk)
+        return self._over or self._emit.blocked
+
+    def _collect(self, chunk: bytes) -> bool:
+        self._body += chunk
+        self._check_body()
+        return False
+
+    def _check_body(self) -> None:
+        if len(self._body) > self._limit:
+            raise protocol_violation(
+                f"the backend sent a body of more than {self._limit} bytes (reliability.max_event_bytes)"
+            )
+
+    # --- payloads → events ---
+
+    def _decode_read(self, chunk: bytes) -> None:
+        """One read of a streamed answer, whatever has come before."""
         events: list[BackendRawEvent] = []
         try:
-            self._decode(self._feed(chunk), events)
+            try:
+                payloads = self._feed(chunk)
+            except BrokenStream as broken:
+                self._decode_before(broken, events)
+            else:
+                self._decode(payloads, events)
             if self._over:
                 self._finish(events)
         finally:
@@ -168,48 +203,25 @@ class Answer:
             if events:
                 self._timer.progressed()
                 self._push(events)
-        return self._over or decoder.ended or self._emit.blocked
 
-    def _take_late(self, chunk: bytes) -> bool:
-        """One read after the end mark: usage, or content all the same."""
-        return self._take_after_end_mark(chunk) or self._reopened
+    def _decode_before(self, broken: BrokenStream, events: list[BackendRawEvent]) -> None:
+        """Decodes what came before a place from which on nothing can be read.
 
-    def _take_reopened(self, chunk: bytes) -> bool:
-        """One read of an answer that has gone on after an end mark."""
-        return self._take_after_end_mark(chunk) or self._emit.blocked
-
-    def _take_after_end_mark(self, chunk: bytes) -> bool:
-        events: list[BackendRawEvent] = []
-        try:
-            try:
-                payloads = self._feed(chunk)
-            except GatewayError:
-                if self._reopened:
-                    raise
-                self._over = True
-            else:
-                self._decode_after_end_mark(iter(payloads), events)
-            if self._over:
-                self._finish(events)
-        finally:
-            if events:
-                self._timer.progressed()
-                self._push(events)
-        return self._over
-
-    def _collect(self, chunk: bytes) -> bool:
-        self._body += chunk
-        if len(self._body) > self._limit:
-            raise protocol_violation(
-                f"the backend sent a body of more than {self._limit} bytes (reliability.max_event_bytes)"
-            )
-        return False
-
-    # --- payloads → events ---
+        Raises:
+            BrokenStream: The answer had not ended before.
+        """
+        self._decode(broken.payloads, events)
+        if not self._over:
+            if self._reopened or not self._decoder.ended:
+                raise broken
+            self._over = True
 
     def _decode(self, payloads: list[bytes], events: list[BackendRawEvent]) -> None:
-        decoder = self._decoder
         rest = iter(payloads)
+        if self._decoder.ended:
+            self._decode_after_end_mark(rest, events)
+            return
+        decoder = self._decoder
         for payload in rest:
             if payload is DONE_MARK:
                 decoder.done_mark()
@@ -218,8 +230,6 @@ class Answer:
             if decoder.ended:
                 self._decode_after_end_mark(rest, events)
                 return
-        if decoder.done:
-            self._over = True
 
     def _decode_after_end_mark(self, payloads: Iterator[bytes], events: list[BackendRawEvent]) -> None:
         """Decodes what follows an end mark, which was the end only if none of it is content.
@@ -282,25 +292,22 @@ class Answer:
         events: list[BackendRawEvent] = []
         try:
             if whole:
-                payloads = self._parser.close()
-                self._silent = self._silent and not payloads
-                payloads = [
-                    payload
-                    for payload in payloads
-                    if payload is DONE_MARK or parses(payload) or not may_be_cut(payload)
-                ]
-                if self._decoder.ended:
-                    self._decode_after_end_mark(iter(payloads), events)
-                else:
-                    self._decode_last(payloads, events)
+                self._decode_last(events)
             self._finish(events)
         finally:
             if events:
                 self._push(events)
 
-    def _decode_last(self, payloads: list[bytes], events: list[BackendRawEvent]) -> None:
+    def _decode_last(self, events: list[BackendRawEvent]) -> None:
         try:
-            self._decode(payloads, events)
+            try:
+                payloads = self._parser.close()
+            except BrokenStream as broken:
+                self._decode_before(broken, events)
+                return
+            self._silent = self._silent and not payloads
+            whole = [p for p in payloads if p is DONE_MARK or parses(p) or not may_be_cut(p)]
+            self._decode(whole, events)
         except GatewayError as error:
             if self._said or events or error.kind != "protocol_violation":
                 raise
@@ -330,7 +337,11 @@ class Answer:
     # --- the first payload and the first events ---
 
     def _feed_first(self, chunk: bytes) -> list[bytes]:
-        payloads = self._parser.feed(chunk)
+        try:
+            payloads = self._parser.feed(chunk)
+        except BrokenStream as broken:
+            self._silent = all(payload is DONE_MARK for payload in broken.payloads)
+            raise
         if any(payload is not DONE_MARK for payload in payloads):
             self._silent = False
             self._feed = self._parser.feed

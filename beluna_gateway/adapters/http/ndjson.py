@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ...errors import protocol_violation
+from ...errors import GatewayError, protocol_violation
 from ...wire.lines import LineCutter
-from .payloads import BYTE_ORDER_MARK, BareJson, payloads_of
+from .payloads import BYTE_ORDER_MARK, BareJson, BrokenStream, payloads_of
 
 
 class NdjsonParser:
@@ -24,16 +24,26 @@ class NdjsonParser:
         """The payloads of the lines that `chunk` completes; see `payloads.py` for what does not come out.
 
         Raises:
-            GatewayError: `protocol_violation`, where a line is too large.
+            BrokenStream: `protocol_violation`, where a line is too large.
         """
-        return self._payloads(self._lines.feed(chunk))
+        payloads: list[bytes] = []
+        try:
+            self._take(self._lines.feed(chunk), payloads)
+        except GatewayError as error:
+            raise BrokenStream(error, payloads) from error
+        return payloads
 
     def close(self) -> list[bytes]:
-        """The last line, where it has no line end. It may be cut off."""
-        return self._payloads(self._lines.close()) + self._bare.close()
-
-    def _payloads(self, lines: list[bytes | None]) -> list[bytes]:
+        """The last line, where it has no line end. It may be cut off. Raises as `feed`."""
         payloads: list[bytes] = []
+        try:
+            self._take(self._lines.close(), payloads)
+            payloads += self._bare.close()
+        except GatewayError as error:
+            raise BrokenStream(error, payloads) from error
+        return payloads
+
+    def _take(self, lines: list[bytes | None], payloads: list[bytes]) -> None:
         for line in lines:
             if line is None:
                 raise protocol_violation(
@@ -46,7 +56,6 @@ class NdjsonParser:
                 payloads += self._bare.feed(line)
             else:
                 payloads += payloads_of(line)
-        return payloads
 
 
 _PRETTY_PRINTED = (b"{", b"[", b"[{")

@@ -10,13 +10,31 @@ import re
 
 from pydantic_core import from_json, to_json
 
-from ...errors import protocol_violation
+from ...errors import GatewayError, protocol_violation
+from ...wire import strict_json
 from ..base import check_json_size
 
 DONE_MARK = b"[DONE]"
 """The payload that the parsers give for `[DONE]`: always this object, so that it is recognised with ``is``."""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class BrokenStream(GatewayError):
+    """The bytes of an answer cannot be read any further.
+
+    Args:
+        error: Why.
+        payloads: What the same read completed before that. The caller decodes them first, so that how the bytes are
+            divided into reads makes no difference.
+    """
+
+    __slots__ = ("payloads",)
+
+    def __init__(self, error: GatewayError, payloads: list[bytes]) -> None:
+        super().__init__(error.kind, error.message)
+        self.payloads = payloads
+
 
 _STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?')  # possessive: linear in the line, also where a string never ends
 
@@ -44,7 +62,7 @@ def _elements(data: bytes) -> list[bytes]:
         elements = from_json(data, allow_inf_nan=False)
     except ValueError:
         return [data]
-    return [to_json(element) for element in elements]
+    return [strict_json.rewritten(element) for element in elements]
 
 
 def parses(payload: bytes) -> bool:

@@ -9,7 +9,7 @@ and a last event without its blank line.
 from __future__ import annotations
 
 from ...errors import GatewayError, protocol_violation
-from .payloads import BYTE_ORDER_MARK, BareJson, error_payload, parses, payloads_of
+from .payloads import BYTE_ORDER_MARK, BareJson, BrokenStream, error_payload, parses, payloads_of
 
 
 class SseParser:
@@ -34,7 +34,7 @@ class SseParser:
         """The payloads that `chunk` completes; see `payloads.py` for what does not come out.
 
         Raises:
-            GatewayError: `protocol_violation`, where an event is too large.
+            BrokenStream: `protocol_violation`, where an event is too large.
         """
         # The fast path for nearly every read: complete events, mostly one, each of one `data: ` line with an object.
         # The general path below gives the same events (tests/adapters/http/test_sse.py compares the two).
@@ -48,21 +48,28 @@ class SseParser:
                 return events
         if self._at_start:
             chunk = self._without_mark(chunk)
-        events = self._feed_lines(chunk)
+        events = []
+        try:
+            self._feed_lines(chunk, events)
+        except GatewayError as error:
+            raise BrokenStream(error, events) from error
         self._between = not (
             self._at_start or self._line or self._data or self._after_cr or self._bare.open or self._is_error
         )
         return events
 
     def close(self) -> list[bytes]:
-        """The last event, where it has no blank line after it. It may be cut off."""
+        """The last event, where it has no blank line after it. It may be cut off. Raises as `feed`."""
         events: list[bytes] = []
-        if self._line:
-            line = bytes(self._line)
-            self._line.clear()
-            self._take(line, events)
-        events += filter(parses, self._bare.close())
-        self._dispatch(events)
+        try:
+            if self._line:
+                line = bytes(self._line)
+                self._line.clear()
+                self._take(line, events)
+            events += filter(parses, self._bare.close())
+            self._dispatch(events)
+        except GatewayError as error:
+            raise BrokenStream(error, events) from error
         return events
 
     def _without_mark(self, chunk: bytes) -> bytes:
@@ -75,7 +82,7 @@ class SseParser:
         self._at_start = False
         return chunk.removeprefix(BYTE_ORDER_MARK)
 
-    def _feed_lines(self, chunk: bytes) -> list[bytes]:
+    def _feed_lines(self, chunk: bytes, events: list[bytes]) -> None:
         if self._after_cr:
             self._after_cr = False
             chunk = chunk.removeprefix(b"\n")
@@ -83,7 +90,6 @@ class SseParser:
             self._after_cr = chunk.endswith(b"\r")
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *lines, rest = chunk.split(b"\n")
-        events: list[bytes] = []
         if lines and self._line:
             lines[0] = bytes(self._line) + lines[0]
             self._line.clear()
@@ -95,16 +101,15 @@ class SseParser:
         self._line += rest
         if self._size + len(self._line) > self._limit:
             raise self._too_large()
-        return events
 
     def _take(self, line: bytes, events: list[bytes]) -> None:
+        if self._size + len(line) > self._limit:  # of any line, as of one that is not complete
+            raise self._too_large()
         name, _, value = line.partition(b":")
         if name == b"data":
             events += filter(parses, self._bare.close())
             self._data.append(value.removeprefix(b" "))
             self._size += len(line)
-            if self._size > self._limit:
-                raise self._too_large()
         elif self._bare.open or self._bare.begins(line):
             self._dispatch(events)
             events += filter(parses, self._bare.feed(line))  # a line that is not JSON is an unknown field

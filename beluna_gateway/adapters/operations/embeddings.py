@@ -13,6 +13,7 @@ from pydantic import JsonValue
 
 from ...canonical import Embedding, EmbeddingRequest, JsonObject, UsageStats
 from ...errors import protocol_violation
+from ...wire.strict_json import LARGEST_FLOAT
 from ..base import HttpDialect, HttpRequest
 from ..decoding.scalars import whole_number
 from ..decoding.usage import openai_usage
@@ -105,7 +106,10 @@ def _list(answer: JsonObject, key: str, inputs: int) -> list[JsonValue]:
 def _vector(value: JsonValue, path: str) -> list[float]:
     if not isinstance(value, list) or not value or not all(type(number) in (int, float) for number in value):
         raise protocol_violation(f"the backend sent {path} that is no list of numbers")
-    return cast("list[float]", value)
+    vector = cast("list[float]", value)
+    if not (min(vector) >= -LARGEST_FLOAT and max(vector) <= LARGEST_FLOAT):
+        raise protocol_violation(f"the backend sent {path} with a number that is too large for a 64-bit float")
+    return vector
 
 
 def _input_tokens(count: int | None, raw: JsonValue) -> UsageStats:

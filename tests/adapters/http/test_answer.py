@@ -9,7 +9,7 @@ import pytest
 from beluna_gateway.canonical import BackendRawEvent, Completed, OutputTextDelta
 from beluna_gateway.errors import GatewayError
 
-from ..recorded import ENDPOINTS, canonical, decode, dialect
+from ..recorded import ENDPOINTS, MAX_EVENT, canonical, decode, dialect
 
 FRAME: dict[str, Any] = {"type": "infer", "messages": [{"role": "user", "parts": [{"text": {"text": "Hi"}}]}]}
 
@@ -22,10 +22,37 @@ LINE = {
 }
 """For each dialect an event with the text `a`."""
 
+END = {
+    "openai_compatible": b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n',
+    "openai_responses": b'data: {"type":"response.completed","response":{"status":"completed"}}\n\n',
+    "anthropic": b'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}\n\n',
+    "gemini": b'data: {"candidates":[{"finishReason":"STOP"}]}\n\n',
+    "ollama": b'{"message":{"content":""},"done":true}\n',
+}
+"""For each dialect an end mark."""
 
-def answer(name: str, *chunks: bytes, stream: bool = True) -> tuple[list[BackendRawEvent], GatewayError | None]:
+
+def answer(
+    name: str, *chunks: bytes, stream: bool = True, limit: int = MAX_EVENT
+) -> tuple[list[BackendRawEvent], GatewayError | None]:
     """The events of an answer whose body is whole, and its error."""
-    return decode(dialect(name), canonical({**FRAME, "stream": stream}), chunks, stream=stream)
+    return decode(dialect(name), canonical({**FRAME, "stream": stream}), chunks, stream=stream, limit=limit)
+
+
+def in_any_reads(name: str, data: bytes, limit: int = MAX_EVENT) -> tuple[str, str]:
+    """The text of an answer and how it ends, the same in one read, in two and byte by byte."""
+    ways = [
+        [data],
+        [data[i : i + 1] for i in range(len(data))],
+        *([data[:cut], data[cut:]] for cut in range(len(data))),
+    ]
+    found = set()
+    for chunks in ways:
+        events, error = answer(name, *chunks, limit=limit)
+        said = "".join(event.delta for event in events if isinstance(event, OutputTextDelta))
+        found.add((said, "completed" if error is None else error.kind))
+    assert len(found) == 1, found
+    return found.pop()
 
 
 def failure(name: str, *chunks: bytes, stream: bool = True) -> GatewayError:
@@ -82,3 +109,67 @@ def test_a_cut_done_mark_is_a_cut() -> None:
     """`[DONE]` without its end mark cut short is no broken JSON."""
     for cut in (b"data: [", b"data: [D", b"data: [DONE"):
         assert failure("openai_compatible", LINE["openai_compatible"], cut).kind == "backend_transient"
+
+
+def done_mark(name: str) -> bytes:
+    return b"[DONE]\n" if name == "ollama" else b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("name", ENDPOINTS)
+def test_a_done_mark_before_anything_is_silence(name: str) -> None:
+    """However it is cut into reads: it ends an answer, and there is none yet."""
+    assert in_any_reads(name, done_mark(name) + LINE[name] + END[name]) == ("a", "completed")
+    assert in_any_reads(name, done_mark(name) * 2 + LINE[name])[0] == "a"
+    assert in_any_reads(name, done_mark(name) * 2)[1] == "protocol_violation"
+
+
+@pytest.mark.parametrize("name", ENDPOINTS)
+def test_after_the_end_and_a_done_mark_nothing_counts(name: str) -> None:
+    """Neither content nor what cannot be read, however it is cut into reads."""
+    ended = LINE[name] + END[name] + done_mark(name)
+    for rest in (LINE[name], END[name], done_mark(name), b"data: {malformed json:\n\n", b"<html>"):
+        assert in_any_reads(name, ended + rest) == ("a", "completed")
+
+
+@pytest.mark.parametrize("name", ENDPOINTS)
+def test_an_event_above_the_limit_ends_what_came_before_it(name: str) -> None:
+    """Before the end mark it is a violation, after what could be read; after the end mark it is ignored."""
+    limit = max(len(LINE[name]), len(END[name]))
+    large = LINE[name].replace(b"a", b"a" * limit, 1)
+
+    assert in_any_reads(name, LINE[name] + large + END[name], limit) == ("a", "protocol_violation")
+    assert in_any_reads(name, LINE[name] + END[name] + large, limit) == ("a", "completed")
+    assert in_any_reads(name, LINE[name] + END[name] + large.rstrip(), limit) == ("a", "completed")
+    if name in ("openai_compatible", "gemini", "ollama"):  # the others' content cannot go on after the end mark
+        gone_on = LINE[name] + END[name] + LINE[name]
+        assert in_any_reads(name, gone_on + large, limit) == ("aa", "protocol_violation")
+
+
+@pytest.mark.parametrize(("spaces", "kind"), [(1199, "completed"), (1200, "backend_transient")])
+def test_white_space_before_a_body_counts_the_same_in_any_reads(spaces: int, kind: str) -> None:
+    """Above a bound nothing is held back any longer to tell a body from a stream, which needs an end mark."""
+    body = b" " * spaces + b'{"choices":[{"message":{"content":"a"}}]}'
+    for chunks in ([body], [body[i : i + 1] for i in range(len(body))], [body[:1000], body[1000:]]):
+        _, error = answer("openai_compatible", *chunks)
+
+        assert (error.kind if error is not None else "completed") == kind
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+def test_a_body_above_the_limit_is_a_violation_in_any_reads(stream: bool) -> None:
+    """Also one that comes in one read, and where a stream was asked for."""
+    body = b'{"choices":[{"message":{"content":"a"},"finish_reason":"stop"}]}'
+    for chunks in ([body], [body[:10], body[10:]]):
+        assert answer("openai_compatible", *chunks, stream=stream, limit=len(body))[1] is None
+        _, error = answer("openai_compatible", *chunks, stream=stream, limit=len(body) - 1)
+
+        assert error is not None
+        assert "max_event_bytes" in error.message
+
+
+def test_an_element_with_a_number_beyond_floats_is_read_as_outside_of_an_array() -> None:
+    """An array of chunks is taken apart; that must not make another value of one."""
+    chunk = b'{"candidates":[{"content":{"parts":[{"text":"a"}]},"finishReason":"STOP","avgLogprobs":-1e999}]}'
+
+    assert in_any_reads("gemini", b"data: " + chunk + b"\n\n") == ("a", "completed")
+    assert in_any_reads("gemini", b"data: [" + chunk + b"]\n\n") == ("a", "completed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from beluna_gateway.adapters.http.ndjson import NdjsonParser
-from beluna_gateway.adapters.http.payloads import DONE_MARK
+from beluna_gateway.adapters.http.payloads import DONE_MARK, BrokenStream
 from beluna_gateway.adapters.http.sse import SseParser
 from beluna_gateway.errors import GatewayError
 
@@ -134,3 +134,34 @@ def test_a_byte_order_mark_is_left_out_at_the_start_only() -> None:
     assert ndjson(b'\xef\xbb\xbf{"a":1}\n\xef\xbb\xbf{"b":2}\n') == [b'{"a":1}', b'\xef\xbb\xbf{"b":2}']
     assert ndjson(b"{}\n\xef\xbb\xbf{}") == [b"{}", b"\xef\xbb\xbf{}"]
     assert ndjson(b'{"a":"\xef\xbb\xbf') == [b'{"a":"\xef\xbb\xbf']
+
+
+# --- where nothing can be read any further ---
+
+
+@pytest.mark.parametrize("kind", [SseParser, NdjsonParser])
+def test_what_came_before_a_line_above_the_limit_comes_out(kind: type[SseParser | NdjsonParser]) -> None:
+    """In one read with it as in reads of its own."""
+    begin = b"data: " if kind is SseParser else b""
+    end = b"\n\n" if kind is SseParser else b"\n"
+    data = begin + b"{}" + end + begin + b"[1,2]" + end + begin + b"x" * 20 + end
+    for chunks in ([data], byte_by_byte(data), [data[:30], data[30:]]):
+        parser = kind(16)
+        payloads: list[bytes] = []
+        try:
+            for chunk in chunks:
+                payloads += parser.feed(chunk)
+        except BrokenStream as broken:
+            payloads += [*broken.payloads, broken.message.encode()]
+
+        *before, why = payloads
+        assert before == [b"{}", b"1", b"2"]
+        assert b"more than 16 bytes (reliability.max_event_bytes)" in why
+
+
+@pytest.mark.parametrize("line", [b": " + b"c" * 20, b"id: " + b"c" * 20, b"data: 1\n: " + b"c" * 10])
+def test_every_line_counts_against_the_limit(line: bytes) -> None:
+    """Also one that says nothing: whether it comes in one read makes no difference."""
+    for chunks in ([line + b"\n\n"], byte_by_byte(line + b"\n\n")):
+        with pytest.raises(BrokenStream, match="more than 16 bytes"):
+            sse(*chunks, limit=16)

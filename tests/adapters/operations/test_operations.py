@@ -101,8 +101,19 @@ def test_vectors_come_in_the_order_of_the_inputs(name: str):
     assert (answer.usage.input_tokens, answer.usage.total_tokens) == (5, 5)
 
 
+WRONG: dict[str, Any] = {
+    "no numbers": ["1", "2"],
+    "empty": [],
+    "true": [True, False],
+    "infinity": [1.0, float("inf")],  # as 1e400 is read
+    "minus infinity": [float("-inf"), 1],
+    "400 digits": [10**400],
+}
+"""What is no vector."""
+
+
 @pytest.mark.parametrize("name", EMBEDDINGS)
-@pytest.mark.parametrize("change", ["one less", "one more", "no list", "no numbers", "empty", "true", "nothing"])
+@pytest.mark.parametrize("change", [*WRONG, "one less", "one more", "no list", "nothing"])
 def test_wrong_vectors_are_a_violation(name: str, change: str):
     """A wrong number of vectors, or what is none, never reaches a client."""
     body = vectors(name)
@@ -117,7 +128,7 @@ def test_wrong_vectors_are_a_violation(name: str, change: str):
     elif change == "nothing":
         del body[key]
     else:
-        wrong: Any = {"no numbers": ["1", "2"], "empty": [], "true": [True, False]}[change]
+        wrong = WRONG[change]
         if inner is None:
             body[key][0] = wrong
         else:
