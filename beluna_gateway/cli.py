@@ -1,4 +1,4 @@
-"""The command line: `serve`, `ask`, `check`, `reload`, `status`, `schema`. Assembles the parts and runs them.
+"""The command line: `serve`, `ask`, `check`, `reload`, `status`, `top`, `schema`. Assembles the parts and runs them.
 
 Each command imports what it needs itself, so `--version` and `--help` do not load the gateway.
 """
@@ -151,6 +151,11 @@ def _parser(complete_files: Any = None) -> argparse.ArgumentParser:
     path_argument(status, "--socket", help="default: the configuration's socket_path")
     status.add_argument("--json", action="store_true", help="print the frame as it comes")
 
+    top = command("top", _top, "watch the daemon in the terminal: requests, tokens, breakers, money")
+    path_argument(top, "--socket", help="the daemon's socket; default: the configuration's socket_path")
+    top.add_argument("--every", type=_seconds, default=1.0, metavar="SECONDS", help="between two pictures; default: 1")
+    top.add_argument("--once", action="store_true", help="print one picture as plain text and end")
+
     schema = command("schema", _schema, "print a JSON Schema")
     schema.add_argument("which", nargs="?", choices=["config", "client", "server"], default="config")
 
@@ -161,6 +166,14 @@ def _parser(complete_files: Any = None) -> argparse.ArgumentParser:
     completion = command("completion", _completion, "print a script that completes this command in a shell")
     completion.add_argument("shell", choices=["bash", "zsh", "fish"])
     return parser
+
+
+def _seconds(text: str) -> float:
+    """The value of `--every`."""
+    seconds = float(text)
+    if not 0.05 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0.05 and 3600")
+    return seconds
 
 
 def _load(path: Path) -> Config | int:
@@ -362,6 +375,36 @@ async def _ask_status(path: Path) -> dict[str, Any]:
 
     async with connect(path) as client:
         return await client.status()
+
+
+def _top(options: argparse.Namespace) -> int:
+    try:
+        from .commands.top import top
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "rich":
+            raise
+        _complain(f"top needs rich, the extra `top` of this package; install it: {sys.executable} -m pip install rich")
+        return UNAVAILABLE
+    path = _socket_path(options)
+    if isinstance(path, int):
+        return path
+    import asyncio
+    import signal
+
+    async def run() -> None:
+        drawing = asyncio.ensure_future(top(path, options.every, once=options.once))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, drawing.cancel)
+        await drawing
+
+    try:
+        asyncio.run(run())
+    except asyncio.CancelledError:
+        return 128 + signal.SIGTERM
+    except BrokenPipeError:
+        raise  # of stdout
+    except OSError as error:
+        return _no_daemon(path, error)
+    return OK
 
 
 def _models(options: argparse.Namespace) -> int:

@@ -31,6 +31,7 @@ DOORS: dict[str, set[str]] = {
     "uuid_utils": {"gateway"},
     "uvloop": {"cli"},
     "shtab": {"cli"},
+    "rich": {"commands.top", "commands.top_screen"},
     "prometheus_client": {"telemetry.metrics"},
     "opentelemetry": {"telemetry.otlp"},
     "genai_prices": {"pipeline.price_list"},
@@ -46,7 +47,7 @@ PURE_MODULES = (
     | _words("config.keys adapters.http.sse adapters.http.payloads adapters.http.answer adapters.http.ndjson")
     | _words("adapters.http.response_parser adapters.http.compression")
     | _words("pipeline.pricing pipeline.request_normalizer pipeline.router pipeline.capabilities")
-    | _words("pipeline.reliability pipeline.response_normalizer")
+    | _words("pipeline.reliability pipeline.response_normalizer commands.top_view")
 )
 PURE = sorted(name for name in MODULES if room(name) in PURE_ROOMS or name in PURE_MODULES)
 IMPURE = _words("asyncio os io pathlib socket subprocess time threading tempfile shutil structlog")

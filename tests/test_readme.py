@@ -142,6 +142,7 @@ def test_each_command_is_one() -> None:
         cli._models,
         cli._reload,
         cli._status,
+        cli._top,
         cli._schema,
         cli._init,
         cli._completion,
@@ -161,7 +162,7 @@ def test_each_extra_is_there() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
     named = set(re.findall(r"'(?:\.|beluna-gateway)\[([a-z]+)\]'", README))
 
-    assert {"local", "copilot", "otlp", "prices"} == named
+    assert {"local", "copilot", "otlp", "prices", "top"} == named
     assert named <= extras.keys()
 
 
