@@ -9,6 +9,7 @@ The steps are the modules of `pipeline/`; each knows its own rule and none of th
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -426,7 +427,7 @@ class AIGateway:
             yield stream
         finally:
             origin.cancelled_at = self._clock()
-            self._loop.call_soon(task.cancel)  # after its first step: otherwise it would end without a record
+            cancel_begun(task)
             await asyncio.wait([task])
 
     @overload
@@ -541,6 +542,16 @@ def _frame(kind: type[F], request: tuple[F | Mapping[str, Any], ...], fields: Ma
         except RejectedLine as rejected:
             raise rejected.error from None
     return frame, frame.request_id or new_request_id()
+
+
+def cancel_begun(task: asyncio.Task[None]) -> None:
+    """Cancels a task that serves a request: now, or after its first step, which is scheduled, where it has not begun.
+    A task that is cancelled before it never enters the gateway, which would report no such request.
+    """
+    if inspect.getcoroutinestate(task.get_coro()) == inspect.CORO_SUSPENDED:  # type: ignore[arg-type]  # it is one
+        task.cancel()
+    else:
+        asyncio.get_running_loop().call_soon(task.cancel)
 
 
 def new_request_id() -> str:

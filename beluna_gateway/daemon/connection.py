@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 from ..canonical import Completed, Failed, GatewayEvent, OperationResult
 from ..config.settings import Server
 from ..errors import GatewayError
-from ..gateway import AIGateway, new_request_id
+from ..gateway import AIGateway, cancel_begun, new_request_id
 from ..pipeline.clients import Origin
 from ..wire import ndjson
 from ..wire.frames import Cancel, Exit, Infer, OperationFrame, RequestFrame, StatusQuery
@@ -419,9 +419,7 @@ class Request:
         if self._origin.cancelled_at is None:
             self._origin.cancelled_at = time.monotonic()
         if self._task is not None:
-            # After its first step, which is scheduled: a task that is cancelled before it never enters the gateway,
-            # which would report no such request.
-            asyncio.get_running_loop().call_soon(self._task.cancel)
+            cancel_begun(self._task)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         # Drop the task: its exception's traceback keeps the request alive until the next garbage collection.
