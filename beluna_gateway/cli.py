@@ -516,7 +516,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _schema(options: argparse.Namespace) -> int:
     from .config.settings import json_schema
-    from .wire.frames import client_frame_schema, server_frame_schema
+    from .wire.frame_schemas import client_frame_schema, server_frame_schema
 
     schema = {"config": json_schema, "client": client_frame_schema, "server": server_frame_schema}[options.which]()
     print(json.dumps(schema, indent=2))

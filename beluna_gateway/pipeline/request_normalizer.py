@@ -241,14 +241,12 @@ def _past_call(call: frames.PastToolCall, path: str) -> ToolCall:
     return ToolCall(call.id, call.name, call.arguments_json, arguments)
 
 
-def _part(
-    part: frames.TextVariant | frames.ImageUrlVariant | frames.JsonVariant | frames.FileVariant, path: str
-) -> Part:
-    if isinstance(part, frames.TextVariant):
+def _part(part: frames.TextPart | frames.ImageUrlPart | frames.JsonPart | frames.FilePart, path: str) -> Part:
+    if isinstance(part, frames.TextPart):
         return TextPart(part.text.text)
-    if isinstance(part, frames.JsonVariant):
+    if isinstance(part, frames.JsonPart):
         return JsonPart(part.json_.value, json_pieces.dump(part.json_.value).decode())
-    if isinstance(part, frames.FileVariant):
+    if isinstance(part, frames.FilePart):
         return _file(part.file, f"{path}.file")
     image, path = part.image_url, f"{path}.image_url.url"
     rest = _data_of(image.url, path)
@@ -392,8 +390,8 @@ def _provider_options(options: JsonObject | None) -> JsonObject | None:
     return options
 
 
-def _tool_choice(choice: str | frames.SpecificVariant, tools: tuple[Tool, ...]) -> Any:
-    if not isinstance(choice, frames.SpecificVariant):
+def _tool_choice(choice: str | frames.SpecificTool, tools: tuple[Tool, ...]) -> Any:
+    if not isinstance(choice, frames.SpecificTool):
         return choice
     name = choice.specific.name
     if all(tool.name != name for tool in tools):
@@ -401,8 +399,8 @@ def _tool_choice(choice: str | frames.SpecificVariant, tools: tuple[Tool, ...]) 
     return SpecificTool(name)
 
 
-def _output_mode(mode: str | frames.JsonSchemaVariant) -> OutputMode:
-    if not isinstance(mode, frames.JsonSchemaVariant):
+def _output_mode(mode: str | frames.JsonSchemaMode) -> OutputMode:
+    if not isinstance(mode, frames.JsonSchemaMode):
         return "json_object" if mode == "json_object" else "text"
     wanted = mode.json_schema
     if not wanted.name:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ast
 import inspect
-import textwrap
+import sys
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -38,8 +39,8 @@ def subclasses(base: type[BaseModel]) -> Iterable[type[BaseModel]]:
 
 
 def _docstrings(model: type[BaseModel]) -> dict[str, str]:
-    tree = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
-    if not isinstance(tree, ast.ClassDef):
+    tree = _classes(model.__module__).get(model.__qualname__)
+    if tree is None:
         return {}
     found = {}
     for field, below in zip(tree.body, tree.body[1:], strict=False):
@@ -47,3 +48,10 @@ def _docstrings(model: type[BaseModel]) -> dict[str, str]:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
                 found[name] = inspect.cleandoc(text)
     return found
+
+
+@cache
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    """The classes of a module; parsed once, where `inspect.getsource` of a class parses the module for each of them."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}

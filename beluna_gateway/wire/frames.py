@@ -2,7 +2,8 @@
 
 The shapes are what serde's derive gives for Beluna core's own types: enum variants with data are *externally tagged*
 (``{"text":{"text":"hello"}}``), an absent `Option` may be null or missing, anything else may not be null.
-`protocol/*.schema.json` are generated from here; the docstring under a field is its description there.
+`protocol/*.schema.json` are generated from here by `frame_schemas`; the docstring under a field is its description
+there, and a `title` the name of a type that generated code shares.
 
 Only shape is checked here (a line that fails is `rejected`); rules between fields are the request normaliser's.
 
@@ -21,21 +22,19 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    TypeAdapter,
     ValidatorFunctionWrapHandler,
     WrapValidator,
     model_validator,
 )
 
-from ..errors import ErrorKind
-from ..schemas.field_docs import describe, subclasses
+from .. import canonical, errors
 
 PROTOCOL_VERSION = 1
 
-RequestId = Annotated[str, Field(min_length=1, max_length=128)]
+RequestId = Annotated[str, Field(min_length=1, max_length=128, title="RequestId")]
 # The largest number that core's u64 and every JSON library with 64-bit integers can hold.
 Count = Annotated[int, Field(ge=1, le=2**64 - 1)]
-
+JsonValue = Annotated[Any, Field(title="JsonValue")]
 
 MOST_MISTAKES = 20
 """Of the unknown keys of one object, and of the wrong values of `metadata`, so many are looked at."""
@@ -44,7 +43,9 @@ _Item = TypeVar("_Item")
 List = Annotated[list[_Item], Field(fail_fast=True)]
 
 
-class _Frame(BaseModel):
+class Frame(BaseModel):
+    """What frames and their parts have in common."""
+
     model_config = ConfigDict(
         strict=True,
         extra="forbid",
@@ -96,18 +97,18 @@ def _empty(kind: type[list[Any] | dict[str, Any]]) -> Any:
 # --- client → daemon -----------------------------------------------------------------------------------------
 
 
-class Text(_Frame):
+class Text(Frame):
     text: str
 
 
-class ImageUrl(_Frame):
+class ImageUrl(Frame):
     url: str
     """`http:`, `https:` or a `data:` URL."""
     mime_type: str | None = None
     """Where the URL does not say it itself."""
 
 
-class File(_Frame):
+class File(Frame):
     """Exactly one of `url` and `data`."""
 
     url: str | None = None
@@ -118,41 +119,41 @@ class File(_Frame):
     name: str | None = None
 
 
-class Json(_Frame):
-    value: Any
-    """Any JSON."""
+class Json(Frame):
+    value: JsonValue
 
 
-class TextVariant(_Frame):
+class TextPart(Frame):
     text: Text
 
 
-class ImageUrlVariant(_Frame):
+class ImageUrlPart(Frame):
     image_url: ImageUrl
 
 
-class FileVariant(_Frame):
+class FilePart(Frame):
     file: File
 
 
-class JsonVariant(_Frame):
+class JsonPart(Frame):
     json_: Json = Field(alias="json")
 
 
 Part = Annotated[
-    Annotated[TextVariant, Tag("text")]
-    | Annotated[ImageUrlVariant, Tag("image_url")]
-    | Annotated[JsonVariant, Tag("json")]
-    | Annotated[FileVariant, Tag("file")],
+    Annotated[TextPart, Tag("text")]
+    | Annotated[ImageUrlPart, Tag("image_url")]
+    | Annotated[JsonPart, Tag("json")]
+    | Annotated[FilePart, Tag("file")],
     Discriminator(
         _only_key,
         custom_error_type="part",
         custom_error_message="expected an object with one key: text, image_url, json or file",
     ),
+    Field(title="Part"),
 ]
 
 
-class PastToolCall(_Frame):
+class PastToolCall(Frame):
     """A call that the model made in an earlier turn."""
 
     model_config = ConfigDict(from_attributes=True)  # a program's `ToolCallReady.call` may be put back as it came
@@ -165,10 +166,13 @@ class PastToolCall(_Frame):
     """As in `tool_call_ready.call`, which may be put back as it came."""
 
 
-class Message(_Frame):
+Role = Annotated[Literal["system", "user", "assistant", "tool"], Field(title="Role")]
+
+
+class Message(Frame):
     """One turn of the conversation."""
 
-    role: Literal["system", "user", "assistant", "tool"]
+    role: Role
     parts: List[Part]
     """At least one, except in an assistant message that has `tool_calls`."""
     tool_call_id: str | None = None
@@ -186,7 +190,7 @@ class Message(_Frame):
     """Only on `tool`: the call failed. Sent where the provider has a word for it."""
 
 
-class ToolDefinition(_Frame):
+class ToolDefinition(Frame):
     """A tool that the model may call."""
 
     name: str
@@ -200,16 +204,19 @@ class ToolDefinition(_Frame):
     """Validate the arguments of each call against `input_schema` before `tool_call_ready`."""
 
 
-class ToolName(_Frame):
+class ToolName(Frame):
     name: str
 
 
-class SpecificVariant(_Frame):
+class SpecificTool(Frame):
     specific: ToolName
     """Must name one of `tools`."""
 
 
-class JsonSchema(_Frame):
+ToolChoice = Annotated[Literal["auto", "none", "required"] | SpecificTool, Field(title="ToolChoice")]
+
+
+class JsonSchema(Frame):
     """The answer is to be JSON of this shape."""
 
     name: str
@@ -221,11 +228,14 @@ class JsonSchema(_Frame):
     """Validate the finished text against `schema` before `completed`."""
 
 
-class JsonSchemaVariant(_Frame):
+class JsonSchemaMode(Frame):
     json_schema: JsonSchema
 
 
-class AliasRoute(_Frame):
+OutputMode = Annotated[Literal["text", "json_object"] | JsonSchemaMode, Field(title="OutputMode")]
+
+
+class AliasRoute(Frame):
     """Core's `ChatRouteRef`: a model by one of its aliases."""
 
     kind: Literal["alias"]
@@ -233,7 +243,7 @@ class AliasRoute(_Frame):
     alias: str
 
 
-class KeyRoute(_Frame):
+class KeyRoute(Frame):
     """Core's `ChatRouteRef`: the same with core's other word."""
 
     kind: Literal["key"]
@@ -249,16 +259,17 @@ Route = Annotated[
         custom_error_type="route",
         custom_error_message="expected an object whose kind is alias or key",
     ),
+    Field(title="Route"),
 ]
 
 
-class Limits(_Frame):
+class Limits(Frame):
     max_output_tokens: Count | None = None
     max_request_time_ms: Count | None = None
     """The whole request, waiting and retries included; cut to `budget.max_request_time_ms`."""
 
 
-class Sampling(_Frame):
+class Sampling(Frame):
     """What the dialect has no place for is refused."""
 
     temperature: Annotated[float, Field(allow_inf_nan=False)] | None = None
@@ -267,28 +278,36 @@ class Sampling(_Frame):
     stop: List[str] | None = None
 
 
-class Reasoning(_Frame):
+Effort = Annotated[canonical.Effort, Field(title="Effort")]
+ReasoningSummary = Annotated[Literal["auto", "concise", "detailed"], Field(title="ReasoningSummary")]
+
+
+class Reasoning(Frame):
     """How much the model is to reason. What the dialect or the model's generation has no word for is refused."""
 
-    effort: Literal["off", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    effort: Effort | None = None
     budget_tokens: Annotated[int, Field(ge=0, le=2**64 - 1)] | None = None
     """Sent as it is; not together with `effort`."""
-    summary: Literal["auto", "concise", "detailed"] | None = None
+    summary: ReasoningSummary | None = None
     """Only `openai_responses` has it."""
 
 
-class Cache(_Frame):
+CacheMode = Annotated[Literal["auto", "off"], Field(title="CacheMode")]
+CacheRetention = Annotated[Literal["short", "long"], Field(title="CacheRetention")]
+
+
+class Cache(Frame):
     """What is asked of the provider's prompt cache. A field that is missing is the backend's configured one."""
 
-    mode: Literal["auto", "off"] | None = None
+    mode: CacheMode | None = None
     """`auto` where nobody says; `off` asks for nothing."""
     key: Annotated[str, Field(min_length=1)] | None = None
     """Brings requests with the same beginning to the same cache; OpenAI and Azure only."""
-    retention: Literal["short", "long"] | None = None
+    retention: CacheRetention | None = None
     """`long`: an hour at Anthropic, a day at OpenAI and Azure; refused elsewhere."""
 
 
-class _Request(_Frame):
+class _Request(Frame):
     """What every request to a backend has."""
 
     request_id: RequestId | None = None
@@ -307,8 +326,8 @@ class _Inference(_Request):
     messages: List[Message]
     """At least one."""
     tools: List[ToolDefinition] = _empty(list)
-    tool_choice: Literal["auto", "none", "required"] | SpecificVariant = "auto"
-    output_mode: Literal["text", "json_object"] | JsonSchemaVariant = "text"
+    tool_choice: ToolChoice = "auto"
+    output_mode: OutputMode = "text"
     metadata: Annotated[dict[str, str], WrapValidator(_texts)] = _empty(dict)
     """For logs and telemetry, never sent to a backend."""
     stream: bool = True
@@ -363,7 +382,7 @@ class Models(_Request):
     type: Literal["models"]
 
 
-class Cancel(_Frame):
+class Cancel(Frame):
     """Cancels one request of this connection; it ends with `failed`, kind `cancelled`."""
 
     type: Literal["cancel"]
@@ -371,13 +390,13 @@ class Cancel(_Frame):
     """Of a request in flight on this connection; for any other the answer is `rejected`."""
 
 
-class Exit(_Frame):
+class Exit(Frame):
     """Stops the daemon."""
 
     type: Literal["exit"]
 
 
-class StatusQuery(_Frame):
+class StatusQuery(Frame):
     """Asks for one `status` frame."""
 
     type: Literal["status"]
@@ -403,9 +422,12 @@ CLIENT_FRAMES: dict[str, type[ClientFrameType]] = {
 # --- daemon → client -----------------------------------------------------------------------------------------
 
 
-class _ServerFrame(_Frame):
+class _ServerFrame(Frame):
     # A newer daemon may add keys inside objects that a client of today does not know.
     model_config = ConfigDict(extra="allow")
+
+
+ErrorKind = Annotated[errors.ErrorKind, Field(title="ErrorKind")]
 
 
 class Error(_ServerFrame):
@@ -486,7 +508,7 @@ class AnnotationBody(_ServerFrame):
     """The first character of the answer's text that it is for, in code points; with `end` or not at all."""
     end: int | None = None
     """The one after the last."""
-    raw: Any
+    raw: JsonValue
     """The provider's own value."""
 
 
@@ -525,9 +547,12 @@ class UsageFrame(_ServerFrame):
     usage: UsageBody
 
 
-class OtherReason(_ServerFrame):
+class OtherFinishReason(_ServerFrame):
     other: str
     """`content_filter`, `refusal`, or the provider's own word."""
+
+
+FinishReason = Annotated[Literal["stop", "length", "tool_calls"] | OtherFinishReason, Field(title="FinishReason")]
 
 
 class CompletedFrame(_ServerFrame):
@@ -535,7 +560,7 @@ class CompletedFrame(_ServerFrame):
 
     type: Literal["completed"]
     request_id: RequestId
-    finish_reason: Literal["stop", "length", "tool_calls"] | OtherReason
+    finish_reason: FinishReason
     backend_metadata: dict[str, Any]
     """`response_id`, `model` as the backend names it, `provider_state`, … where known."""
 
@@ -561,6 +586,8 @@ class TokenCountFrame(_ServerFrame):
 
 class ListedModel(_ServerFrame):
     """The provider's own object."""
+
+    __pydantic_extra__: dict[str, JsonValue]
 
     id: str
     """What `model` of a request names it by."""
@@ -592,10 +619,14 @@ class RejectedFrame(_ServerFrame):
     error: Error
 
 
+ProgramState = Annotated[Literal["stopped", "starting", "running", "waiting", "foreign"], Field(title="ProgramState")]
+BreakerState = Annotated[Literal["closed", "open", "half_open"], Field(title="BreakerState")]
+
+
 class ProgramStatus(_ServerFrame):
     """A model server or Copilot program that the daemon runs for a backend."""
 
-    state: Literal["stopped", "starting", "running", "waiting", "foreign"]
+    state: ProgramState
     """`waiting`: it failed, and is not started again yet. `foreign`: somebody else's server answers and is used."""
     starts: int
     """How often it was started."""
@@ -611,7 +642,7 @@ class BackendStatus(_ServerFrame):
     """How many may have one at the same time (`budget.max_concurrency_per_backend`)."""
     queued: int
     """Requests that wait for one."""
-    breaker: Literal["closed", "open", "half_open"]
+    breaker: BreakerState
     requests: int
     failures: int
     used_tokens: int
@@ -685,18 +716,3 @@ ServerFrame = Annotated[
     | StatusFrame,
     Field(discriminator="type"),
 ]
-
-
-def client_frame_schema() -> dict[str, Any]:
-    """The JSON Schema of a line that a client may send."""
-    return _schema(TypeAdapter(ClientFrame), "A line from a client to the daemon")
-
-
-def server_frame_schema() -> dict[str, Any]:
-    """The JSON Schema of a line that the daemon writes."""
-    return _schema(TypeAdapter(ServerFrame), "A line from the daemon to a client")
-
-
-def _schema(adapter: TypeAdapter[Any], title: str) -> dict[str, Any]:
-    schema = describe(adapter.json_schema(by_alias=True), subclasses(_Frame))
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **schema}

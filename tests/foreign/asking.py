@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 
-from beluna_gateway.wire.frames import server_frame_schema
+from beluna_gateway.wire.frame_schemas import server_frame_schema
 
 from ..fakes.client import Frame, connected
 

@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 
 from beluna_gateway.client import connect
-from beluna_gateway.wire.frames import server_frame_schema
+from beluna_gateway.wire.frame_schemas import server_frame_schema
 
 from .conftest import DIALECTS, KEY, Live
 

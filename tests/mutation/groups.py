@@ -61,12 +61,15 @@ GROUPS: dict[str, Group] = {
         ("pipeline",),
     ),
     "wire": Group(("wire/*.py",), ("wire",)),
-    "config": Group(("config/rules.py", "config/mistakes.py", "schemas/*.py"), ("config", "wire/test_frames.py")),
+    "config": Group(
+        ("config/rules.py", "config/mistakes.py", "schemas/*.py"),
+        ("config", "wire/test_frames.py", "wire/test_frame_schemas.py"),
+    ),
     "telemetry": Group(
         ("telemetry/redaction.py", "telemetry/metrics.py", "telemetry/records.py"),
         ("telemetry/test_redaction.py", "telemetry/test_metrics.py", "telemetry/test_telemetry.py"),
     ),
-    "errors": Group(("errors.py",), ("test_errors.py", "wire/test_encoding.py", "wire/test_frames.py")),
+    "errors": Group(("errors.py",), ("test_errors.py", "wire/test_encoding.py", "wire/test_frame_schemas.py")),
     "decoding": Group(("adapters/decoding/*.py",), ("adapters/decoding", "adapters/dialects")),
     "encoding": Group(("adapters/encoding/*.py",), ("adapters/encoding", "adapters/dialects")),
     "streams": Group(

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter
 
-from beluna_gateway.wire.frames import ServerFrame, server_frame_schema
+from beluna_gateway.wire.frame_schemas import server_frame_schema
+from beluna_gateway.wire.frames import ServerFrame
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 
