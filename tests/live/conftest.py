@@ -85,8 +85,13 @@ def _config(port: int) -> dict[str, Any]:
             }
             backends.append(backend)
     module = ["-m", "beluna_gateway.local_model"]
-    options = ["--port", str(port), "--threads", "1", "--ctx", str(CONTEXT), "--api-key-env", "LOCAL_MODEL_KEY"]
-    backends[0]["launch"] = {"command": "python", "args": [*module, *options], "env": {"LOCAL_MODEL_KEY": KEY}}
+    options = ["--port", str(port), "--threads", "1", "--ctx", str(CONTEXT), "--embeddings"]
+    options += ["--api-key-env", "LOCAL_MODEL_KEY"]
+    backends[0]["launch"] = {
+        "command": "python",
+        "args": [*module, *options],
+        "env": {"LOCAL_MODEL_KEY": KEY},
+    }
     return {"ai_gateway": {"default_backend": DIALECTS[0], "backends": backends}}
 
 

@@ -284,6 +284,66 @@ async def test_cancel_before_the_first_token(live, dialect):
     assert live.generated() - before < 10
 
 
+# --- what is no inference ---
+
+
+async def perform(live: Live, kind: str, **fields: Any) -> dict[str, Any]:
+    """The one frame that answers an operation, checked against the protocol's schema."""
+    async with connect(live.socket) as client:
+        frame = await getattr(client, kind)(**fields)
+    FRAME.validate(frame)
+    assert isinstance(frame, dict)
+    return frame
+
+
+@each_dialect
+async def test_tokens_are_counted_as_the_answer_counts_them(live, dialect):
+    """A count, with tools and a system message, is the `input_tokens` of the same request's usage."""
+    messages = [says("system", "You are a poet."), says("user", "What is the weather in Paris?")]
+    request = {"backend_id": dialect, "messages": messages, "tools": [WEATHER]}
+    counted = await perform(live, "count_tokens", **request)
+    short = await perform(live, "count_tokens", backend_id=dialect, messages=messages)
+    usage = only(await ask(live, **request, limits={"max_output_tokens": 2}), "usage")["usage"]
+
+    assert counted["input_tokens"] == usage["input_tokens"]
+    assert 10 < short["input_tokens"] < counted["input_tokens"]
+
+
+def likeness(one: list[float], other: list[float]) -> float:
+    return sum(a * b for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("dialect", ["openai_compatible", "openai_responses"])
+async def test_texts_are_embedded(live, dialect):
+    """One vector for each text, in their order, with usage. (llama.cpp's depend a little on what else it computes.)"""
+    texts = ["A cat sat on the mat.", "Interest rates were raised."]
+    both = await perform(live, "embed", backend_id=dialect, inputs=texts)
+    cat, rates = [(await perform(live, "embed", backend_id=dialect, inputs=[text]))["vectors"][0] for text in texts]
+
+    first, second = both["vectors"]
+    assert len(first) == len(second) == 576
+    assert likeness(first, cat) > likeness(first, rates)
+    assert likeness(second, rates) > likeness(second, cat)
+    assert both["usage"]["input_tokens"] > 10
+
+
+@each_dialect
+async def test_its_models_are_listed(live, dialect):
+    """By the name that a request takes."""
+    frame = await perform(live, "models", backend_id=dialect)
+
+    assert [model["id"] for model in frame["models"]] == ["smollm2-135m-instruct"]
+
+
+@pytest.mark.parametrize("kind", ["embed", "count_tokens", "models"])
+async def test_a_wrong_key_ends_them_too(live, kind):
+    """With the same error as an inference."""
+    fields = {"embed": {"inputs": ["a"]}, "count_tokens": {"messages": [says("user", "Hello")]}, "models": {}}[kind]
+    frame = await perform(live, kind, backend_id="openai_compatible-wrong-key", **fields)
+
+    assert (frame["type"], frame["error"]["kind"]) == ("failed", "authentication")
+
+
 # --- failures ---
 
 

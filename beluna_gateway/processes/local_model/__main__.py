@@ -43,6 +43,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=default_threads(), help="for computing; %(default)s")
     parser.add_argument("--ctx", type=int, default=4096, help="tokens that one request may have; %(default)s")
     parser.add_argument("--parallel", type=int, default=2, help="requests at the same time; %(default)s")
+    parser.add_argument("--embeddings", action="store_true", help="answer `embed` requests, too")
     parser.add_argument("--api-key-env", metavar="VAR", help="ask for the key that this environment variable holds")
     return parser.parse_args(argv)
 
@@ -89,6 +90,10 @@ def serve(options: argparse.Namespace) -> None:
     # they stood still for seconds; on CPUs smaller steps cost nothing.
     settings.n_batch = settings.n_ubatch = 128
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = options.threads
+    if options.embeddings:
+        settings.embedding = True
+        if options.model is None:  # a chat model says no way of its own to make one vector of a text's many
+            settings.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     settings.use_jinja = True
     if template is not None:
         settings.chat_template = template.read_text(encoding="utf-8")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -71,12 +72,28 @@ def text(value: str) -> dict[str, Any]:
 _texts = st.sampled_from(["", " ", "\n\n", "w{}", "w{} \n", " w{}"])
 
 
+IMAGE = {"image_url": {"url": "data:image/png;base64,AAAA"}}
+REMOTE_IMAGE = {"image_url": {"url": "https://example.org/a.png", "mime_type": "image/png"}}
+PDF = {"file": {"data": "JVBERi0=", "mime_type": "application/pdf", "name": "a.pdf"}}
+REMOTE_PDF = {"file": {"url": "https://example.org/a.pdf", "mime_type": "application/pdf"}}
+PLAIN = {"file": {"data": "aGk=", "mime_type": "text/plain"}}
+# What each dialect takes of users, and in results.
+MEDIA: dict[str, list[Any]] = {
+    "anthropic": [IMAGE, REMOTE_IMAGE, PDF, REMOTE_PDF, PLAIN],
+    "gemini": [IMAGE, REMOTE_IMAGE, PDF, REMOTE_PDF, PLAIN],
+    "openai_responses": [IMAGE, REMOTE_IMAGE, PDF, REMOTE_PDF, PLAIN],
+    "openai_compatible": [IMAGE, REMOTE_IMAGE, PDF],
+    "ollama": [IMAGE],
+}
+IN_RESULTS = ("anthropic", "gemini", "openai_responses")
+
+
 @st.composite
-def _parts(draw: st.DrawFn, images: bool = False) -> list[Any]:
+def _parts(draw: st.DrawFn, media: tuple[Any, ...] | list[Any] = ()) -> list[Any]:
     """One part or more; `{}` in a text is numbered later."""
     kinds = [_texts.map(text), st.just({"json": {"value": {"w": 1}}})]
-    if images:
-        kinds.append(st.just({"image_url": {"url": "data:image/png;base64,AAAA"}}))
+    if media:
+        kinds.append(st.sampled_from(media))
     return draw(st.lists(st.one_of(kinds), min_size=1, max_size=3))
 
 
@@ -107,8 +124,19 @@ def _turn(draw: st.DrawFn, name: str) -> Message:
     return turn
 
 
-def _answers(turn: Message) -> list[Message]:
-    return [{"role": "tool", "tool_call_id": call["id"], "tool_name": "f"} for call in turn["tool_calls"]]
+@st.composite
+def _answers(draw: st.DrawFn, name: str, turn: Message) -> list[Message]:
+    """The results of a turn's calls: some failed, and some with images and files, or empty texts, beside the text."""
+    answers = []
+    for call in turn["tool_calls"]:
+        answer: Message = {"role": "tool", "tool_call_id": call["id"], "tool_name": "f"}
+        kinds = [st.just(text("")), *([st.sampled_from(MEDIA[name])] if name in IN_RESULTS else [])]
+        answer["parts"] = draw(st.lists(st.one_of(kinds), max_size=2))
+        answer["parts"].insert(draw(st.integers(0, len(answer["parts"]))), text("result"))
+        if draw(st.booleans()):
+            answer["is_error"] = draw(st.booleans())
+        answers.append(answer)
+    return answers
 
 
 @st.composite
@@ -125,16 +153,16 @@ def histories(draw: st.DrawFn, name: str, tidy: bool = False) -> list[list[Messa
         turns = draw(st.lists(_turn(name), min_size=1, max_size=1 if tidy else 2))
         piece: list[Message] = []
         if tidy:
-            piece = [turns[0], *_answers(turns[0])]
+            piece = [turns[0], *draw(_answers(name, turns[0]))]
         else:
             between = st.fixed_dictionaries({"role": st.sampled_from(["user", "system"]), "parts": _parts()})
             piece = [*turns, *draw(st.lists(between, max_size=2))]
             for turn in turns:
-                for answer in draw(st.permutations(_answers(turn))):
+                for answer in draw(st.permutations(draw(_answers(name, turn)))):
                     first = next(index for index, message in enumerate(piece) if message is turn) + 1
                     piece.insert(draw(st.integers(first, len(piece))), answer)
         pieces.append(piece)
-        pieces.append([{"role": "user", "parts": draw(_parts(images=True))} for _ in range(draw(st.integers(0, 2)))])
+        pieces.append([{"role": "user", "parts": draw(_parts(MEDIA[name]))} for _ in range(draw(st.integers(0, 2)))])
         if draw(st.booleans()):
             pieces.append([{"role": "system", "parts": draw(_parts())}])
     messages = [message for piece in pieces for message in piece]
@@ -153,7 +181,9 @@ def _numbered(pieces: list[list[Message]]) -> list[list[Message]]:
     for message in (message for piece in pieces for message in piece):
         if message["role"] == "tool":
             number = open_calls[message["tool_call_id"]].popleft()
-            message["parts"] = [text(f"result {number}")]
+            message["parts"] = [
+                text(f"result {number}") if part == text("result") else part for part in message["parts"]
+            ]
             continue
         for part in message["parts"]:
             if "text" in part:
@@ -178,7 +208,7 @@ Entry = tuple[str, Any]
 
 
 def _number(result: Any) -> int:
-    (number,) = {int(word) for word in json.dumps(result).replace('"', " ").split() if word.isdigit()}
+    (number,) = {int(found) for found in re.findall(r"result (\d+)", json.dumps(result))}
     return number
 
 
@@ -199,7 +229,7 @@ def _gemini_entries(body: Any) -> Iterator[Entry]:
         elif "functionResponse" in part:
             yield (
                 "result",
-                (part["functionResponse"].get("id"), _number(part["functionResponse"]["response"]["output"])),
+                (part["functionResponse"].get("id"), _number(part["functionResponse"]["response"])),
             )
         elif "text" in part and "thought" not in part:
             yield "text", part["text"]
@@ -225,6 +255,13 @@ def _chat_entries(body: Any) -> Iterator[Entry]:
             arguments = call["function"]["arguments"]
             number = (arguments if isinstance(arguments, dict) else json.loads(arguments))["number"]
             yield "call", (call["id"], number)
+
+
+def _as_sent(name: str, part: Any) -> str:
+    """What a body has of an image or a file: its URL or its base64; Anthropic gets the text of a plain text."""
+    (value,) = part.values()
+    sent = value.get("data") or value["url"].removeprefix("data:image/png;base64,")
+    return '"data": "hi"' if name == "anthropic" and part == PLAIN else sent
 
 
 def _plain(content: Any) -> str:
@@ -268,6 +305,10 @@ def test_any_history_goes_on_at_any_backend(name: str, data: st.DataObject) -> N
     numbers = [json.loads(call["arguments_json"])["number"] for m in history for call in m.get("tool_calls", ())]
     assert sorted(number for _, number in sent["call"]) == numbers
     assert sorted(sent["result"], key=str) == sorted(sent["call"], key=str)
+    media = [part for message in history for part in message["parts"] if "image_url" in part or "file" in part]
+    sent_media = json.dumps(body)
+    for part in MEDIA[name]:
+        assert sent_media.count(_as_sent(name, part)) == media.count(part)
     # Calls without ids, which Gemini makes, are told apart by their order.
     without_id = {kind: [value for value in values if value[0] is None] for kind, values in sent.items()}
     assert without_id["result"] == without_id["call"]
