@@ -321,7 +321,7 @@ class Server(_Section):
 
 class Metrics(_Section):
     listen: NonEmpty
-    """`HOST:PORT`, as `127.0.0.1:9464`, or the path of a Unix socket, with a slash."""
+    """`HOST:PORT`, as `127.0.0.1:9464`, or the path of a Unix socket, with a slash; `unix:` may stand before it."""
     socket_mode: SocketMode = "0600"
     """Of that Unix socket: who may read the metrics."""
 

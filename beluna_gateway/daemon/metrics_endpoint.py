@@ -51,7 +51,7 @@ async def metrics_endpoint(
             if address is not None:
                 server = await loop.create_server(connection, address[0] or None, address[1])
             else:
-                listener = stack.enter_context(listening_socket(folder / listen, mode))
+                listener = stack.enter_context(listening_socket(metrics_socket(listen, folder), mode))
                 server = await loop.create_unix_server(connection, sock=listener, **KEEP_SOCKET_FILE)
         except (OSError, OverflowError) as error:
             why = getattr(error, "strerror", None) or error
@@ -75,9 +75,14 @@ def check_listen(listen: str, folder: Path) -> None:
     """
     address = _tcp_address(listen)
     if address is None:
-        check_path(folder / listen)
+        check_path(metrics_socket(listen, folder))
     else:
         check_address(*address)
+
+
+def metrics_socket(listen: str, folder: Path) -> Path:
+    """The path of the Unix socket, which may be written as that of an endpoint is."""
+    return folder / listen.removeprefix("unix:")
 
 
 def _tcp_address(listen: str) -> tuple[str, int] | None:

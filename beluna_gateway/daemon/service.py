@@ -159,8 +159,10 @@ class Service:
         new, old = _metrics(self._telemetry), _metrics(before)
         if new is None or old is None or new.listen != old.listen or new.socket_mode == old.socket_mode:
             return
+        from .metrics_endpoint import metrics_socket
+
         try:
-            (self._folder / new.listen).chmod(int(new.socket_mode, 8))
+            metrics_socket(new.listen, self._folder).chmod(int(new.socket_mode, 8))
         except OSError as error:
             self._log.warning("cannot change the mode of the metrics' socket", path=new.listen, error=str(error))
 

@@ -8,6 +8,7 @@ import json
 import string
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from itertools import product
 from urllib.parse import quote, quote_plus
 
 REDACTED = "<redacted>"
@@ -84,12 +85,26 @@ def _written(secret: str) -> Iterator[str]:
     """As a Python value, in JSON, in HTML and in a URL."""
     yield repr(secret)[1:-1]
     yield from _in_json(secret)
-    for in_html in (html.escape(secret), html.escape(secret, quote=False)):
-        yield in_html
-        yield in_html.replace("&#x27;", "&#39;").replace("&quot;", "&#34;")
+    yield from _in_html(secret)
     for in_url in (quote(secret, safe=""), quote(secret), quote_plus(secret)):
         yield in_url
         yield _lower_escapes(in_url)
+
+
+_IN_HTML = {
+    '"': ('"', "&quot;", "&#34;"),
+    "'": ("'", "&#x27;", "&#39;", "&apos;"),
+    "/": ("/", "&#x2F;", "&#47;"),
+    "=": ("=", "&#x3D;", "&#61;"),
+}
+"""How templates write the characters that not all of them escape; each template writes one of them in one way."""
+
+
+def _in_html(secret: str) -> Iterator[str]:
+    escaped = html.escape(secret, quote=False)
+    present = [character for character in _IN_HTML if character in secret]
+    for way in product(*map(_IN_HTML.__getitem__, present)):
+        yield escaped.translate({ord(character): form for character, form in zip(present, way, strict=True)})
 
 
 def _in_json(text: str) -> Iterator[str]:

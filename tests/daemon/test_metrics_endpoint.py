@@ -44,7 +44,7 @@ async def test_metrics_on_a_unix_socket(tmp_path):
 
 async def test_the_mode_of_the_unix_socket(tmp_path):
     """`socket_mode` lets others scrape, such as Prometheus' own user by a group."""
-    metrics = {"listen": "./metrics.sock", "socket_mode": "0660"}
+    metrics = {"listen": "unix:./metrics.sock", "socket_mode": "0660"}
     async with daemon_process(tmp_path, make_config({"nobody": {}}, telemetry={"metrics": metrics})):
         mode = (tmp_path / "metrics.sock").stat().st_mode & 0o777
 

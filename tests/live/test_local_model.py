@@ -338,8 +338,12 @@ async def test_its_models_are_listed(live, dialect):
 @pytest.mark.parametrize("kind", ["embed", "count_tokens", "models"])
 async def test_a_wrong_key_ends_them_too(live, kind):
     """With the same error as an inference."""
-    fields = {"embed": {"inputs": ["a"]}, "count_tokens": {"messages": [says("user", "Hello")]}, "models": {}}[kind]
-    frame = await perform(live, kind, backend_id="openai_compatible-wrong-key", **fields)
+    fields: dict[str, dict[str, Any]] = {
+        "embed": {"inputs": ["a"]},
+        "count_tokens": {"messages": [says("user", "Hello")]},
+        "models": {},
+    }
+    frame = await perform(live, kind, backend_id="openai_compatible-wrong-key", **fields[kind])
 
     assert (frame["type"], frame["error"]["kind"]) == ("failed", "authentication")
 

@@ -51,6 +51,10 @@ FORMS: dict[str, Callable[[str], str]] = {
     "html in json": lambda secret: json.dumps(html.escape(secret), ensure_ascii=False)[1:-1],
     "html": html.escape,
     "html, quotes kept": lambda secret: html.escape(secret, quote=False),
+    "html of Mustache": lambda secret: (
+        html.escape(secret).replace("&#x27;", "&#39;").replace("/", "&#x2F;").replace("=", "&#x3D;")
+    ),
+    "html of XML": lambda secret: html.escape(secret).replace("&#x27;", "&apos;"),
     "html, decimal": lambda secret: html.escape(secret).replace("&#x27;", "&#39;").replace("&quot;", "&#34;"),
 }
 
@@ -68,7 +72,7 @@ ENCODED: dict[str, Callable[[str], str]] = {
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_every_form_is_found(form):
     """A secret is found as it is, escaped for a URL, for JSON or by `repr`, and in base64."""
-    secret = 'sk/+ "é\\=1'
+    secret = "sk/+ \"é'\\=1"
 
     assert knowing(secret).redact(f"key={form(secret)}.") == f"key={REDACTED}."
 
