@@ -63,8 +63,9 @@ foreign: ## run the tests against servers that are not ours, which npm and pip d
 monitoring: ## check dashboard and alert rules with Prometheus' own programs, which apt-get installs where they are missing
 	@VENV=$(VENV) .ci/monitoring
 
-systemd: $(VENV)/.for-tests ## run the commands of docs/operations.md in a Debian system with its own systemd (root only)
+systemd: $(VENV)/.for-tests ## run the commands of docs/operations.md and docs/first-installation.md in a Debian system of their own (root only)
 	@.ci/systemd $(VENV)
+	@.ci/first-installation $(VENV)
 
 bench: $(VENV)/.for-tests ## measure the gateway's own cost: latency, throughput, memory
 	$(RUN) -m benchmarks

@@ -9,6 +9,7 @@ import argparse
 import io
 import json
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -383,7 +384,7 @@ def _top(options: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "rich":
             raise
-        _complain(f"top needs rich, the extra `top` of this package; install it: {sys.executable} -m pip install rich")
+        _complain(f"top needs rich, the extra `top` of this package; install it: {_installer()} rich")
         return UNAVAILABLE
     path = _socket_path(options)
     if isinstance(path, int):
@@ -405,6 +406,14 @@ def _top(options: argparse.Namespace) -> int:
     except OSError as error:
         return _no_daemon(path, error)
     return OK
+
+
+def _installer() -> str:
+    """The command that installs a package where this program is: environments that uv has made have no pip."""
+    from importlib.util import find_spec
+
+    python = shlex.quote(sys.executable)
+    return f"{python} -m pip install" if find_spec("pip") else f"uv pip install --python {python}"
 
 
 def _models(options: argparse.Namespace) -> int:

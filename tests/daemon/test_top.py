@@ -154,6 +154,15 @@ async def test_without_rich(tmp_path):
     assert f"{sys.executable} -m pip install rich" in err
 
 
+async def test_without_rich_and_without_pip(tmp_path):
+    """As in an environment that uv has made."""
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules.update(rich=None, pip=None)")
+    status, _, err = await run(tmp_path, PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
+
+    assert status == 69
+    assert f"uv pip install --python {sys.executable} rich" in err
+
+
 @pytest.mark.parametrize("seconds", ["0", "nan", "soon", "1e9"])
 async def test_a_pace_that_makes_no_sense(tmp_path, seconds):
     """Wrong arguments, status 64."""
