@@ -166,6 +166,12 @@ def test_each_extra_is_there() -> None:
     assert named <= extras.keys()
 
 
+def headings(page: Path) -> set[str]:
+    """The headings of a page, as links name them."""
+    found = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_each_path_and_link_leads_somewhere(page: Path) -> None:
     """Files that are named are there, and so are the headings that are linked to."""
@@ -174,14 +180,13 @@ def test_each_path_and_link_leads_somewhere(page: Path) -> None:
     text_only = re.sub(r"https?://\S+|\]\([^)]*\)", "", text)
     for name, pattern in re.findall(rf"(?<![\w/.-])((?:{folders})/[\w./-]*)([<*]?)", text_only):
         assert pattern or (ROOT / name.rstrip(".")).exists(), name
-    headings = {
-        re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    }
     for target in re.findall(r"\]\(([^)]+)\)", text):
-        if target.startswith("#"):
-            assert target[1:] in headings, target
-        elif not target.startswith("https://"):
-            assert (page.parent / target).exists(), target
+        if target.startswith("https://"):
+            continue
+        name, _, heading = target.partition("#")
+        assert (page.parent / name).exists(), target
+        if heading:
+            assert heading in headings((page.parent / name) if name else page), target
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/reliability.md"])
