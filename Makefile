@@ -24,7 +24,7 @@ PYTEST ?=
 # How long `make fuzz` tries each of its targets.
 FUZZ_SECONDS ?= 60
 
-.PHONY: help demo test style types tests coverage mutants copilot foreign monitoring systemd bench fuzz soak schema clean
+.PHONY: help demo test style types tests coverage mutants copilot foreign monitoring systemd bench fuzz soak cycles schema clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ fuzz: $(VENV)/.for-fuzz ## try changed inputs on all that reads bytes from outsi
 
 soak: $(VENV)/.for-tests ## hours in minutes: many clients, cancels and faults, and nothing may grow
 	$(RUN) -m tests.soak
+
+cycles: $(VENV)/.for-tests ## 50,000 requests that end in every way, without a garbage collector, and nothing may grow
+	$(RUN) -m tests.soak.uncollected
 
 schema: $(VENV)/.for-demo ## write the JSON Schemas anew from the models in the code
 	$(VENV)/bin/beluna-gateway schema config > $(VENV)/schema && mv $(VENV)/schema beluna.schema.json

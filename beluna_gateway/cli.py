@@ -225,8 +225,10 @@ def _import_structlog() -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    import gc
     import signal
 
+    gc.set_threshold(0)  # what is loaded stays; the daemon sets it (daemon/garbage.py) once it serves
     early: list[int] = []
     # Not SIG_IGN, which programs that the daemon starts would inherit.
     signal.signal(signal.SIGHUP, lambda number, _: early.append(number))

@@ -93,6 +93,7 @@ class Worker:
         self._frozen = False
         gc.unfreeze()
         gc.collect()
+        gc.freeze()  # what was set aside at the daemon's start: modules, which stay
 
 
 class _Abandoned(BaseException):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 from collections import Counter
@@ -25,6 +24,7 @@ from ..wire.frames import PROTOCOL_VERSION
 from ..wire.ndjson import RejectedLine
 from ..worker import Worker
 from .connection import Connection, daemon_stopping
+from .garbage import RareCollection
 from .reloads import Reloads
 from .sockets import BACKLOG, KEEP_SOCKET_FILE, HangupWatch, handed_over, listening_socket
 from .systemd import Notifier
@@ -71,6 +71,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._idle = asyncio.Event()
+        self._garbage = RareCollection(lambda: self._in_flight > 0)
 
     async def serve(self) -> None:
         """Returns after `stop`, when every request has ended and every connection is closed.
@@ -101,9 +102,7 @@ class Daemon:
             self._notifier.keep_alive()
             self._log.info("serving", socket_path=paths, version=__version__, pid=os.getpid())
             await self.gateway.start()
-            # Modules loaded by now stay for ever; freezing them takes them out of full collections (20 ms each).
-            gc.collect()
-            gc.freeze()
+            stack.enter_context(self._garbage.running())
             await self._stop.wait()
             if self.reloads is not None:
                 await self.reloads.close()
@@ -215,6 +214,7 @@ class Daemon:
 
     def request_ended(self) -> None:
         """See `ConnectionHost`. A shutdown waits for the last one."""
+        self._garbage.request_ended()
         if self.stopping and self._in_flight == 0:
             self._idle.set()
 

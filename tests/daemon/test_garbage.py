@@ -1,12 +1,17 @@
-"""What a request held is freed with it: large bodies do not wait for the garbage collector."""
+"""What a request held is freed with it, and the garbage collector, which has nothing to find, hardly ever runs."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import weakref
 
 import pytest
 
+from beluna_gateway.daemon import garbage
+from beluna_gateway.daemon.garbage import RareCollection
 from tests.fakes.answers import CUT, SILENCE, delta, fails, plays, silent, text, whole
+from tests.fakes.backend import PATIENCE
 from tests.fakes.client import user
 
 COURSES = {
@@ -66,3 +71,65 @@ async def test_a_request_leaves_no_cycles(local, backend, course):
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
+
+
+class Knot:
+    """An object that only the collector frees."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+async def test_cycles_are_freed_once_no_request_is_under_way(monkeypatch):
+    """And not before; one look is enough for many requests."""
+    monkeypatch.setattr(garbage, "IDLE_SECONDS", 0.001)
+    monkeypatch.setattr(garbage, "WORTHWHILE", -1)
+    looks = []
+    under_way = True
+
+    def busy() -> bool:
+        looks.append(under_way)
+        return under_way
+
+    collection = RareCollection(busy)
+    with collection.running():
+        knot = weakref.ref(Knot())
+        collection.request_ended()
+        collection.request_ended()
+        while len(looks) < 3:
+            await asyncio.sleep(0.001)
+        assert knot() is not None
+        under_way = False
+        async with asyncio.timeout(PATIENCE):
+            while knot() is not None:
+                await asyncio.sleep(0.001)
+        assert looks.count(False) == 1
+
+
+async def test_nothing_is_looked_for_where_no_objects_have_become_more(monkeypatch):
+    """A request that leaves nothing costs no collection."""
+    monkeypatch.setattr(garbage, "IDLE_SECONDS", 0.0)
+    collection = RareCollection(lambda: pytest.fail("looked"))
+    with collection.running():
+        gc.collect(0)
+        collection.request_ended()
+        await asyncio.sleep(0.01)
+
+
+async def test_cycles_are_freed_under_load_too(monkeypatch):
+    """The bound that holds where requests never pause."""
+    monkeypatch.setattr(garbage, "ALLOCATIONS", 1000)
+    with RareCollection(lambda: True).running():
+        knot = weakref.ref(Knot())
+        held: list[list[int]] = [[] for _ in range(3000)]
+        assert knot() is None
+        held.clear()
+
+
+async def test_the_collector_is_left_as_it_was():
+    """By the tests that follow, for example; only what was loaded stays set aside."""
+    before = gc.get_threshold()
+    with RareCollection(lambda: False).running():
+        assert gc.get_threshold() == (garbage.ALLOCATIONS, garbage.OLDER, garbage.OLDER)
+        assert gc.get_freeze_count() > 0
+    assert gc.get_threshold() == before
