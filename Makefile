@@ -67,8 +67,9 @@ systemd: $(VENV)/.for-tests ## run the commands of docs/operations.md and docs/f
 	@.ci/systemd $(VENV)
 	@.ci/first-installation $(VENV)
 
-bench: $(VENV)/.for-tests ## measure the gateway's own cost: latency, throughput, memory
+bench: $(VENV)/.for-tests ## measure the gateway's own cost: latency, throughput, memory, instructions
 	$(RUN) -m benchmarks
+	$(RUN) -m benchmarks.instructions
 	$(RUN) -m benchmarks.cancel
 
 fuzz: $(VENV)/.for-fuzz ## try changed inputs on all that reads bytes from outside, FUZZ_SECONDS (60) for each target

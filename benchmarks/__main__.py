@@ -71,8 +71,8 @@ def run(folder: Path, reps: int, scenarios: list[str]) -> tuple[dict[str, Any], 
     return results, facts
 
 
-def start_daemon(folder: Path, upstream: str, core: int) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
-    """The daemon on the upstream, its policies on but too wide to bind; how long it took to accept, and its memory."""
+def configured(folder: Path, upstream: str) -> Path:
+    """A configuration in `folder`, with the upstream as backend; its policies are on but too wide to bind."""
     backend = {
         "id": "bench",
         "dialect": "openai_compatible",
@@ -83,6 +83,12 @@ def start_daemon(folder: Path, upstream: str, core: int) -> tuple[subprocess.Pop
     gateway = {"default_backend": "bench", "backends": [backend], "budget": {"max_concurrency_per_backend": 100_000}}
     config = folder / "beluna.jsonc"
     config.write_text(json.dumps({"socket_path": "s", "telemetry": {"log_level": "warning"}, "ai_gateway": gateway}))
+    return config
+
+
+def start_daemon(folder: Path, upstream: str, core: int) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
+    """The daemon on the upstream; how long it took to accept, and its memory."""
+    config = configured(folder, upstream)
     began = time.perf_counter()
     daemon = subprocess.Popen(
         ["taskset", "-c", str(core), sys.executable, "-m", "beluna_gateway", "--config", str(config)]
