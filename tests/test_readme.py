@@ -158,12 +158,13 @@ def test_each_verb_of_make_is_there() -> None:
 
 
 def test_each_extra_is_there() -> None:
-    """What `pip install` is told to bring exists."""
+    """An extra that is named exists, and nothing is claimed to be on an index."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
-    named = set(re.findall(r"'(?:\.|beluna-gateway)\[([a-z]+)\]'", README))
+    named = set(re.findall(r"extra(?:\]\(#without-a-clone\))? `([a-z]+)`", README))
 
-    assert {"local", "copilot", "otlp", "prices", "top"} == named
+    assert {"local", "copilot", "otlp", "prices", "top", "completion"} == named
     assert named <= extras.keys()
+    assert all("'beluna-gateway[" not in page.read_text("utf-8") for page in PAGES)
 
 
 def headings(page: Path) -> set[str]:
