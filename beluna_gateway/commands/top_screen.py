@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..telemetry.terminal import printable
-from .top_view import BackendRow, ClientRow, View
+from .top_view import BackendRow, ClientRow, LimitRow, View
 
 NARROW, WIDE = 100, 116
 """With fewer columns the tables leave out requests and tokens; with so many they have models and programs, too."""
@@ -34,8 +34,10 @@ def screen(view: View, width: int, height: int | None = None) -> RenderableType:
     """
     lost = view.lost_for is not None
     notes = [_note(text) for text in view.notes]
-    # Around the rows: title, tiles (5), two headings with their heads, blank lines, and the notes.
-    room = None if height is None else max(2, height - 13 - len(notes) - bool(view.shared))
+    limits = _limits(view.limits) if view.limits else []
+    # Around the rows: title, tiles (5), two headings with their heads, blank lines, limits and notes.
+    around = 13 + len(notes) + bool(view.shared) + (len(limits) + 1 if limits else 0)
+    room = None if height is None else max(2, height - around)
     for_clients = 0 if room is None else min(len(view.clients), room // 3)
     backends, hidden_backends = _fit(view.backends, None if room is None else max(1, room - for_clients))
     clients, hidden_clients = _fit(view.clients, None if room is None else max(1, room - len(backends)))
@@ -48,6 +50,8 @@ def screen(view: View, width: int, height: int | None = None) -> RenderableType:
         _heading("clients", hidden_clients),
         _clients(clients, width, dim=lost),
     ]
+    if limits:
+        parts += [Text(), *limits]
     if view.shared:
         parts += [Text(), _shared(view)]
     if notes:
@@ -198,6 +202,23 @@ def _bar(used: int, places: int | None, cells: int) -> Text:
     )
 
 
+def _limits(rows: Sequence[LimitRow]) -> list[Text]:
+    lines = [_heading("limits", 0)]
+    for row in rows:
+        whose = f" of {row.client}" if row.client is not None else ""
+        used, limit = (money(n) if "usd" in row.setting else number(round(n)) for n in (row.used, row.limit))
+        style = "yellow" if row.used >= row.limit else ""
+        line = Text.assemble(
+            (f" {printable(row.backend)}{printable(whose)}", "bold"),
+            (f"  {printable(row.setting)}  ", "dim"),
+            (f"{used} of {limit}", style),
+            no_wrap=True,
+            overflow="ellipsis",
+        )
+        lines.append(line)
+    return lines
+
+
 def _shared(view: View) -> Text:
     fields = ", ".join(f"{printable(name)} {printable(value)}" for name, value in view.shared)
     return Text.assemble((" shared store  ", "bold"), (fields, "dim"), no_wrap=True, overflow="ellipsis")
@@ -212,8 +233,8 @@ def _fit(rows: Sequence[Row], room: int | None) -> tuple[list[Row], int]:
     if room is None or len(rows) <= room:
         return list(rows), 0
     busiest = sorted(rows, key=lambda row: (row.in_flight + row.queued, row.new_failures, row.requests), reverse=True)
-    kept = busiest[:room]
-    return [row for row in rows if row in kept], len(rows) - room
+    kept = {row.name for row in busiest[:room]}
+    return [row for row in rows if row.name in kept], len(rows) - room
 
 
 # --- numbers -------------------------------------------------------------------------------------------------

@@ -74,6 +74,19 @@ class ClientRow:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitRow:
+    """A limit of money, or one that several daemons share."""
+
+    backend: str
+    client: str | None
+    """Whose it is; None: everyone's."""
+    setting: str
+    """Its key in `budget`."""
+    used: float
+    limit: float
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """What the screen shows."""
 
@@ -98,6 +111,7 @@ class View:
     cost_usd: float | None
     backends: tuple[BackendRow, ...]
     clients: tuple[ClientRow, ...]
+    limits: tuple[LimitRow, ...]
     shared: tuple[tuple[str, str], ...]
     """What the daemon tells of a store that it shares with other daemons."""
     notes: tuple[str, ...]
@@ -128,6 +142,7 @@ def view(samples: Sequence[Sample], now: float, lost: Lost | None = None) -> Vie
         cost_usd=_sum(row.cost_usd for row in backends),
         backends=backends,
         clients=clients,
+        limits=tuple(_limits(newest)),
         shared=tuple(_shared(newest)),
         notes=tuple(_notes(newest, restarted)),
     )
@@ -212,6 +227,12 @@ def _sum(values: Iterator[float | None]) -> float | None:
     return sum(known) if known else None
 
 
+def _limits(frame: Frame) -> Iterator[LimitRow]:
+    for backend in frame["backends"]:
+        for limit in backend.get("limits") or ():
+            yield LimitRow(backend["id"], limit.get("client"), limit["setting"], limit["used"], limit["limit"])
+
+
 def _shared(frame: Frame) -> Iterator[tuple[str, str]]:
     """The fields of `shared`, whatever they are: objects in it by their path."""
 
@@ -235,6 +256,8 @@ def _notes(frame: Frame, restarted: bool) -> Iterator[str]:
         yield "a reload of the configuration is under way"
     if error := reloads.get("last_error"):
         yield f"the last reload changed nothing: {' '.join(str(error).split())}"
+    if (frame.get("shared") or {}).get("up") is False:
+        yield "the store that is shared with other daemons does not answer"
     for row in frame["backends"]:
         if row["breaker"] != "closed":
             yield f"{row['id']}: the circuit is {row['breaker'].replace('_', ' ')}: it failed too often in a row"

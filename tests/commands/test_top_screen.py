@@ -11,11 +11,11 @@ import pytest
 from rich.console import Console
 
 from beluna_gateway.commands.top_screen import curve, duration, money, number, rate, screen
-from beluna_gateway.commands.top_view import BackendRow, View
+from beluna_gateway.commands.top_view import BackendRow, LimitRow, View
 from tests import top_picture
 
 ROW = BackendRow("b", "m", 1, 8, 0, "closed", None, 1.0, 5, 0, 0, 10, 0.5)
-VIEW = View("1.2.3", 7, 61.0, None, "", 1, 1, 0, 1.0, (1.0,), 5, 0, 0, 10, 0.5, (ROW,), (), (), ())
+VIEW = View("1.2.3", 7, 61.0, None, "", 1, 1, 0, 1.0, (1.0,), 5, 0, 0, 10, 0.5, (ROW,), (), (), (), ())
 
 
 def lines(shown: View, width: int = 120, height: int | None = None) -> list[str]:
@@ -91,6 +91,16 @@ def test_programs_and_a_shared_store_have_a_place():
     assert "starting" in seen
     assert "shared store  reachable no" in seen
     assert "program" not in "\n".join(lines(VIEW))
+
+
+def test_limits_have_a_place():
+    """Money as money, everything else as a number; the height is kept."""
+    limits = (LimitRow("a", None, "shared_spend_usd_per_day", 3.25, 20.0), LimitRow("a", "core", "places", 4, 40))
+    seen = lines(replace(VIEW, limits=limits, backends=tuple(replace(ROW, name=str(n)) for n in range(40))), height=24)
+
+    assert " a  shared_spend_usd_per_day  $3.25 of $20.00" in seen
+    assert " a of core  places  4 of 40" in seen
+    assert len(seen) <= 24
 
 
 def test_the_curve():

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from beluna_gateway.commands.top_view import RATE_SECONDS, Lost, Sample, view
+from beluna_gateway.commands.top_view import RATE_SECONDS, LimitRow, Lost, Sample, view
 
 
 def backend(name: str = "b", **fields: Any) -> dict[str, Any]:
@@ -127,10 +127,22 @@ def test_what_needs_a_look_is_said():
     assert view([sample(0)], 0).notes == ()
 
 
+def test_limits_of_money_and_shared_ones_are_listed():
+    """What is used of each, everyone's and a client's own."""
+    limits = [{"setting": "spend", "used": 1.5, "limit": 20.0}, {"setting": "c", "client": "x", "used": 3, "limit": 4}]
+    seen = view([sample(0, backend("a", limits=limits), backend("b"))], 0)
+
+    assert seen.limits == (LimitRow("a", None, "spend", 1.5, 20.0), LimitRow("a", "x", "c", 3, 4))
+
+
 def test_a_shared_store_is_shown_whatever_it_tells():
     """Its fields by their path; lists and what is null are passed over."""
     shared = {"reachable": True, "places": {"used": 3, "of": 40}, "spend": {"day": None}, "others": [1]}
     seen = view([sample(0, shared=shared)], 0)
 
     assert seen.shared == (("reachable", "yes"), ("places.used", "3"), ("places.of", "40"))
+    assert seen.notes == ()
+    assert view([sample(0, shared={"up": False})], 0).notes == (
+        "the store that is shared with other daemons does not answer",
+    )
     assert view([sample(0)], 0).shared == ()
