@@ -181,14 +181,14 @@ def find_error(value: JsonValue) -> ProviderError | None:
     an array), `errors`, `error_message`, `base_resp` with a `status_code` other than 0, an object of type `error`, and,
     in an object without content, `detail`, and `message`, `msg` or `details` beside a code.
     """
-    if isinstance(value, list):
-        found = (find_error(entry) for entry in value[:_ENTRIES] if isinstance(entry, dict))
-        return next((error for error in found if error is not None), None)
     if not isinstance(value, dict):
-        return None
+        entries = value[:_ENTRIES] if isinstance(value, list) else []
+        found = (find_error(entry) for entry in entries if isinstance(entry, dict))
+        return next((error for error in found if error is not None), None)
     choices = value.get("choices")
-    if choices and isinstance(choices, list) and isinstance(choices[0], dict) and _says(choices[0].get("error")):
-        return read_error(choices[0]["error"])
+    first = choices[0] if choices and isinstance(choices, list) else None
+    if isinstance(first, dict) and "error" in first and _says(first["error"]):
+        return read_error(first["error"])
     if value.get("type") == "error" or value.get("object") == "error":
         return read_error(value)
     return None if _ERROR_KEYS.isdisjoint(value) or not _is_error(value) else read_error(value)

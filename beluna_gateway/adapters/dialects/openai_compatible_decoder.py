@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import JsonValue
 from pydantic_core import to_json
@@ -34,16 +33,11 @@ from ..decoding.tool_calls import DEFAULT_MAX_BYTES, MAX_CALLS, ToolCalls, argum
 from ..decoding.usage import merged, openai_usage
 from ..encoding.provider_state import TurnNotes
 
-
-class _Form(Enum):
-    """What a message in a choice is."""
-
-    PIECE = "piece"
-    """The next piece of the answer: a `delta`, or the only message of an unstreamed answer."""
-    WHOLE = "whole"
-    """The answer so far, once more: a `message` beside a `delta`."""
-    EITHER = "either"
-    """A `message` in place of a `delta`: the answer so far where it begins with that, else the next piece."""
+_Form = Literal["piece", "whole", "either"]
+"""What a message in a choice is. `piece`: the next piece of the answer, that is a `delta`, or the only message of an
+unstreamed answer. `whole`: the answer so far, once more, that is a `message` beside a `delta`. `either`: a `message` in
+place of a `delta`, which is the answer so far where it begins with that, else the next piece.
+"""
 
 
 class ChatCompletionsDecoder(ResponseDecoder):
@@ -172,36 +166,35 @@ class ChatCompletionsDecoder(ResponseDecoder):
                     self._choice(choice, events, streamed=streamed)
         if len(events) > before:
             self._output = True
-        self._note_usage(chunk.get("usage"))
+        if (usage := chunk.get("usage")) is not None:
+            self._note_usage(usage)
         if not self._metadata:
             self._note_metadata(chunk)
         if (tier := chunk.get("service_tier")) is not None:
             self._service_tier = tier
-        for key in ("citations", "search_results"):  # Perplexity's
-            if isinstance(found := chunk.get(key), list):
-                if self._annotations is None:
-                    self._not_carried.at_least(key, len(found))
-                else:
-                    self._sources[key] = found
+        if not _SOURCES.isdisjoint(chunk):
+            self._note_sources(chunk)
 
     def _choice(self, choice: JsonObject, events: list[BackendRawEvent], *, streamed: bool) -> None:
         delta, message, text = choice.get("delta"), choice.get("message"), choice.get("text")
         if delta is not None:
-            self._message(expect_object(delta, "a delta"), _Form.PIECE, events, streamed=streamed)
+            self._message(expect_object(delta, "a delta"), "piece", events, streamed=streamed)
         if message is not None:
-            form = (_Form.WHOLE if delta else _Form.EITHER) if streamed else _Form.PIECE
+            form: _Form = ("whole" if delta else "either") if streamed else "piece"
             self._message(expect_object(message, "a message"), form, events, streamed=streamed)
         if text is not None and not (delta or message):  # legacy completions
-            self._say([("text", expect_text(text, "a text"))], _Form.PIECE, events)
+            self._say([("text", expect_text(text, "a text"))], "piece", events)
         if choice.get("logprobs"):
             self._not_carried.at_least("logprobs")
-        self._note_usage(choice.get("usage"))
+        if (usage := choice.get("usage")) is not None:
+            self._note_usage(usage)
         if (reason := said_reason(choice.get("finish_reason"))) is not None:
             self._finish = reason
             self.ended = True
 
     def _message(self, message: JsonObject, form: _Form, events: list[BackendRawEvent], *, streamed: bool) -> None:
-        self._reasoning(message, form, events, streamed=streamed)
+        if not _REASONING.isdisjoint(message):
+            self._reasoning(message, form, events, streamed=streamed)
         if content := message.get("content"):
             if type(content) is str:
                 self._say([("text", content)], form, events)
@@ -215,24 +208,24 @@ class ChatCompletionsDecoder(ResponseDecoder):
             for position, value in enumerate(calls):
                 call = expect_object(value, "a tool call")
                 key = whole_number(call.get("index")) if streamed else position  # unstreamed each entry is another call
-                if key is None and form is not _Form.PIECE:
+                if key is None and form != "piece":
                     key = position
                 self._tool_call(key, call, form, events)
         elif function := message.get("function_call"):  # the form of 2023
             self._function("function_call", expect_object(function, "a function_call"), "", form, events)
-        if not message.keys() <= _READ_KEYS:
+        if not _READ_KEYS.issuperset(message):
             self._count_rest(message, form, events)
 
     def _say(self, texts: list[tuple[Kind, str]], form: _Form, events: list[BackendRawEvent]) -> None:
-        if form is not _Form.PIECE and any(self._said.values()):
+        if form != "piece" and any(self._said.values()):
             kinds = dict.fromkeys(kind for kind, _ in texts)
             texts = [(kind, "".join(text for other, text in texts if other == kind)) for kind in kinds]
         for kind, text in texts:
             said = self._said[kind]
-            if form is not _Form.PIECE:
+            if form != "piece":
                 rest = said.rest(text)
                 # What does not continue the deltas of an answer adds nothing to it.
-                text = rest if rest is not None else "" if form is _Form.WHOLE else text  # noqa: PLW2901
+                text = rest if rest is not None else "" if form == "whole" else text  # noqa: PLW2901
             if text:
                 said.add(text)
                 events.append(ReasoningDelta(text) if kind == "reasoning" else OutputTextDelta(text))
@@ -254,7 +247,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
                     self._state.reasoning("".join(e.delta for e in events[before:] if isinstance(e, ReasoningDelta)))
         self._reasoning_is_text = self._reasoning_is_text or found is not None
         details = message.get("reasoning_details")
-        if isinstance(details, list) and not (form is _Form.WHOLE and self._state.has_details):
+        if isinstance(details, list) and not (form == "whole" and self._state.has_details):
             for position, value in enumerate(details):
                 if isinstance(value, dict):
                     self._detail(value, None if streamed else position, events)
@@ -271,7 +264,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
         if self._said["reasoning"] and item != self._reasoning_item:
             text = f"\n\n{text}"
         self._reasoning_item = item
-        self._say([("reasoning", text)], _Form.PIECE, events)
+        self._say([("reasoning", text)], "piece", events)
 
     def _tool_call(self, key: int | None, call: JsonObject, form: _Form, events: list[BackendRawEvent]) -> None:
         if call.get("type") == "custom":
@@ -288,7 +281,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
     ) -> str:
         name = expect_text(function.get("name"), "a tool call's name")
         arguments = arguments_text(function.get("arguments"))
-        if form is _Form.PIECE:
+        if form == "piece":
             return self._calls.fragment(key, events, call_id=call_id, name=name, arguments=arguments)
         return self._calls.whole(
             key,
@@ -296,7 +289,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
             call_id=call_id,
             name=name,
             arguments=arguments,
-            piece_otherwise=form is _Form.EITHER,
+            piece_otherwise=form == "either",
         )
 
     def _count_rest(self, message: JsonObject, form: _Form, events: list[BackendRawEvent]) -> None:
@@ -309,12 +302,21 @@ class ChatCompletionsDecoder(ResponseDecoder):
                     self._annotations.add(openai_annotation(annotation))
                 continue
             kind = _KINDS.get(key, key)
-            if isinstance(value, list) and form is _Form.PIECE:
+            if isinstance(value, list) and form == "piece":
                 self._not_carried.add(kind, len(value))
             else:
                 self._not_carried.at_least(kind, len(value) if isinstance(value, list) else 1)
             if key in ("images", "audio"):
                 events.append(Progress())
+
+    def _note_sources(self, chunk: JsonObject) -> None:
+        """Perplexity's sources, which each chunk repeats."""
+        for key in _SOURCES:
+            if isinstance(found := chunk.get(key), list):
+                if self._annotations is None:
+                    self._not_carried.at_least(key, len(found))
+                else:
+                    self._sources[key] = found
 
     def _note_usage(self, usage: JsonValue) -> None:
         if isinstance(usage, dict):
@@ -333,10 +335,9 @@ _ENVELOPE = frozenset(
 _CHOICE = frozenset(("index", "delta", "finish_reason", "logprobs"))
 _DELTA = frozenset(("role", "content"))
 
-_READ_KEYS = {
-    *("role", "content", "refusal", "reasoning_content", "reasoning", "reasoning_details"),
-    *("tool_calls", "function_call", "extra_content"),
-}
+_SOURCES = frozenset(("citations", "search_results"))
+_REASONING = frozenset(("reasoning_content", "reasoning", "reasoning_details"))
+_READ_KEYS = _REASONING | {"role", "content", "refusal", "tool_calls", "function_call", "extra_content"}
 _KINDS = {"annotations": "citations", "images": "image"}
 
 

@@ -164,7 +164,8 @@ def test_many_small_events_in_one_read_are_no_large_one() -> None:
     assert events_of(b"event: x\r\ndata: 0123456789\r\n\r\n" * 50, limit=30) == [b"0123456789"] * 50
 
 
-_FIELDS = [b"data: ", b"data:", b"data", b": c", b"event: x", b"event: error", b"error:", b"[DONE]", b"data: {}\n\n"]
+_FIELDS = [b"data: ", b"data:", b"data", b": c", b"event: x", b"event: error", b"error:", b"[DONE]"]
+_EVENTS = [b"data: {}\n\n", b"data: [DONE]\n\n"]
 _CHARACTERS = [
     b"a",
     "é".encode(),
@@ -182,7 +183,7 @@ _CHARACTERS = [
     b'"',
     b"1",
 ]
-_PIECES = st.sampled_from(_FIELDS + _CHARACTERS)
+_PIECES = st.sampled_from(_FIELDS + _EVENTS + _CHARACTERS)
 
 
 @given(st.lists(_PIECES, max_size=25).map(b"".join), st.data())
