@@ -240,6 +240,19 @@ def test_claudes_citations_are_for_the_block_that_has_them() -> None:
     assert text_of(streamed)[4:7] == "é€𝄞"
 
 
+def test_a_citation_is_for_all_pieces_of_its_blocks_text() -> None:
+    """However many deltas the text came in, those of the same shape as the one before included."""
+    (begun, *deltas, stopped), pieces = block(0, "ab", CHAR), ("cde", "fg", "h", "i")
+    more = [
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": piece}} for piece in pieces
+    ]
+
+    events = decode("anthropic", begun, *deltas, *more, stopped, *block(1, "xy", CHAR), END)
+
+    assert text_of(events) == "abcdefghixy"
+    assert [(one["start"], one["end"]) for one in found(events)] == [(0, 9), (9, 11)]
+
+
 # --- Gemini --------------------------------------------------------------------------------------------------
 
 

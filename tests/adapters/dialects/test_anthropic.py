@@ -120,7 +120,15 @@ def test_every_request_names_the_version_of_the_api() -> None:
         ),
         (
             {"messages": [{"role": "user", "parts": [{"image_url": {"url": "data:image/bmp;base64,AAAA"}}]}]},
-            "image/bmp",
+            r"messages\[0\]\.parts\[0\]\.image_url: .*image/gif, image/jpeg.*, not image/bmp",
+        ),
+        (
+            {"messages": [{"role": "user", "parts": [{"file": {"mime_type": "text/html", "data": "AA=="}}]}]},
+            r"messages\[0\]\.parts\[0\]\.file: .*, not text/html$",
+        ),
+        (
+            {"messages": [{"role": "user", "parts": [{"file": {"mime_type": "text/html", "url": "https://e.com/a"}}]}]},
+            r"messages\[0\]\.parts\[0\]\.file: .*, not text/html by its URL$",
         ),
     ],
 )
@@ -223,6 +231,31 @@ def test_ids_of_other_backends_are_mapped() -> None:
     call, answer = sent["messages"][1]["content"][0], sent["messages"][2]["content"][0]
     assert re.fullmatch(r"[a-zA-Z0-9_-]+", call["id"])
     assert call["id"] == answer["tool_use_id"]
+
+
+def test_an_id_used_again_in_a_later_turn_is_another_one() -> None:
+    """The API wants ids of tool_use blocks to be unique; each result keeps its own call's."""
+    turns = [turn("assistant", tool_calls=calls("a")), result("a", "1")]
+    sent = body_of(messages=[turn("user", "Hi"), *turns, *turns])["messages"]
+
+    first, its_result, second, second_result = (message["content"][0] for message in sent[1:5])
+    assert first["id"] != second["id"]
+    assert (its_result["tool_use_id"], second_result["tool_use_id"]) == (first["id"], second["id"])
+
+
+def test_each_system_message_is_a_block_of_its_own() -> None:
+    sent = body_of(messages=[turn("system", "Be kind."), turn("system", "Be brief."), turn("user", "Hi")])
+
+    assert [block["text"] for block in sent["system"]] == ["Be kind.", "Be brief."]
+
+
+def test_media_in_a_result_that_has_no_place_is_refused_by_its_path() -> None:
+    picture = {"image_url": {"url": "data:image/bmp;base64,AAAA"}}
+    messages = [turn("user", "Hi"), turn("assistant", tool_calls=calls("a")), result("a", "see")]
+    messages[2]["parts"].append(picture)
+
+    with pytest.raises(GatewayError, match=r"messages\[2\]\.parts\[1\]\.image_url: .*image/bmp"):
+        body_of(messages=messages)
 
 
 def test_a_turn_does_not_end_with_thinking() -> None:
@@ -735,6 +768,32 @@ def test_a_second_message_inside_one_answer_is_a_protocol_violation() -> None:
     assert decoder.done
 
 
+def test_a_model_that_is_no_text_is_not_named() -> None:
+    """Metadata holds what the answer says, and nothing where it says something else than a name."""
+    begun: dict[str, Any] = {"type": "message_start", "message": {"id": "m", "model": 5, "usage": None}}
+
+    assert metadata(decode(begun, begin(0, type="text", text="Hi"), stop(0), end("end_turn"))) == {"response_id": "m"}
+
+
+def test_the_container_of_a_tool_is_named_at_the_end() -> None:
+    """A next request may ask for the same container by its id."""
+    ended = end("end_turn")
+    ended["delta"]["container"] = {"id": "container_1", "expires_at": "2026-01-01T00:00:00Z"}
+
+    assert metadata(decode(begin(0, type="text", text="Hi"), stop(0), ended))["container"]["id"] == "container_1"
+
+
+@pytest.mark.parametrize("citation", [None, {"type": "char_location"}])
+def test_a_citation_of_nothing_is_passed_over(citation: Any) -> None:
+    """One without a value, or for a block that is not open, says nothing of the text."""
+    place = 1 if citation else 0
+    opened = begin(0, type="text", text="Hi")
+
+    events = decode(opened, delta(place, type="citations_delta", citation=citation), stop(0), end("end_turn"))
+
+    assert (said(events), "not_carried" in metadata(events)) == ("Hi", False)
+
+
 def test_bedrocks_metrics_are_passed_over() -> None:
     """An event without a type, which Bedrock sends near the end; any other is a protocol violation, before the end."""
     metrics = {"amazon-bedrock-invocationMetrics": {"inputTokenCount": 9}}
@@ -786,6 +845,8 @@ def test_an_error_is_found_wherever_it_stands(payload: Any, kind: str) -> None:
     [
         lambda n: begin(n, type="text", text=""),
         lambda n: begin(n, type="redacted_thinking", data="d" * 500),
+        lambda n: begin(n, type="new", data="d" * 500),
+        lambda n: begin(n, type="text", text="", citations=[{"x": "t" * 500}]),
         lambda n: begin(n, type="tool_use", id=f"{n}", name="f", input={"x": "x" * 500}),
         lambda n: begin(n, type="thinking", thinking="t" * 500),
         lambda n: delta(0, type="thinking_delta", thinking="t" * 500) if n else begin(0, type="thinking", thinking=""),

@@ -157,6 +157,22 @@ def block_delta(fields: Any) -> Any:
         ),
         ([BEGUN, {"type": "message_delta", "delta": 1}], "a message_delta's delta that is not an object"),
         ([BEGUN, {"type": "content_block_stop"}], "a content block event without an index"),
+        (
+            [BEGUN, {"type": "content_block_stop", "index": 4}],
+            "the backend ended content block 4, which is not open",
+        ),
+        (
+            [BEGUN, begin({"type": "text", "text": ""}), begin({"type": "text", "text": ""})],
+            "the backend began content block 0 twice",
+        ),
+        (
+            [BEGUN, block_delta({"type": "input_json_delta", "partial_json": "{"})],
+            "an input_json_delta for a block that is not open",
+        ),
+        (
+            [BEGUN, {"type": "message_start", "message": {"id": "another"}}],
+            "the backend began a second message inside one answer",
+        ),
     ],
 )
 def test_messages(payloads: Any, message: str) -> None:
