@@ -7,6 +7,7 @@ Needs rich (the extra `top`). Time and terminal are here; what the picture says 
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
 import time
@@ -85,25 +86,33 @@ async def _draw_once(statuses: AsyncGenerator[Sample | Lost, None]) -> None:
 
 
 async def _draw(statuses: AsyncGenerator[Sample | Lost, None], console: Console) -> None:
-    samples: deque[Sample] = deque(maxlen=HISTORY_SAMPLES)
-    lost: Lost | None = None
+    # Before the screen is taken: without a daemon its error message is all that there is to see.
+    answer = await anext(statuses)
+    samples = deque([answer] if isinstance(answer, Sample) else [], maxlen=HISTORY_SAMPLES)
     loop = asyncio.get_running_loop()
     # The alternate screen: what was on the terminal before is there again afterwards, also after SIGTERM.
     with Live(console=console, screen=True, auto_refresh=False) as live:
 
         def draw() -> None:
-            if samples:
-                shown = view(list(samples), time.monotonic(), lost)
-                live.update(screen(shown, console.width, console.height), refresh=True)
+            lost = answer if isinstance(answer, Lost) else None
+            shown = view(list(samples), time.monotonic(), lost)
+            live.update(screen(shown, console.width, console.height), refresh=True)
 
-        loop.add_signal_handler(signal.SIGWINCH, draw)
+        def suspend() -> None:
+            live.stop()
+            os.kill(os.getpid(), signal.SIGSTOP)
+            live.start()
+            draw()
+
+        handlers = {signal.SIGWINCH: draw, signal.SIGTSTP: suspend}
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
         try:
+            draw()
             async for answer in statuses:
                 if isinstance(answer, Sample):
                     samples.append(answer)
-                    lost = None
-                else:
-                    lost = answer
                 draw()
         finally:
-            loop.remove_signal_handler(signal.SIGWINCH)
+            for number in handlers:
+                loop.remove_signal_handler(number)

@@ -110,6 +110,20 @@ async def test_it_shows_what_is_under_way_and_follows_the_window(tmp_path):
                 assert await seen.ended() == 128 + signal.SIGTERM
 
 
+async def test_it_can_be_suspended(tmp_path):
+    """Ctrl-Z gives the terminal back to the shell; afterwards the picture is there again."""
+    async with local_daemon(tmp_path, make_config({"some-backend": {}})), terminal(tmp_path) as seen:
+        await seen.shows("some-backend")
+        seen.process.send_signal(signal.SIGTSTP)
+        await seen.shows(NORMAL_SCREEN)
+        async with asyncio.timeout(PATIENCE):
+            while " T " not in Path(f"/proc/{seen.process.pid}/stat").read_text():
+                await asyncio.sleep(0.01)
+        seen.process.send_signal(signal.SIGCONT)
+        await seen.shows(ALTERNATE_SCREEN)
+        await seen.shows("some-backend")
+
+
 async def run(folder: Path, *arguments: str, **environment: str) -> tuple[int | None, str, str]:
     """Runs the command in `folder` without a terminal."""
     process = await asyncio.create_subprocess_exec(
