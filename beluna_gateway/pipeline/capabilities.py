@@ -68,16 +68,15 @@ def _first_unsupported(request: CanonicalRequest, can: Capabilities) -> tuple[st
 
 def _first_unsupported_in_history(request: CanonicalRequest, can: Capabilities) -> tuple[str, str] | None:
     for index, message in enumerate(request.messages):
-        path = f"messages[{index}]"
         if not can.vision:
             for position, part in enumerate(message.parts):
                 if isinstance(part, ImagePart):
-                    return f"{path}.parts[{position}].image_url", "vision"
+                    return f"messages[{index}].parts[{position}].image_url", "vision"
         if isinstance(message, ToolMessage) and not can.tool_calls:
-            return path, "tool_calls"
+            return f"messages[{index}]", "tool_calls"
         if isinstance(message, AssistantMessage) and message.tool_calls:
             if not can.tool_calls:
-                return f"{path}.tool_calls", "tool_calls"
+                return f"messages[{index}].tool_calls", "tool_calls"
             if len(message.tool_calls) > 1 and not can.parallel_tool_calls:
-                return f"{path}.tool_calls", "parallel_tool_calls"
+                return f"messages[{index}].tool_calls", "parallel_tool_calls"
     return None

@@ -41,7 +41,7 @@ from ..canonical import (
     ToolMessage,
     UserMessage,
 )
-from ..errors import invalid_request, quoted, unsupported
+from ..errors import GatewayError, invalid_request, quoted, unsupported
 from ..wire import frames, json_pieces, strict_json
 from ..wire.json_schema import schema_mistake
 
@@ -174,78 +174,76 @@ def _messages(messages: list[frames.Message]) -> tuple[Message, ...]:
     known_calls: set[str] = set()
     checked: list[Message] = []
     for index, message in enumerate(messages):
-        path = f"messages[{index}]"
-        _check_linkage(message, path)
-        parts = tuple([_part(part, f"{path}.parts[{position}]") for position, part in enumerate(message.parts)])
+        _check_linkage(message, index)
+        parts = tuple([_part(part, index, position) for position, part in enumerate(message.parts)])
         if message.role == "tool":
-            checked.append(_tool_message(message, parts, path, known_calls if history_has_calls else None))
+            checked.append(_tool_message(message, parts, index, known_calls if history_has_calls else None))
         elif message.role == "assistant":
-            calls = tuple(
-                _past_call(call, f"{path}.tool_calls[{n}]") for n, call in enumerate(message.tool_calls or [])
-            )
+            calls = tuple([_past_call(call, index, n) for n, call in enumerate(message.tool_calls or ())])
             known_calls.update(call.id for call in calls)
             checked.append(AssistantMessage(parts, calls, message.provider_state or {}, message.cache is True))
         elif message.role == "system":
             checked.append(SystemMessage(parts, message.cache is True))
         else:
             checked.append(UserMessage(parts, message.cache is True))
-    if sum(message.cache for message in checked) > MAX_CACHE_MARKS:
+    if sum([message.cache for message in checked]) > MAX_CACHE_MARKS:
         raise invalid_request(f"messages: more than {MAX_CACHE_MARKS} of them are marked by cache")
     return tuple(checked)
 
 
-def _check_linkage(message: frames.Message, path: str) -> None:
+def _check_linkage(message: frames.Message, index: int) -> None:
     if message.role == "tool":
         if not message.tool_call_id or not message.tool_name:
-            raise invalid_request(f"{path}: a tool message must have tool_call_id and tool_name")
-    else:
-        _check_foreign(
-            message,
-            path,
-            "a tool message",
-            tool_call_id=message.tool_call_id,
-            tool_name=message.tool_name,
-            is_error=message.is_error or None,
-        )
-    if message.role != "assistant":
-        _check_foreign(
-            message, path, "an assistant message", tool_calls=message.tool_calls, provider_state=message.provider_state
-        )
+            raise invalid_request(f"messages[{index}]: a tool message must have tool_call_id and tool_name")
+    elif message.tool_call_id is not None or message.tool_name is not None or message.is_error:
+        raise _foreign(message, index, "a tool message", ("tool_call_id", "tool_name", "is_error"))
+    # core writes `"tool_calls": []` on every message
+    if message.role != "assistant" and (message.tool_calls or message.provider_state):
+        raise _foreign(message, index, "an assistant message", ("tool_calls", "provider_state"))
     if not message.parts and not message.tool_calls:
-        raise invalid_request(f"{path}.parts: empty; at least one part is needed")
+        raise invalid_request(f"messages[{index}].parts: empty; at least one part is needed")
 
 
-def _check_foreign(message: frames.Message, path: str, owner: str, **fields: object) -> None:
-    for field, value in fields.items():
-        if value not in (None, [], {}):  # core writes `"tool_calls": []` on every message
-            raise invalid_request(f"{path}.{field}: only {owner} may have it, this one is {message.role!r}")
+def _foreign(message: frames.Message, index: int, owner: str, fields: tuple[str, ...]) -> GatewayError:
+    """The refusal of the first of `fields` that `message` has, and only `owner` may have."""
+    field = next(field for field in fields if getattr(message, field) not in (None, False, [], {}))
+    return invalid_request(f"messages[{index}].{field}: only {owner} may have it, this one is {message.role!r}")
 
 
 def _tool_message(
-    message: frames.Message, parts: tuple[Part, ...], path: str, known_calls: set[str] | None
+    message: frames.Message, parts: tuple[Part, ...], index: int, known_calls: set[str] | None
 ) -> ToolMessage:
     call_id, tool_name = message.tool_call_id, message.tool_name
     assert call_id is not None and tool_name is not None  # noqa: S101, PT018 - _check_linkage saw to it
     if known_calls is not None and call_id not in known_calls:
-        raise invalid_request(f"{path}.tool_call_id: {quoted(call_id)} answers no call of an earlier assistant message")
+        raise invalid_request(
+            f"messages[{index}].tool_call_id: {quoted(call_id)} answers no call of an earlier assistant message"
+        )
     return ToolMessage(call_id, tool_name, parts, message.cache is True, message.is_error is True)
 
 
-def _past_call(call: frames.PastToolCall, path: str) -> ToolCall:
+def _past_call(call: frames.PastToolCall, index: int, position: int) -> ToolCall:
     if not call.id or not call.name:
-        raise invalid_request(f"{path}: id and name may not be empty")
+        raise invalid_request(f"messages[{index}].tool_calls[{position}]: id and name may not be empty")
     try:
         arguments = strict_json.parse_arguments(call.arguments_json)
     except ValueError as error:
-        raise invalid_request(f"{path}.arguments_json: expected a JSON object in a string: {error}") from None
+        path = f"messages[{index}].tool_calls[{position}].arguments_json"
+        raise invalid_request(f"{path}: expected a JSON object in a string: {error}") from None
     return ToolCall(call.id, call.name, call.arguments_json, arguments)
 
 
-def _part(part: frames.TextPart | frames.ImageUrlPart | frames.JsonPart | frames.FilePart, path: str) -> Part:
+def _part(
+    part: frames.TextPart | frames.ImageUrlPart | frames.JsonPart | frames.FilePart,
+    index: int,
+    position: int,
+) -> Part:
+    """The part at `position` of the message at `index`."""
     if isinstance(part, frames.TextPart):
         return TextPart(part.text.text)
     if isinstance(part, frames.JsonPart):
         return JsonPart(part.json_.value, json_pieces.dump(part.json_.value).decode())
+    path = f"messages[{index}].parts[{position}]"
     if isinstance(part, frames.FilePart):
         return _file(part.file, f"{path}.file")
     image, path = part.image_url, f"{path}.image_url.url"

@@ -79,8 +79,10 @@ def _parsed(text: bytes) -> Any:
 
 
 # The parser reads a number above 1.8e308 as infinity, or as an integer where it is digits only. Such a number has an
-# exponent of three digits, or at least 200 digits. A run of digits is counted from its start only: linear time.
-_MAY_OVERFLOW = re.compile(rb"[0-9](?:[eE]\+?[0-9]{3}|(?<![0-9][0-9])[0-9]{199})")
+# exponent of three digits, or at least 200 digits. With all digits made zeros both are substrings, found three times as
+# fast as by a regular expression.
+_ZEROS = bytes.maketrans(b"123456789E", b"000000000e")
+_OVERFLOWS = (b"0e000", b"0e+000", b"0" * 200)
 _TOO_LARGE = "it has a number that is too large for a 64-bit float"
 _TOO_DEEP = f"it is nested deeper than {MAX_DEPTH}"
 
@@ -88,7 +90,7 @@ _TOO_DEEP = f"it is nested deeper than {MAX_DEPTH}"
 def _mistake(text: bytes, value: Any) -> str | None:
     """What the parser lets through and the protocol does not. Walks `value` only where `text` gives reason to."""
     may_be_deep = text.count(b"{") + text.count(b"[") > MAX_DEPTH
-    if not may_be_deep and not _MAY_OVERFLOW.search(text):
+    if not may_be_deep and not _may_overflow(text):
         return None
     level, depth = [value], 0
     while level:
@@ -107,12 +109,14 @@ def _mistake(text: bytes, value: Any) -> str | None:
     return None
 
 
-def _may_overflow(piece: bytes) -> bool:
-    """The same search, a part at a time: a piece may be one string of megabytes of digits."""
-    return any(
-        _MAY_OVERFLOW.search(piece, start, start + PIECE_BYTES + 256)
-        for start in range(0, len(piece), PIECE_BYTES or 1)
-    )
+def _may_overflow(text: bytes) -> bool:
+    zeros = text.translate(_ZEROS)
+    return _OVERFLOWS[0] in zeros or _OVERFLOWS[1] in zeros or _OVERFLOWS[2] in zeros
+
+
+def _overlapping(piece: bytes) -> Iterator[bytes]:
+    """`piece` in parts that overlap by more than a number of `_OVERFLOWS`: it may be one string of megabytes."""
+    return (piece[start : start + PIECE_BYTES + 256] for start in range(0, len(piece), PIECE_BYTES or 1))
 
 
 _BEGIN = re.compile(rb"[ \t\r\n]*[\[{]")
@@ -346,7 +350,7 @@ class _PieceParser:
         items = _piece(b"[%b]" % piece if isinstance(container.value, list) else b"{%b}" % piece)
         if not items:
             raise _Refused
-        if self.mistake is None and _may_overflow(piece):
+        if self.mistake is None and any(map(_may_overflow, _overlapping(piece))):
             mistake = _mistake(piece, items)
             self.mistake = mistake if mistake == _TOO_LARGE else None
         if isinstance(container.value, list):
