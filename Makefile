@@ -109,7 +109,7 @@ $(VENV)/.for-demo: pyproject.toml | $(RUN)
 
 $(VENV)/.for-tests: pyproject.toml $(VENV)/.for-demo
 	@echo "installing what the tests need into $(VENV)"
-	$(PIP) install --editable '.[dev,local,copilot,otlp,completion,prices,top]'
+	$(PIP) install --editable '.[dev,local,copilot,otlp,completion,prices,shared,top]'
 	@touch $@
 
 # atheris has wheels for few Pythons and systems; without it the inputs are changed at random.

@@ -490,7 +490,7 @@ def _check(options: argparse.Namespace) -> int:
 
     _import_structlog()
     from .commands.check import FOOTNOTE, Check
-    from .daemon.service import MissingExtra, import_otlp
+    from .daemon.service import MissingExtra, import_extras
     from .daemon.sockets import SocketError
     from .telemetry.logging import logging_to
     from .telemetry.redaction import Redactor
@@ -499,8 +499,7 @@ def _check(options: argparse.Namespace) -> int:
     check = Check(config, options.config.absolute().parent, redactor, os.environ)
     status, mistakes = OK, []
     try:
-        if config.telemetry.otlp is not None:
-            import_otlp()
+        import_extras(config)
         check.check_sockets()
     except (MissingExtra, SocketError) as error:
         status = WRONG_CONFIG if isinstance(error, MissingExtra) else CANNOT_CREATE
@@ -508,19 +507,22 @@ def _check(options: argparse.Namespace) -> int:
     log = config.telemetry.model_copy(update={"log_format": "auto"})
     with logging_to(2, log, redactor, colors=os.isatty(2)):
         rows = asyncio.run(check.backends(options.backend, offline=options.offline))
-    if status == OK and not all(row.ok for row in rows):
+        store = asyncio.run(check.store(offline=options.offline or bool(mistakes)))
+    if status == OK and not (all(row.ok for row in rows) and (store is None or store.ok)):
         status = FAILED
     if options.json:
         socket = {"path": str(check.socket_path), "served": check.served}
         report |= {"valid": not mistakes, "ok": status == OK, "mistakes": mistakes, "offline": options.offline}
         report |= {"socket": socket, "backends": [asdict(row) for row in rows]}
+        report |= {} if store is None else {"shared": asdict(store)}
         print(printable_json(json.dumps(report, ensure_ascii=False)))
         return status
     print(printable(f"{options.config}: {'not ' if mistakes else ''}valid"))
     for mistake in mistakes:
         _complain(mistake)
     print(printable(f"socket: {check.socket_path}, {'in use by the daemon or systemd' if check.served else 'free'}"))
-    for line in (*(line for row in rows for line in row.lines()), FOOTNOTE):
+    of_store = [] if store is None else [store.line()]
+    for line in (*of_store, *(line for row in rows for line in row.lines()), FOOTNOTE):
         print(printable(line))
     return status
 

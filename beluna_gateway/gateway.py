@@ -101,7 +101,7 @@ class AIGateway:
         self._prices = PriceList()
         self.telemetry: list[TelemetrySink] = list(telemetry)
         self._log = structlog.get_logger("beluna_gateway")
-        self._live = LiveConfiguration(config, folder or Path.cwd(), adapters, clock)
+        self._live = LiveConfiguration(config, folder or Path.cwd(), adapters, clock, self._credentials)
 
     @property
     def backends(self) -> Mapping[str, LiveBackend]:
@@ -198,7 +198,7 @@ class AIGateway:
         in_effect: InEffect,
     ) -> None:
         """The whole way of a request; see the module's docstring."""
-        backend = None
+        backend = account = None
         try:
             if origin.cancelled_at is not None:  # before this first step: the cancellation comes with the next one
                 await asyncio.sleep(0)
@@ -230,7 +230,9 @@ class AIGateway:
                 if response.price is None:
                     response.listed_cost = await self._prices.of_model(settings.endpoint, selected.model)
                 backend.breaker.check()
-                async with budget.lease():
+                async with budget.lease() as account:
+                    if account is not None:
+                        call = account.watched(call, request)
                     if backend.predecessors:
                         await backend.wait_for_predecessors()
                     try:
@@ -238,6 +240,8 @@ class AIGateway:
                     except GatewayError as error:
                         credential = await self._renewed(credential, error, selected, response)
                         request, call = await _run(prepare, request, credential, large)
+                        if account is not None:
+                            call = account.watched(call, request)
                         await self._attempts(call, selected, backend, response, verification, record, total.deadline)
         except GatewayError as error:
             response.fail(self._presentable(error, backend))
@@ -247,6 +251,8 @@ class AIGateway:
             response.fail(self._presentable(GatewayError("internal", f"a bug in the gateway: {error!r}"), backend))
         finally:
             self._finish(record, response, backend, origin)
+            if account is not None:
+                account.settle(response.usage, record.outcome, response.price, response.listed_cost)
             if backend is not None:
                 backend.leave()
 
@@ -492,6 +498,18 @@ class AIGateway:
         """The models that the configuration names, by backend."""
         return {backend.id: backend.models for backend in self.backends.values()}
 
+    def _limits(self, backend_id: str, budget: BudgetEnforcer) -> list[dict[str, Any]]:
+        """What is used of a backend's limits of money and of those that daemons share, and of its clients'."""
+        limits = budget.limits_in_use()
+        for client in self.clients:
+            limits += client.limits_in_use(backend_id)
+        return limits
+
+    def shared_status(self) -> dict[str, Any] | None:
+        """The field `shared` of a `status` frame; None where nothing is shared."""
+        quota = self._live.in_effect.quota
+        return None if quota is None else quota.status()
+
     def status(self) -> list[dict[str, Any]]:
         """The backends of a `status` frame."""
         return [
@@ -506,6 +524,7 @@ class AIGateway:
                 "requests": backend.requests,
                 "failures": backend.failures,
                 **backend.budget.used.status(),
+                **({"limits": limits} if (limits := self._limits(backend.id, backend.budget)) else {}),
                 **({} if (program := backend.program) is None else {"program": asdict(program)}),
             }
             for backend in self.backends.values()

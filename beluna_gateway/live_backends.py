@@ -10,20 +10,24 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import structlog
 
 from .adapters.base import BackendAdapter
-from .config.settings import HTTP_DIALECTS, BackendProfile, Config, aliases, profiles
+from .config.settings import HTTP_DIALECTS, BackendProfile, Config, Shared, aliases, profiles
 from .pipeline.budget import BudgetEnforcer
 from .pipeline.clients import ClientTable
+from .pipeline.credentials import CredentialResolver
 from .pipeline.reliability import CircuitBreaker
 from .pipeline.router import BackendRouter
 from .telemetry.service import ProgramStatus
+
+if TYPE_CHECKING:
+    from .quota.owner import QuotaOwner
 
 AdapterFactory = Callable[[BackendProfile], BackendAdapter]
 
@@ -31,7 +35,13 @@ AdapterFactory = Callable[[BackendProfile], BackendAdapter]
 class LiveBackend:
     """A configured backend with what outlives a request: its adapter, budget, circuit breaker and counters."""
 
-    def __init__(self, profile: BackendProfile, make_adapter: AdapterFactory, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        profile: BackendProfile,
+        make_adapter: AdapterFactory,
+        clock: Callable[[], float],
+        quota: QuotaOwner | None = None,
+    ) -> None:
         self.profile = profile
         self.id = profile.id
         self.users = 0
@@ -39,7 +49,7 @@ class LiveBackend:
         self.predecessors: set[asyncio.Task[None]] = set()
         """The ends of retired backends whose model server has the endpoint that this one's will have."""
         self._unused = asyncio.Event()
-        self.budget = BudgetEnforcer(profile.budget, profile.id)
+        self.budget = BudgetEnforcer(profile.budget, profile.id, quota=quota)
         self.breaker = CircuitBreaker(profile.reliability, clock)
         self.models = profile.models
         self.requests = 0
@@ -124,6 +134,10 @@ class InEffect:
     router: BackendRouter
     backends: Mapping[str, LiveBackend]
     clients: ClientTable
+    quota: QuotaOwner | None = None
+    """Keeps the limits that daemons share."""
+    shared: Shared | None = None
+    """What it was made from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +158,16 @@ class LiveConfiguration:
         folder: What relative paths of the configuration are relative to.
         adapters: Dialect name → factory of its adapter.
         clock: Monotonic seconds, for circuit breakers.
+        credentials: Has the password of the store of shared limits.
     """
 
     def __init__(
-        self, config: Config, folder: Path, adapters: Mapping[str, AdapterFactory], clock: Callable[[], float]
+        self,
+        config: Config,
+        folder: Path,
+        adapters: Mapping[str, AdapterFactory],
+        clock: Callable[[], float],
+        credentials: CredentialResolver,
     ) -> None:
         self._folder = folder
         self._adapters = adapters
@@ -155,6 +175,8 @@ class LiveConfiguration:
         self._log = structlog.get_logger("beluna_gateway")
         self._retiring: dict[LiveBackend, asyncio.Task[None]] = {}
         self._starting: set[asyncio.Task[None]] = set()
+        self._credentials = credentials
+        self._retired_quotas: list[QuotaOwner] = []
         self.in_effect = self._configured(config, None)
 
     async def __aenter__(self) -> Self:
@@ -168,6 +190,9 @@ class LiveConfiguration:
         async with AsyncExitStack() as stack:
             for backend in self.in_effect.backends.values():
                 stack.push_async_callback(backend.close)
+            for quota in (self.in_effect.quota, *self._retired_quotas):
+                if quota is not None:
+                    stack.push_async_callback(quota.close)
             for backend in self._retiring:
                 backend.stop_waiting()
             if tasks := {*self._retiring.values(), *self._starting}:
@@ -177,6 +202,8 @@ class LiveConfiguration:
         """Starts model servers that are to run before the first request (`launch`), and loads the default backend's
         adapter. Optional: otherwise the first request does both.
         """
+        if self.in_effect.quota is not None:
+            self.in_effect.quota.start()
         for backend in self.in_effect.backends.values():
             if self._starts_early(self.in_effect, backend):
                 await backend.adapter.start()
@@ -198,6 +225,7 @@ class LiveConfiguration:
         for backend in start:
             _ = backend.adapter  # what may raise does so before anything has changed
         self.in_effect = after
+        self._exchange_quota(before.quota, after.quota)
         for backend in before.backends.values():
             if after.backends.get(backend.id) is not backend:
                 self._retire(backend)
@@ -213,6 +241,27 @@ class LiveConfiguration:
             removed=tuple(name for name in before.backends if name not in after.backends),
             unchanged=tuple(name for name, backend in after.backends.items() if before.backends.get(name) is backend),
         )
+
+    def _exchange_quota(self, before: QuotaOwner | None, after: QuotaOwner | None) -> None:
+        if before is after:
+            return
+        self._retired_quotas = [quota for quota in self._retired_quotas if not quota.done]
+        if before is not None:
+            before.retire()
+            self._retired_quotas.append(before)
+        if after is not None:
+            after.start()
+
+    def _quota(self, shared: Shared | None, before: InEffect | None) -> QuotaOwner | None:
+        """The owner of the store that is configured, the one that is there where it is the same."""
+        if before is not None and before.shared == shared:
+            return before.quota
+        if shared is None:
+            return None
+        from .quota.opening import open_quota  # only configurations with a store pay for the import
+
+        secret = partial(self._credentials.secret, shared.credential, self._folder, "ai_gateway.shared")
+        return open_quota(shared, self._folder, secret)
 
     def _starts_early(self, configured: InEffect, backend: LiveBackend) -> bool:
         return backend.id == configured.router.default_backend or backend.profile.backend.launch is not None
@@ -246,14 +295,16 @@ class LiveConfiguration:
     def _configured(self, config: Config, before: InEffect | None) -> InEffect:
         """What `config` comes to, with those of the backends and clients of `before` that it does not change."""
         configured = profiles(config, self._folder)
+        shared = config.ai_gateway.shared
+        quota = self._quota(shared, before)
         backends = {}
         for profile in configured.values():
             backend = None if before is None else before.backends.get(profile.id)
             if backend is None or not backend.profile.equals(profile):
-                backend = LiveBackend(profile, self._adapters[profile.backend.dialect], self._clock)
+                backend = LiveBackend(profile, self._adapters[profile.backend.dialect], self._clock, quota)
             backends[profile.id] = backend
         budgets = {profile.id: profile.budget for profile in configured.values()}
-        clients = ClientTable(config.server, budgets, None if before is None else before.clients)
+        clients = ClientTable(config.server, budgets, None if before is None else before.clients, quota)
         if config.without_effect:
             self._log.info("without effect: for Beluna core", settings=", ".join(config.without_effect))
         for profile in configured.values():
@@ -264,7 +315,7 @@ class LiveConfiguration:
                     settings="retry_policy adapter_resumable, capabilities.resumable_streaming",
                 )
         router = BackendRouter(configured, config.ai_gateway.default_backend, aliases(config))
-        return InEffect(router, backends, clients)
+        return InEffect(router, backends, clients, quota, shared)
 
 
 def _same_model_server(one: BackendProfile, other: BackendProfile) -> bool:

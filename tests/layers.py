@@ -25,7 +25,8 @@ wire:               errors canonical schemas
 config:             schemas
 telemetry:          version errors canonical config
 processes:          errors config telemetry wire
-pipeline:           errors canonical wire config telemetry processes
+quota:              errors config
+pipeline:           errors canonical wire config telemetry processes quota
 event_stream:       canonical
 adapters.decoding:  errors canonical wire
 adapters.encoding:  errors canonical config
@@ -38,12 +39,12 @@ adapters.copilot:   version errors canonical config telemetry processes adapters
 adapters:           config adapters.base adapters.dialects adapters.http adapters.copilot
 worker:             errors wire
 requests:           canonical
-live_backends:      config telemetry pipeline adapters.base
+live_backends:      config telemetry pipeline adapters.base quota
 gateway:            errors canonical wire config telemetry pipeline processes event_stream worker adapters.base \
                     adapters requests live_backends
 client:
-daemon:             version errors canonical wire config telemetry pipeline worker gateway
-commands:           errors config telemetry pipeline processes client daemon adapters adapters.copilot
+daemon:             version errors canonical wire config telemetry quota pipeline worker gateway
+commands:           errors config telemetry quota pipeline processes client daemon adapters adapters.copilot
 cli:                version wire config telemetry client commands daemon
 __init__:           version errors canonical config event_stream gateway client requests
 __main__:           cli

@@ -27,6 +27,8 @@ DOORS: dict[str, set[str]] = {
     "aiolimiter": {"pipeline.budget"},
     "jsonschema": {"wire.verdict"},
     "referencing": {"wire.verdict"},
+    "redis": {"quota.redis_store"},
+    "sqlite3": {"quota.sqlite_store"},
     "pyjson5": {"config.loading"},
     "uuid_utils": {"gateway"},
     "uvloop": {"cli"},
@@ -47,7 +49,8 @@ PURE_MODULES = (
     | _words("config.keys adapters.http.sse adapters.http.payloads adapters.http.answer adapters.http.ndjson")
     | _words("adapters.http.response_parser adapters.http.compression")
     | _words("pipeline.pricing pipeline.request_normalizer pipeline.router pipeline.capabilities")
-    | _words("pipeline.reliability pipeline.response_normalizer commands.top_view")
+    | _words("pipeline.reliability pipeline.response_normalizer pipeline.spending commands.top_view")
+    | _words("quota.decision quota.limits")
 )
 PURE = sorted(name for name in MODULES if room(name) in PURE_ROOMS or name in PURE_MODULES)
 IMPURE = _words("asyncio os io pathlib socket subprocess time threading tempfile shutil structlog")
@@ -107,6 +110,9 @@ def test_steps_meet_in_the_gateway_only():
         ("pipeline.response_normalizer", "pipeline.pricing"),
         ("pipeline.operation_response", "pipeline.pricing"),
         ("pipeline.price_list", "pipeline.pricing"),
+        ("pipeline.spending", "pipeline.pricing"),
+        ("pipeline.budget", "pipeline.pricing"),
+        ("pipeline.budget", "pipeline.spending"),
         ("pipeline.clients", "pipeline.budget"),
     }
 

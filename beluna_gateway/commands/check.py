@@ -9,17 +9,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..adapters import ADAPTERS
 from ..config.settings import HTTP_DIALECTS, BackendProfile, CommandCredential, Config, profiles
 from ..daemon.metrics_endpoint import check_listen
 from ..daemon.sockets import check_path, is_served
 from ..errors import GatewayError
+from ..pipeline.budget import BudgetEnforcer
+from ..pipeline.clients import ClientTable
 from ..pipeline.credentials import CredentialResolver
 from ..processes.child_process import configured_program
 from ..telemetry.redaction import Redactor
 
+STORE_MILLISECONDS = 2000
 SERVICE_CREDENTIALS = Path("/run/credentials/beluna-gateway.service")
 """Where systemd keeps the credentials of the running service (systemd.exec(5)); only root and the service may look."""
 
@@ -52,6 +57,27 @@ class CheckedBackend:
             f"{state:9}{self.id}: {self.dialect}, {self.default_model}, {timeouts} ms¹",
             *(f"{'':9}{name:12}{text}" for name, text in found.items() if text not in (None, NOT_ASKED)),
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedStore:
+    """What was found out about the store of the shared limits."""
+
+    store: str
+    """`shared.url` or `shared.sqlite`."""
+    found: str
+    limits: tuple[dict[str, Any], ...]
+    """What is used of each shared limit, as in a `status` frame, with the backend's id."""
+    ok: bool
+
+    def line(self) -> str:
+        """For people."""
+        used = "".join(
+            f"; {one['backend_id']}{' ' + one['client'] if 'client' in one else ''} {one['setting']}: "
+            f"{one['used']:g} of {one['limit']:g}"
+            for one in self.limits
+        )
+        return f"{self.store}: {self.found}{used}"
 
 
 FOOTNOTE = "¹ to connect / to the first event / of silence / for the whole request"
@@ -97,6 +123,35 @@ class Check:
             return list(await asyncio.gather(*(self._backend(profile, offline=offline) for profile in wanted)))
         finally:
             await self._credentials.close()
+
+    async def store(self, *, offline: bool) -> CheckedStore | None:
+        """The store of the shared limits: whether it answers, and what is used of them; None where there is none."""
+        settings = self._config.ai_gateway.shared
+        if settings is None:
+            return None
+        name = "shared.url" if settings.url is not None else "shared.sqlite"
+        if offline:
+            return CheckedStore(name, NOT_ASKED, (), ok=True)
+        from ..quota.opening import open_quota
+
+        secret = partial(self._credentials.secret, settings.credential, self._folder, "ai_gateway.shared")
+        # A person waits longer than a request.
+        patient = settings.model_copy(update={"timeout_ms": max(settings.timeout_ms, STORE_MILLISECONDS)})
+        quota = open_quota(patient, self._folder, secret)
+        budgets = {profile.id: profile.budget for profile in profiles(self._config, self._folder).values()}
+        enforcers = [BudgetEnforcer(budget, name, quota=quota) for name, budget in budgets.items()]
+        scopes = [enforcer.scope for enforcer in enforcers if enforcer.scope is not None]
+        clients = ClientTable(self._config.server, budgets, quota=quota)
+        scopes += [scope for client in clients for name in budgets if (scope := client.shared_scope(name)) is not None]
+        try:
+            error = await quota.look(scopes)
+        finally:
+            await quota.close()
+            await self._credentials.close()
+        if error:
+            return CheckedStore(name, self._said(f"does not answer: {error}"), (), ok=False)
+        used = ({"backend_id": scope.backend_id, **one} for scope in scopes for one in quota.status_of(scope))
+        return CheckedStore(name, "answers", tuple(used), ok=True)
 
     async def _backend(self, profile: BackendProfile, *, offline: bool) -> CheckedBackend:
         limits = profile.reliability

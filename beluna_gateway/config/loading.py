@@ -65,14 +65,18 @@ def load_config(path: Path) -> Config:
 
 def _tls_mistakes(config: Config, folder: Path) -> Iterator[str]:
     """The files of `tls` are read for each pool of connections; whether they can be is known before."""
-    for index, backend in enumerate(config.ai_gateway.backends):
-        if backend.tls is not None:
+    gateway = config.ai_gateway
+    sections = [(f"backends[{index}]", backend.tls) for index, backend in enumerate(gateway.backends)]
+    if gateway.shared is not None:
+        sections.append(("shared", gateway.shared.tls))
+    for path, tls in sections:
+        if tls is not None:
             from .tls_files import tls_context  # `ssl` takes 10 ms to import
 
             try:
-                tls_context(backend.tls, folder)
+                tls_context(tls, folder)
             except ValueError as error:
-                yield f"ai_gateway.backends[{index}].tls.{error}"
+                yield f"ai_gateway.{path}.tls.{error}"
 
 
 def _parse_json5(text: str, path: Path) -> Any:

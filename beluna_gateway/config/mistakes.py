@@ -13,7 +13,7 @@ from ..schemas.field_errors import expected, locate
 from .keys import known_words, similar_key
 
 # Where a value is, or may be by mistake, a secret: never shown.
-_SECRET_KEYS = frozenset({"credential", "token", "headers", "env", "endpoint", "provider", "args", "otlp"})
+_SECRET_KEYS = frozenset({"credential", "token", "headers", "env", "endpoint", "provider", "args", "otlp", "url"})
 
 _CREDENTIAL_TYPES = ("none", "env", "inline_token", "file")
 

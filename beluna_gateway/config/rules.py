@@ -39,6 +39,7 @@ def broken_rules(raw: Any) -> Iterator[str]:
     yield from _path_mistake("socket_path", whole.get("socket_path"))
     yield from _metrics_mistakes(_object(whole.get("telemetry")).get("metrics"))
     yield from _given_twice(gateway)
+    yield from _shared_mistakes(gateway, _list(_object(whole.get("server")).get("clients")))
     backends = gateway.get("backends")
     if isinstance(backends, list):
         named = [(f"ai_gateway.backends[{index}]", _object(backend)) for index, backend in enumerate(backends)]
@@ -151,6 +152,73 @@ def _given_twice(gateway: dict[str, Any]) -> Iterator[str]:
     for section, model in (("reliability", Reliability), ("budget", Budget)):
         for key in _object(gateway.get(section)).keys() & resilience.keys() & model.model_fields.keys():
             yield f"ai_gateway.resilience.{key}: given twice, also as ai_gateway.{section}.{key}"
+
+
+def _shared_mistakes(gateway: dict[str, Any], clients: list[Any]) -> Iterator[str]:
+    """The store of the `shared_…` limits, and such limits without one."""
+    shared = gateway.get("shared")
+    if shared is None:
+        places = {f"ai_gateway.{name}": gateway.get(name) for name in ("budget", "resilience")}
+        for index, backend in enumerate(_list(gateway.get("backends"))):
+            places[f"ai_gateway.backends[{index}].budget"] = _object(backend).get("budget")
+        for index, client in enumerate(clients):
+            places[f"server.clients[{index}].budget"] = _object(client).get("budget")
+        for path, budget in places.items():
+            for key, value in _object(budget).items():
+                if key.startswith("shared_") and key in Budget.model_fields and value is not None:
+                    yield f"{path}.{key}: without effect where there is no ai_gateway.shared"
+    elif isinstance(shared, dict):
+        yield from _store_mistakes("ai_gateway.shared", shared)
+
+
+def _store_mistakes(path: str, shared: dict[str, Any]) -> Iterator[str]:
+    url, sqlite = shared.get("url"), shared.get("sqlite")
+    if url is None and sqlite is None:
+        yield f"{path}: has neither `url` nor `sqlite`, expected one of them"
+    elif url is not None and sqlite is not None:
+        yield f"{path}: has `url` and `sqlite`, expected one of them"
+    yield from _path_mistake(f"{path}.sqlite", sqlite)
+    yield from _path_mistake(f"{path}.credential.path", _object(shared.get("credential")).get("path"))
+    tls = _object(shared.get("tls"))
+    for name, file in tls.items():
+        yield from _path_mistake(f"{path}.tls.{name}", file)
+    if tls.get("key_file") is not None and tls.get("cert_file") is None:
+        yield f"{path}.tls.key_file: without effect, there is no cert_file"
+    if isinstance(url, str) and url:
+        yield from _store_url_mistakes(f"{path}.url", url)
+        if tls and not url.startswith("rediss://"):
+            yield f"{path}.tls: without effect where the url is not rediss:"
+    elif sqlite is not None:
+        if _object(shared.get("credential")).get("type", "none") != "none":
+            yield f"{path}.credential: without effect on a file, only with `url`"
+        if tls:
+            yield f"{path}.tls: without effect on a file, only with `url`"
+
+
+def _store_url_mistakes(path: str, url: str) -> Iterator[str]:
+    """Of `shared.url`; it is never repeated, for a password may stand in it by mistake."""
+    try:
+        found = urlsplit(url)
+        password, host, port, database = found.password, found.hostname, found.port, found.path.removeprefix("/")
+    except ValueError:  # a port that is no number, a bracket that is not closed
+        yield f"{path}: cannot be read as a URL"
+        return
+    wrong = re.search(r"[\s\x00-\x1f\x7f]", url) is not None or found.fragment
+    if password is not None or "password=" in found.query:
+        yield f"{path}: holds a password; use `credential`"
+    elif found.query and (found.scheme != "unix" or re.fullmatch("db=[0-9]+", found.query) is None):
+        yield f"{path}: holds settings after a question mark, which are not taken; only unix: has one, `?db=N`"
+    elif found.scheme == "unix":
+        if wrong or not found.path.startswith("/") or host:
+            yield f"{path}: expected unix:///path"
+        else:
+            yield from _path_mistake(path, found.path)
+    elif wrong or found.scheme not in ("redis", "rediss") or not host or port == 0 or not _is_database(database):
+        yield f"{path}: expected redis://host:port, rediss://host:port or unix:///path"
+
+
+def _is_database(text: str) -> bool:
+    return re.fullmatch("[0-9]*", text) is not None
 
 
 def _backend_mistakes(path: str, backend: dict[str, Any]) -> Iterator[str]:

@@ -28,6 +28,7 @@ HeaderName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 HeaderValue = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]
 SocketMode = Annotated[str, Field(pattern=r"^0[0-7]{3}$")]
 Uid = Annotated[int, Field(ge=0)]
+Dollars = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 CoreSection = dict[str, Any]
 
@@ -128,6 +129,21 @@ class Budget(_Section):
     max_concurrency_per_backend: Count = 8
     rate_smoothing_per_second: Count | None = None
     """Request starts per second and backend, with a burst of one second's worth."""
+    spend_usd_per_day: Dollars | None = None
+    """US dollars in a UTC day that this daemon spends; counted since its start, in memory. Over it, requests are
+    refused."""
+    spend_usd_per_month: Dollars | None = None
+    """The same for a month."""
+    shared_max_concurrency: Count | None = None
+    """Requests at the same time, of all daemons that share a store; `max_concurrency_per_backend` holds as well."""
+    shared_rate_per_second: Count | None = None
+    """Request starts per second, of all daemons together, with a burst of one second's worth."""
+    shared_tokens_per_minute: Count | None = None
+    """Tokens in and out, of all daemons together. Counted when a request ends; over it, requests are refused."""
+    shared_spend_usd_per_day: Dollars | None = None
+    """US dollars in a UTC day, of all daemons together. Counted when a request ends; over it, requests are refused."""
+    shared_spend_usd_per_month: Dollars | None = None
+    """The same for a month."""
 
 
 class CopilotProvider(_Section):
@@ -264,6 +280,28 @@ class BackendSettings(_Section):
     tls: Tls | None = None
 
 
+class Shared(_Section):
+    """The store of the `shared_…` limits: exactly one of `url` and `sqlite`. See docs/fleet.md."""
+
+    url: NonEmpty | None = None
+    """A Redis or Valkey server: `redis://host:port/db`, `rediss://…` (TLS) or `unix:///path`; a user may stand in it,
+    a password not (needs the extra `shared`)."""
+    sqlite: PathText | None = None
+    """A file, for the daemons of one host; a relative path is looked up in this file's folder."""
+    credential: CredentialRef = NoCredential(type="none")
+    """Its secret is the server's password."""
+    tls: Tls | None = None
+    """Whom to trust, and who we are, where `url` is `rediss:`."""
+    namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]+$")] = "beluna"
+    """The beginning of all keys. Daemons with one namespace share their limits."""
+    lease_ms: Milliseconds = 15_000
+    """After this long without a sign of life, a daemon's places are free again. The same for all daemons."""
+    timeout_ms: Milliseconds = 50
+    """How long the store may take to answer."""
+    on_failure: Literal["refuse", "local"] = "refuse"
+    """Without an answer of the store: `refuse` requests, or let them pass by the `local` limits alone."""
+
+
 class Resilience(Reliability, Budget):
     """Beluna core's one section for the keys of `reliability` and `budget`."""
 
@@ -277,6 +315,8 @@ class AIGateway(_Section):
     budget: Budget = Budget()
     resilience: Resilience = Resilience()
     """Another place for the keys of `reliability` and `budget`, which is core's; a key stands in one of them."""
+    shared: Shared | None = None
+    """Where daemons keep what they use of the `shared_…` limits; null: nowhere."""
     chat: CoreSection = {}
     """Core's own, without effect here."""
 
@@ -290,6 +330,15 @@ class ClientBudget(_Section):
     """Requests of this client at the same time, at each backend."""
     rate_smoothing_per_second: Count | None = None
     """Request starts per second of this client, at each backend."""
+    spend_usd_per_day: Dollars | None = None
+    """US dollars in a UTC day, of this client at each backend; counted since the daemon's start."""
+    spend_usd_per_month: Dollars | None = None
+    shared_max_concurrency: Count | None = None
+    """Requests of this client at the same time, at each backend, of all daemons together."""
+    shared_rate_per_second: Count | None = None
+    shared_tokens_per_minute: Count | None = None
+    shared_spend_usd_per_day: Dollars | None = None
+    shared_spend_usd_per_month: Dollars | None = None
 
 
 class ClientSettings(_Section):
@@ -396,6 +445,8 @@ class BackendProfile:
     """Where relative paths are looked up: the config file's folder."""
     propagate_trace: bool = False
     """`telemetry.propagate_trace`."""
+    shared: Shared | None = None
+    """`ai_gateway.shared`, where the budget has a limit that is kept there."""
 
     @property
     def id(self) -> str:
@@ -442,9 +493,14 @@ def profiles(config: Config, folder: Path) -> dict[str, BackendProfile]:
             _laid_over(budget, backend.budget),
             folder,
             config.telemetry.propagate_trace,
+            gateway.shared if _has_shared_limits(_laid_over(budget, backend.budget)) else None,
         )
         for backend in gateway.backends
     }
+
+
+def _has_shared_limits(budget: Budget) -> bool:
+    return any(getattr(budget, name) is not None for name in Budget.model_fields if name.startswith("shared_"))
 
 
 @dataclass(frozen=True, slots=True)

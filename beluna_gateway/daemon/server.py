@@ -228,6 +228,7 @@ class Daemon:
             "connections": len(self._connections),
             "in_flight": self._in_flight,
             "reloads": NO_RELOADS if self.reloads is None else self.reloads.status(),
+            **({} if (shared := self.gateway.shared_status()) is None else {"shared": shared}),
             "backends": self.gateway.status(),
             "clients": self._client_status(),
         }

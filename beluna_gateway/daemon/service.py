@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import structlog
 
 from ..config.loading import ConfigError, ConfigUnreadable, load_config
-from ..config.settings import Config, Metrics, Otlp, Telemetry
+from ..config.settings import Config, Metrics, Otlp, Shared, Telemetry
 from ..gateway import AIGateway
 from ..telemetry.logging import LogSettings, LogSink
 from ..telemetry.redaction import Redactor
@@ -49,7 +49,7 @@ class Service:
         log: Level and format of the log.
 
     Raises:
-        MissingExtra: On entering.
+        MissingExtra: Also on entering.
         SocketError: On entering: the metrics cannot be served.
     """
 
@@ -59,6 +59,8 @@ class Service:
         self._log_settings = log
         self._log = structlog.get_logger("beluna_gateway")
         self._config = config
+        if config.ai_gateway.shared is not None:
+            import_store(config.ai_gateway.shared)
         self._log_sink = LogSink(log)
         self.gateway = AIGateway(config, self._folder, telemetry=[self._log_sink], redactor=redactor)
         self.daemon = Daemon(config, self._folder, self.gateway, self.reload)
@@ -93,6 +95,8 @@ class Service:
         config = await self._read()
         async with AsyncExitStack() as undo:
             try:
+                if config.ai_gateway.shared is not None:
+                    await _in_thread(partial(import_store, config.ai_gateway.shared))
                 prepared = await self._prepare(config.telemetry, undo)
             except (MissingExtra, SocketError) as error:
                 raise ReloadError([str(error)]) from error
@@ -206,6 +210,34 @@ def otlp_sink(settings: Otlp) -> OtlpSink:
         MissingExtra: The packages of the extra `otlp` are not installed.
     """
     return import_otlp()(settings.endpoint)
+
+
+def import_extras(config: Config) -> None:
+    """Imports what a configuration needs beyond the package's own dependencies.
+
+    Raises:
+        MissingExtra: Something is not installed.
+    """
+    if config.telemetry.otlp is not None:
+        import_otlp()
+    if config.ai_gateway.shared is not None:
+        import_store(config.ai_gateway.shared)
+
+
+def import_store(settings: Shared) -> None:
+    """Imports what the store of shared limits needs.
+
+    Raises:
+        MissingExtra: The package of the extra `shared` is not installed.
+    """
+    if settings.url is None:
+        return
+    try:
+        from ..quota import redis_store  # noqa: F401 - only whether it can be
+    except ImportError as error:
+        raise MissingExtra(
+            f"ai_gateway.shared.url: {error}; install it with pip install 'beluna-gateway[shared]'"
+        ) from error
 
 
 def import_otlp() -> type[OtlpSink]:

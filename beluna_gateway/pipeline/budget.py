@@ -1,4 +1,4 @@
-"""Per-backend limits: token cap, deadline, concurrency, start rate.
+"""Per-backend limits: token cap, deadline, concurrency, start rate, money; and those that daemons share.
 
 A lease is taken with `async with`; leaving the block in any way releases it.
 """
@@ -6,16 +6,22 @@ A lease is taken with `async with`; leaving the block in any way releases it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
 
 from ..canonical import CanonicalRequest, Operation, UsageStats
-from ..config.settings import Budget
+from ..config.settings import Budget, Pricing
 from ..errors import GatewayError
+from .pricing import ListedCost
+from .spending import Call, Charge, SpendingMeter
 
 if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter
+
+    from ..quota.limits import Scope
+    from ..quota.local import LocalSpend
+    from ..quota.owner import QuotaOwner, QuotaQueue
 
 
 class BudgetEnforcer:
@@ -25,9 +31,12 @@ class BudgetEnforcer:
         budget: The limits.
         backend_id: The backend.
         client: The client whose own limits at this backend these are; None: they are everyone's.
+        quota: Where the limits are kept that daemons share; None: there is no such place.
     """
 
-    def __init__(self, budget: Budget, backend_id: str, client: str | None = None) -> None:
+    def __init__(
+        self, budget: Budget, backend_id: str, client: str | None = None, quota: QuotaOwner | None = None
+    ) -> None:
         self._budget = budget
         self._backend_id = backend_id
         self._client = client
@@ -40,6 +49,19 @@ class BudgetEnforcer:
         self.in_flight = 0
         self.queued = 0
         self.used = Used()
+        self.quota = quota
+        self.scope: Scope | None = None
+        """What of these limits daemons share."""
+        self.spend: LocalSpend | None = None
+        if budget.spend_usd_per_day is not None or budget.spend_usd_per_month is not None:
+            from ..quota.local import LocalSpend  # only configurations with such limits pay for the import
+
+            self.spend = LocalSpend(budget, backend_id, client)
+        if quota is not None:
+            from ..quota.limits import Scope, shared_limits
+
+            if limits := shared_limits(budget):
+                self.scope = Scope(backend_id, client, limits)
 
     def check(self, request: CanonicalRequest | Operation) -> None:
         """Refuses a request that asks for more output tokens than the token cap.
@@ -64,9 +86,23 @@ class BudgetEnforcer:
         limit = self._budget.max_request_time_ms
         return min(limit, request.max_request_time_ms or limit) / 1000
 
-    def lease(self) -> BudgetLease:
-        """Around a request: ``async with budget.lease(): …``."""
-        return BudgetLease(self)
+    def lease(self) -> AbstractAsyncContextManager[Account | None]:
+        """Around a request: ``async with budget.lease() as account: …``; see `Account`, None where nothing is to be
+        settled.
+
+        Raises:
+            GatewayError: On entering: `budget_exceeded`.
+        """
+        if self.scope is None and self.spend is None:
+            return BudgetLease(self)
+        return account_lease((self,))
+
+    def limits_in_use(self) -> list[dict[str, Any]]:
+        """What is used of the limits of money and of those that daemons share, for `status` frames."""
+        found = [] if self.spend is None else list(self.spend.status())
+        if self.quota is not None and self.scope is not None:
+            found += self.quota.status_of(self.scope)
+        return found
 
     @property
     def max_concurrency(self) -> int:
@@ -96,10 +132,16 @@ class NarrowedBudget:
         """See `BudgetEnforcer`."""
         return min(self._own.seconds(request), self._backend.seconds(request))
 
-    @asynccontextmanager
-    async def lease(self) -> AsyncIterator[None]:
+    def lease(self) -> AbstractAsyncContextManager[Account | None]:
         """See `BudgetEnforcer`. The client's own slot comes first: its queue must not hold slots of the backend."""
-        async with self._own.lease(), self._backend.lease():
+        both = self._own, self._backend
+        if any(one.scope is not None or one.spend is not None for one in both):
+            return account_lease(both)
+        return self._local_lease()
+
+    @asynccontextmanager
+    async def _local_lease(self) -> AsyncIterator[None]:
+        async with BudgetLease(self._own), BudgetLease(self._backend):
             yield
 
 
@@ -161,3 +203,64 @@ class BudgetLease:
     async def __aexit__(self, *_: object) -> None:
         self._budget.in_flight -= 1
         self._budget.places.release()
+
+
+class Account:
+    """Where a request's money and tokens are counted once it has ended."""
+
+    __slots__ = ("_queue", "_spends", "meter")
+
+    def __init__(self, spends: Sequence[LocalSpend], queue: QuotaQueue | None) -> None:
+        self._spends = spends
+        self._queue = queue
+        self.meter: SpendingMeter | None = None
+
+    def watched(self, call: Call, request: CanonicalRequest | Operation) -> Call:
+        """`call`, with what comes back counted, for an estimate."""
+        if self.meter is None:
+            self.meter = SpendingMeter(request)
+        return self.meter.watched(call)
+
+    def settle(self, usage: UsageStats | None, outcome: str, price: Pricing | None, listed: ListedCost | None) -> None:
+        """Counts what the request has spent; see `SpendingMeter.charge`."""
+        charge = Charge() if self.meter is None else self.meter.charge(usage, outcome, price, listed)
+        for spend in self._spends:
+            spend.settle(charge.micros, charge.estimated)
+        if self._queue is not None:
+            self._queue.settle(charge.micros, charge.estimated, charge.tokens)
+
+
+@asynccontextmanager
+async def account_lease(budgets: Sequence[BudgetEnforcer]) -> AsyncIterator[Account]:
+    """A lease of one or two budgets whose money counts, or whose limits daemons share.
+
+    The local slots come first, so that what waits for a shared one waits in one line, and holds none meanwhile.
+    """
+    spends = [budget.spend for budget in budgets if budget.spend is not None]
+    scopes = [budget.scope for budget in budgets if budget.scope is not None]
+    quota = next((budget.quota for budget in budgets if budget.scope is not None), None)
+    queue = None if quota is None else quota.queue(scopes)
+    async with AsyncExitStack() as stack:
+        for budget in budgets:
+            await stack.enter_async_context(BudgetLease(budget))
+        for spend in spends:
+            spend.check()
+        if queue is not None:
+            with _waiting(budgets):
+                lease_id = await queue.acquire()
+            stack.callback(queue.release, lease_id)
+        yield Account(spends, queue)
+
+
+@contextmanager
+def _waiting(budgets: Sequence[BudgetEnforcer]) -> Iterator[None]:
+    """Counts a request that has its local slots as one that waits."""
+    for budget in budgets:
+        budget.in_flight -= 1
+        budget.queued += 1
+    try:
+        yield
+    finally:
+        for budget in budgets:
+            budget.in_flight += 1
+            budget.queued -= 1

@@ -42,39 +42,48 @@ class CredentialResolver:
         """
         proxy = None
         if profile.backend.proxy_credential is not None:
-            proxy = await self._secret(profile, profile.backend.proxy_credential)
+            proxy = await self.secret(profile.backend.proxy_credential, profile.folder, profile)
             if proxy is not None:
                 user, colon, password = proxy.partition(":")
                 if not colon or not user:
                     raise _no_credential(profile, "the proxy_credential is not of the form user:password")
                 self._redactor.learn(password)
-        secret = await self._secret(profile, profile.backend.credential)
+        secret = await self.secret(profile.backend.credential, profile.folder, profile)
         return _NOTHING if secret is None and proxy is None else ResolvedCredential(secret, proxy)
 
-    async def _secret(self, profile: BackendProfile, credential: CredentialRef) -> str | None:
-        """What a reference stands for; None where it says that there is nothing."""
+    async def secret(self, credential: CredentialRef, folder: Path, whose: BackendProfile | str) -> str | None:
+        """What a reference stands for; None where it says that there is nothing.
+
+        Args:
+            credential: The reference.
+            folder: What a relative path is relative to.
+            whose: The backend, or the setting, that it is of.
+
+        Raises:
+            GatewayError: As `resolve`.
+        """
         match credential:
             case NoCredential():
                 return None
             case EnvCredential(var=name):
                 source, secret = f"the environment variable {name}", self._environment.get(name)
             case FileCredential(path=path):
-                source, secret = f"the credential file {path}", self._read(path, profile)
+                source, secret = f"the credential file {path}", self._read(path, folder, whose)
             case InlineCredential(token=token):
                 source, secret = "the inline token", token
             case CommandCredential() as command:
                 source = f"the output of the credential command {command.command[0]}"
                 try:
-                    secret = await self._commands.secret(command, profile.folder)
+                    secret = await self._commands.secret(command, folder)
                 except GatewayError as error:
-                    raise _no_credential(profile, error.message) from None
+                    raise _no_credential(whose, error.message) from None
         if secret is None:
-            raise _no_credential(profile, f"{source} is missing")
+            raise _no_credential(whose, f"{source} is missing")
         secret = secret.strip()
         if not secret:
-            raise _no_credential(profile, f"{source} is blank")
+            raise _no_credential(whose, f"{source} is blank")
         if not secret.isprintable():
-            raise _no_credential(profile, f"{source} holds control characters")
+            raise _no_credential(whose, f"{source} holds control characters")
         self._redactor.learn(secret)
         return secret
 
@@ -96,27 +105,27 @@ class CredentialResolver:
         """Stops commands that run."""
         await self._commands.close()
 
-    def _read(self, path: str, profile: BackendProfile) -> str | None:
+    def _read(self, path: str, folder: Path, whose: BackendProfile | str) -> str | None:
         """The file's text; None where there is no file. A relative path is looked up in systemd's folder of credentials
         (`LoadCredential=`) first, then beside the configuration.
         """
-        folders = [profile.folder]
+        places = [folder]
         if credentials_directory := self._environment.get("CREDENTIALS_DIRECTORY"):
-            folders.insert(0, Path(credentials_directory))
-        for folder in folders:
+            places.insert(0, Path(credentials_directory))
+        for place in places:
             try:
-                data = _read_regular_file(folder / path)  # an absolute path stays itself
+                data = _read_regular_file(place / path)  # an absolute path stays itself
                 if data is None:
-                    raise _no_credential(profile, f"the credential file {path} is not a regular file")
+                    raise _no_credential(whose, f"the credential file {path} is not a regular file")
                 if len(data) > MAX_FILE_BYTES:
-                    raise _no_credential(profile, f"the credential file {path} is larger than {MAX_FILE_BYTES} bytes")
+                    raise _no_credential(whose, f"the credential file {path} is larger than {MAX_FILE_BYTES} bytes")
                 return data.decode()
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise _no_credential(profile, f"the credential file {path} is unreadable: {error.strerror}") from error
+                raise _no_credential(whose, f"the credential file {path} is unreadable: {error.strerror}") from error
             except UnicodeDecodeError:
-                raise _no_credential(profile, f"the credential file {path} is not UTF-8") from None
+                raise _no_credential(whose, f"the credential file {path} is not UTF-8") from None
         return None
 
 
@@ -133,5 +142,8 @@ def _read_regular_file(path: Path) -> bytes | None:
 _NOTHING = ResolvedCredential(None)
 
 
-def _no_credential(profile: BackendProfile, why: str) -> GatewayError:
+def _no_credential(whose: BackendProfile | str, why: str) -> GatewayError:
+    if isinstance(whose, str):
+        return GatewayError("authentication", f"no credential for {whose}: {why}")
+    profile = whose
     return GatewayError("authentication", f"no credential for backend {profile.id!r}: {why}", backend_id=profile.id)

@@ -189,6 +189,7 @@ class _Service(Collector):
         )
         yield from self._backends()
         yield from self._clients()
+        yield from self._limits()
         refused = _counter("connections_refused", "Connections that were refused, by reason.", "reason")
         for reason in get_args(Refusal):
             refused.add_metric([reason], self._counters.refused[reason])
@@ -220,6 +221,28 @@ class _Service(Collector):
                     program.add_metric([name, state], float(its["state"] == state))
                 starts.add_metric([name], its["starts"])
         yield from (in_flight, queued, breaker, program, starts)
+
+    def _limits(self) -> Iterator[Metric]:
+        """Of money, and of what daemons share; without such settings there is nothing."""
+        shared = self.status.get("shared")
+        if shared is not None:
+            store = ["store"]
+            up = _gauge("shared_store_up", "1 where the store of the shared limits answers.", *store)
+            leases = _gauge("shared_leases", "Shared places that this daemon has.", *store)
+            waiting = _gauge("shared_waiting", "Requests of this daemon that wait for a shared place or start.", *store)
+            for gauge, key in ((up, "up"), (leases, "leases"), (waiting, "waiting")):
+                gauge.add_metric([shared["store"]], float(shared[key]))
+            yield from (up, leases, waiting)
+        labels = ("backend_id", "client", "setting")
+        used = _gauge("limit_used", "Used of a limit: places, tokens of a minute, or US dollars.", *labels)
+        limit = _gauge("limit", "The limit, in the same unit.", *labels)
+        for backend in self.status["backends"]:
+            for entry in backend.get("limits", ()):
+                names = [backend["id"], entry.get("client", ""), entry["setting"]]
+                used.add_metric(names, entry["used"])
+                limit.add_metric(names, entry["limit"])
+        if used.samples:
+            yield from (used, limit)
 
     def _clients(self) -> Iterator[Metric]:
         connections = _gauge("connections", "Connections that are open.", "client")

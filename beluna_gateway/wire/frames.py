@@ -632,6 +632,32 @@ class ProgramStatus(_ServerFrame):
     """How often it was started."""
 
 
+class LimitStatus(_ServerFrame):
+    """What is used of a limit of money, or of one that daemons share."""
+
+    setting: str
+    """Its key in `budget`."""
+    client: str | None = None
+    """Whose it is, where it stands in `server.clients[].budget`."""
+    used: float
+    """Places, tokens of the last minute, or US dollars of the UTC day or month."""
+    limit: float
+    estimated: float | None = None
+    """How many of the dollars are estimated, for answers that ended without usage."""
+
+
+class SharedStatus(_ServerFrame):
+    """The store of the limits that daemons share."""
+
+    store: Literal["redis", "sqlite"]
+    up: bool
+    """It answered when it was asked last."""
+    leases: int
+    """Places of all backends that this daemon has."""
+    waiting: int
+    """Requests of this daemon that wait for one."""
+
+
 class BackendStatus(_ServerFrame):
     id: str
     dialect: str
@@ -651,6 +677,8 @@ class BackendStatus(_ServerFrame):
     """Of those the ones that came out."""
     cost_usd: float | None = None
     """US dollars, of the requests whose price is known."""
+    limits: list[LimitStatus] | None = None
+    """Absent where the backend has none."""
     program: ProgramStatus | None = None
     """Absent where the daemon runs no program for this backend."""
 
@@ -694,6 +722,8 @@ class StatusFrame(_ServerFrame):
     """The asking one included."""
     in_flight: int
     reloads: ReloadStatus
+    shared: SharedStatus | None = None
+    """Absent where `ai_gateway.shared` is not configured."""
     backends: list[BackendStatus]
     clients: list[ClientStatus] = []
     """Those that are configured, or else the uids that are allowed or have connected since the daemon's start."""

@@ -17,6 +17,7 @@ from beluna_gateway.config.settings import (
     Config,
     Reliability,
     Server,
+    Shared,
     Target,
     Telemetry,
     aliases,
@@ -126,6 +127,21 @@ def test_the_defaults_are_the_contracts():
         "max_usage_tokens_per_request": None,
         "max_concurrency_per_backend": 8,
         "rate_smoothing_per_second": None,
+        "spend_usd_per_day": None,
+        "spend_usd_per_month": None,
+        "shared_max_concurrency": None,
+        "shared_rate_per_second": None,
+        "shared_tokens_per_minute": None,
+        "shared_spend_usd_per_day": None,
+        "shared_spend_usd_per_month": None,
+    }
+    assert Shared(sqlite="q.db").model_dump(exclude={"credential", "sqlite"}) == {
+        "url": None,
+        "tls": None,
+        "namespace": "beluna",
+        "lease_ms": 15_000,
+        "timeout_ms": 50,
+        "on_failure": "refuse",
     }
     assert Server().model_dump() == {
         "max_frame_bytes": 8 * 1024 * 1024,

@@ -474,3 +474,117 @@ def test_clients(tmp_path: Path, server: Any, mistake: str):
 def test_clients_that_are_right(tmp_path: Path, server: Any):
     """No list, several clients, one that may only ask for `status`."""
     assert load(tmp_path, config(server=server)).server is not None
+
+
+# --- shared limits -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shared", "expected"),
+    [
+        ({}, "ai_gateway.shared: has neither `url` nor `sqlite`, expected one of them"),
+        (
+            {"url": "redis://r", "sqlite": "q.db"},
+            "ai_gateway.shared: has `url` and `sqlite`, expected one of them",
+        ),
+        (
+            {"url": "http://r"},
+            "ai_gateway.shared.url: expected redis://host:port, rediss://host:port or unix:///path",
+        ),
+        (
+            {"url": "redis://r:0"},
+            "ai_gateway.shared.url: expected redis://host:port, rediss://host:port or unix:///path",
+        ),
+        (
+            {"url": "redis://r/base"},
+            "ai_gateway.shared.url: expected redis://host:port, rediss://host:port or unix:///path",
+        ),
+        ({"url": "redis://r:port"}, "ai_gateway.shared.url: cannot be read as a URL"),
+        ({"url": "redis://u:hunter2@r"}, "ai_gateway.shared.url: holds a password; use `credential`"),
+        ({"url": "redis://r?password=hunter2"}, "ai_gateway.shared.url: holds a password; use `credential`"),
+        (
+            {"url": "redis://r?health_check_interval=1"},
+            (
+                "ai_gateway.shared.url: holds settings after a question mark, which are not taken; only unix: has one, "
+                "`?db=N`"
+            ),
+        ),
+        ({"url": "unix://valkey.sock"}, "ai_gateway.shared.url: expected unix:///path"),
+        ({"url": 7}, "ai_gateway.shared.url: expected a string"),
+        (
+            {"sqlite": "~/q.db"},
+            "ai_gateway.shared.sqlite: begins with ~, which is not expanded here; write the whole path",
+        ),
+        (
+            {"sqlite": "q.db", "credential": {"type": "env", "var": "X"}},
+            "ai_gateway.shared.credential: without effect on a file, only with `url`",
+        ),
+        (
+            {"sqlite": "q.db", "tls": {"ca_file": "x"}},
+            "ai_gateway.shared.tls: without effect on a file, only with `url`",
+        ),
+        (
+            {"url": "redis://r", "tls": {"ca_file": "x"}},
+            "ai_gateway.shared.tls: without effect where the url is not rediss:",
+        ),
+        (
+            {"url": "rediss://r", "tls": {"key_file": "x"}},
+            "ai_gateway.shared.tls.key_file: without effect, there is no cert_file",
+        ),
+        (
+            {"url": "rediss://r", "tls": {"ca_file": "missing.pem"}},
+            "ai_gateway.shared.tls.ca_file: missing.pem cannot be read: No such file or directory",
+        ),
+        (
+            {"sqlite": "q.db", "namespace": "a{b}"},
+            "ai_gateway.shared.namespace: found 'a{b}', expected a string that matches ^[A-Za-z0-9_.:-]+$",
+        ),
+        (
+            {"sqlite": "q.db", "on_failure": "ignore"},
+            "ai_gateway.shared.on_failure: found 'ignore', expected 'refuse' or 'local'",
+        ),
+        ({"sqlite": "q.db", "lease": 5}, "ai_gateway.shared.lease: unknown key; did you mean 'lease_ms'?"),
+    ],
+)
+def test_mistakes_in_the_store_of_shared_limits(tmp_path: Path, shared, expected):
+    """Each is told by its path; a URL is never repeated, for it may hold a password."""
+    found = mistakes(tmp_path, config(gateway={"shared": shared}))
+
+    assert found == [expected]
+    assert "hunter2" not in str(found)
+
+
+@pytest.mark.parametrize(
+    "shared",
+    [
+        {"url": "redis://redis.example:6379/3"},
+        {"url": "redis://gateway@[::1]:6379"},
+        {"url": "rediss://redis.example"},
+        {"url": "unix:///run/valkey.sock"},
+        {"url": "unix://gateway@/run/valkey.sock?db=2"},
+        {"sqlite": "/var/lib/beluna-gateway/quota.db"},
+    ],
+)
+def test_stores_of_shared_limits(tmp_path: Path, shared):
+    """What docs/configuration.md says is taken."""
+    load(tmp_path, config(gateway={"shared": shared, "budget": {"shared_max_concurrency": 40}}))
+
+
+def test_shared_limits_need_a_store(tmp_path: Path):
+    """Wherever they stand; null sets none."""
+    limit = {"shared_rate_per_second": 5, "shared_spend_usd_per_day": None}
+    wrong = config(
+        backend(budget=limit),
+        gateway={"budget": limit, "resilience": {"shared_max_concurrency": 1}},
+        server={"clients": [{"name": "a", "uids": [1], "budget": {"shared_spend_usd_per_month": 1}}]},
+    )
+
+    assert sorted(mistakes(tmp_path, wrong)) == [
+        f"{path}: without effect where there is no ai_gateway.shared"
+        for path in (
+            "ai_gateway.backends[0].budget.shared_rate_per_second",
+            "ai_gateway.budget.shared_rate_per_second",
+            "ai_gateway.resilience.shared_max_concurrency",
+            "server.clients[0].budget.shared_spend_usd_per_month",
+        )
+    ]

@@ -34,7 +34,9 @@ async def scraped(tmp_path: Path) -> AsyncIterator[Scraped]:
     async with fake_backend() as backend:
         backend.on("b", plays(delta("a"), delta("b"), finish(), usage()))
         launched = {"launch": {"command": "never-asked-for", "idle_stop_ms": 1000}}
-        config = make_config({"b": {}, "c": launched}, backend, telemetry={"metrics": f"127.0.0.1:{port}"})
+        shared = {"budget": {"shared_max_concurrency": 5, "spend_usd_per_day": 1}}
+        config = make_config({"b": shared, "c": launched}, backend, telemetry={"metrics": f"127.0.0.1:{port}"})
+        config["ai_gateway"]["shared"] = {"sqlite": "quota.db", "timeout_ms": 5000}
         async with daemon_process(tmp_path, config) as daemon, connected(daemon.socket_path) as client:
             await client.infer("b")
             assert (await client.answer())[-1]["type"] == "completed"

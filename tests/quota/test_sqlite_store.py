@@ -1,0 +1,118 @@
+"""`SqliteStore`: shared limits in a file."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from beluna_gateway.quota.decision import DAY, Answer
+from beluna_gateway.quota.limits import Limits, Scope
+from beluna_gateway.quota.sqlite_store import SqliteStore
+from beluna_gateway.quota.store import End, Renew, StoreAway, Take
+
+SCOPES = (Scope("b", None, Limits(places=2, day=1000)),)
+NOW = 1_764_184_450_000_000
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def store(folder: Path, daemon: str = "d", namespace: str = "n", clock: Clock | None = None) -> SqliteStore:
+    return SqliteStore(folder / "quota.db", namespace, 15_000_000, 5.0, daemon, clock or Clock())
+
+
+def end(number: int, micros: int, *ids: str) -> End:
+    return End(SCOPES, ids, number, micros, 0, 0)
+
+
+async def take(one: SqliteStore, *ids: str) -> Answer:
+    [answer] = await one.exchange([Take(SCOPES, ids, known=False)])
+    assert isinstance(answer, Answer)
+    return answer
+
+
+async def test_two_daemons_share_places_and_money(tmp_path: Path):
+    """What one takes and spends the other one sees; another namespace does not."""
+    one, two, other = store(tmp_path, "one"), store(tmp_path, "two"), store(tmp_path, "one", "elsewhere")
+    try:
+        assert (await take(one, "1.1")).granted == 1
+        assert (await take(two, "2.1", "2.2")).granted == 1
+        await one.exchange([end(1, 1000, "1.1")])
+        assert (await take(two, "2.2")).reason == "day"
+        assert (await take(other, "1.1", "1.2")).granted == 2
+    finally:
+        for each in (one, two, other):
+            await each.close()
+
+
+async def test_money_survives_the_daemon(tmp_path: Path):
+    """A limit per day holds across a restart, and ends with the day."""
+    clock = Clock()
+    before = store(tmp_path, "before", clock=clock)
+    await before.exchange([end(1, 1000)])
+    await before.close()
+    after = store(tmp_path, "after", clock=clock)
+    try:
+        assert (await take(after, "x")).reason == "day"
+        clock.now += DAY
+        assert (await take(after, "x")).granted == 1
+    finally:
+        await after.close()
+
+
+async def test_what_is_sent_twice_counts_once(tmp_path: Path):
+    """By daemon and number."""
+    one, two = store(tmp_path, "one"), store(tmp_path, "two")
+    try:
+        for each, number in ((one, 1), (one, 1), (two, 1), (one, 2)):
+            replies = await each.exchange([end(number, 10)])
+        [[use]] = replies  # type: ignore[misc]
+        assert use.day_micros == 30
+    finally:
+        await one.close()
+        await two.close()
+
+
+async def test_leases_are_renewed(tmp_path: Path):
+    """Renewing says what is used, too."""
+    clock = Clock()
+    one = store(tmp_path, clock=clock)
+    try:
+        await take(one, "a")
+        clock.now += 14_000_000
+        await one.exchange([Renew(SCOPES, ("a",))])
+        clock.now += 14_000_000
+        [[use]] = await one.exchange([Renew(SCOPES, ())])  # type: ignore[misc]
+        assert use.places == 1
+    finally:
+        await one.close()
+
+
+async def test_a_file_that_is_no_database_is_told(tmp_path: Path):
+    """By its path; it is left as it is."""
+    (tmp_path / "quota.db").write_text("something of somebody's" * 100)
+    one = store(tmp_path)
+    try:
+        with pytest.raises(StoreAway, match=r"quota\.db: file is not a database"):
+            await one.exchange([])
+    finally:
+        await one.close()
+    assert (tmp_path / "quota.db").read_text().startswith("something")
+
+
+async def test_many_at_once_never_hold_more_than_there_is(tmp_path: Path):
+    """Four stores of one file, side by side."""
+    stores = [store(tmp_path, f"d{number}") for number in range(4)]
+    try:
+        answers = await asyncio.gather(*(take(each, f"{n}.1", f"{n}.2") for n, each in enumerate(stores)))
+        assert sum(answer.granted for answer in answers) == 2
+    finally:
+        for each in stores:
+            await each.close()
