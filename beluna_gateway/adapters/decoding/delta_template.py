@@ -33,7 +33,7 @@ class DeltaTemplate:
         self._key = key
         self._prefix = self._suffix = b""
         self._credit = _CREDIT
-        self._candidate: tuple[bytes, str] | None = None
+        self._candidate: tuple[bytes, JsonObject, str] | None = None
 
     def match(self, payload: bytes) -> str | None:
         """The text of `payload`, where it repeats the envelope that was learned."""
@@ -50,16 +50,16 @@ class DeltaTemplate:
             return text or None
         return None
 
-    def learn(self, payload: bytes, text: str) -> None:
-        """Takes the envelope of `payload`, which said nothing but `text`.
+    def learn(self, payload: bytes, event: JsonObject, text: str) -> None:
+        """Takes the envelope of `payload`, which was parsed as `event` and said nothing but `text`.
 
         Studied when the next event is there: the first one is on its way to the client by then.
         """
         if self._credit > 0:
             self._credit -= 1
-            self._candidate = (payload, text)
+            self._candidate = (payload, event, text)
 
-    def _study(self, payload: bytes, text: str) -> None:
+    def _study(self, payload: bytes, event: JsonObject, text: str) -> None:
         """That the place is the right one is proven, not assumed: with another string there, the document must differ
         in the text and in nothing else.
         """
@@ -68,7 +68,7 @@ class DeltaTemplate:
             return
         before, _, after = payload.partition(literal)
         prefix, suffix = before + b'"', b'"' + after
-        original, probe = from_json(payload), from_json(prefix + _PROBE.encode() + suffix)
+        probe = from_json(prefix + _PROBE.encode() + suffix)
         try:
             holder = self._holder(probe)
             if holder[self._key] != _PROBE:
@@ -76,6 +76,6 @@ class DeltaTemplate:
             holder[self._key] = text
         except (LookupError, TypeError):
             return
-        if probe == original:
+        if probe == event:
             self._prefix, self._suffix = prefix, suffix
             self._literal = slice(len(prefix) - 1, 1 - len(suffix))

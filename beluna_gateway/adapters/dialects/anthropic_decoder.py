@@ -109,7 +109,7 @@ class AnthropicDecoder(ResponseDecoder):
             before = len(events)
             self._delta(event, events)
             if len(events) > before and isinstance(last := events[-1], OutputTextDelta):
-                self._template.learn(payload, last.delta)
+                self._template.learn(payload, event, last.delta)
         elif isinstance(kind, str) and (handler := self._HANDLERS.get(kind)) is not None:
             handler(self, event, events)
         elif (error := error_in(event)) is not None:  # llama.cpp's has OpenAI's shape

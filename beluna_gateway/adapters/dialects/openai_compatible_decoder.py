@@ -77,7 +77,8 @@ class ChatCompletionsDecoder(ResponseDecoder):
                 self._said["text"].fold()
             return
         chunk = parse_object(payload)
-        if self._output and (text := self._plain_text(chunk)):
+        if (self._metadata or self._output) and (text := self._plain_text(chunk)):
+            self._output = True
             self._said["text"].add(text)
             events.append(OutputTextDelta(text))
         else:
@@ -86,7 +87,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
             event = events[before] if len(events) == before + 1 and chunk.get("usage") is None else None
             text = event.delta if type(event) is OutputTextDelta else None
         if text and not self.ended and not self._said["refusal"]:
-            self._template.learn(payload, text)
+            self._template.learn(payload, chunk, text)
 
     def _plain_text(self, chunk: JsonObject) -> str | None:
         """The text of a chunk that has nothing else in it, which is nearly every one."""

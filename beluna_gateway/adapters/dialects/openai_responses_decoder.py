@@ -157,7 +157,7 @@ class ResponsesDecoder(ResponseDecoder):
         if kind == "response.output_text.delta":
             if delta := _delta(event):
                 self._text_delta(event, delta, events)
-                self._template.learn(payload, delta)
+                self._template.learn(payload, event, delta)
         elif isinstance(kind, str) and (handler := self._HANDLERS.get(kind)) is not None:
             handler(self, event, events)
         elif (error := error_in(event)) is not None:

@@ -30,7 +30,7 @@ def delta_of(event: Any) -> Any:
 def test_repeated_envelope_is_matched():
     """An event that differs from the learned one in its text only gives that text."""
     learned = template()
-    learned.learn(chunk("Hello"), "Hello")
+    learned.learn(chunk("Hello"), json.loads(chunk("Hello")), "Hello")
 
     assert learned.match(chunk(" world!")) == " world!"
 
@@ -38,7 +38,7 @@ def test_repeated_envelope_is_matched():
 def test_another_envelope_is_not_matched():
     """An event that differs anywhere else is left to the parser."""
     learned = template()
-    learned.learn(chunk("Hello"), "Hello")
+    learned.learn(chunk("Hello"), json.loads(chunk("Hello")), "Hello")
 
     assert learned.match(chunk("Hello", usage={"prompt_tokens": 1})) is None
 
@@ -47,7 +47,7 @@ def test_text_that_stands_elsewhere_is_not_taken_for_the_delta():
     """Where the text is written with escapes and the same word stands elsewhere, nothing wrong is learned."""
     payload = rb'{"model":"A","choices":[{"delta":{"content":"\u0041"}}]}'
     learned = template()
-    learned.learn(payload, "A")
+    learned.learn(payload, json.loads(payload), "A")
 
     assert learned.match(payload.replace(b'"A"', b'"B"')) is None
 
@@ -56,7 +56,8 @@ def test_learning_stops_where_it_never_helps():
     """A server that never repeats itself costs a handful of attempts at learning, not one an event."""
     learned = template()
     for number in range(10):
-        learned.learn(chunk("x", created=number), "x")
+        payload = chunk("x", created=number)
+        learned.learn(payload, json.loads(payload), "x")
 
     assert learned.match(chunk("y", created=9)) is None
     assert learned.match(chunk("y", created=2)) == "y"
