@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from .. import transcripts
+
 PROTOCOL = Path(__file__).parents[2] / "protocol"
 # Where `.ci/generators` put the programs. Not looked for elsewhere: whether these tests run is said, not found out.
 PROGRAMS = os.environ.get("BELUNA_GENERATORS")
@@ -60,6 +62,24 @@ def generate(program: str, folder: Path, path: Path) -> None:
     for schema in PROTOCOL.glob("*.schema.json"):
         shutil.copy(schema, folder)
     run(documented(program), folder, PATH=f"{path}:{os.environ['PATH']}")
+
+
+def used(command: list[str], folder: Path) -> tuple[list[bytes], list[str], list[str]]:
+    """Runs a program that writes frames of a client, and then each of the daemon's frames that it is given.
+
+    Returns:
+        What it wrote itself, what it was given (all answers of the transcripts), and what it wrote of that.
+    """
+    answers = [
+        line
+        for path in sorted((PROTOCOL / "transcripts").glob("*.ndjson"))
+        for line in transcripts.Transcript.read(path).lines("<")
+    ]
+    done = subprocess.run(
+        command, cwd=folder, input="\n".join(answers).encode(), stdout=subprocess.PIPE, timeout=60, check=True
+    )
+    mine, back = done.stdout.split(b"--\n")
+    return mine.splitlines(), answers, back.decode().splitlines()
 
 
 def cargo(folder: Path, target: Path, *arguments: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,10 +11,7 @@ import pytest
 
 from beluna_gateway.wire.ndjson import decode
 
-from .. import transcripts
-from .conftest import NUMBERED, PROTOCOL, generate, programs, run
-
-TRANSCRIPTS = sorted((PROTOCOL / "transcripts").glob("*.ndjson"))
+from .conftest import NUMBERED, generate, programs, run, used
 
 
 @pytest.fixture(scope="session")
@@ -39,22 +35,9 @@ def test_the_models_are_pleasant(models: Path) -> None:
 
 def test_what_they_write_is_taken_and_what_the_daemon_writes_is_read(models: Path) -> None:
     """Frames made of the models are frames to the daemon; each answer of the transcripts goes through and back."""
-    answers = [
-        line
-        for path in (PROTOCOL / "transcripts").glob("*.ndjson")
-        for line in transcripts.Transcript.read(path).lines("<")
-    ]
-    used = subprocess.run(
-        [sys.executable, "-W", "error", "use_frames.py"],
-        cwd=models,
-        input="\n".join(answers).encode(),
-        stdout=subprocess.PIPE,
-        timeout=60,
-        check=True,
-    )
-    mine, back = used.stdout.decode().split("--\n")
+    mine, answers, back = used([sys.executable, "-W", "error", "use_frames.py"], models)
 
-    for line in mine.splitlines():
-        decode(line.encode())
-    assert len(mine.splitlines()) == 5
-    assert [json.loads(line) for line in back.splitlines()] == [json.loads(line) for line in answers]
+    for line in mine:
+        decode(line)
+    assert len(mine) == 5
+    assert [json.loads(line) for line in back] == [json.loads(line) for line in answers]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,10 @@ import pytest
 
 from beluna_gateway.wire.ndjson import decode
 
-from .. import transcripts
 from ..examples.conversations import CONVERSATIONS
-from .conftest import NUMBERED, PROTOCOL, cargo, generate, programs
+from .conftest import NUMBERED, PROTOCOL, cargo, generate, programs, used
 
 pytestmark = pytest.mark.timeout(200)  # a compiler, on a machine that may be busy
-TRANSCRIPTS = sorted((PROTOCOL / "transcripts").glob("*.ndjson"))
 
 
 @pytest.fixture(scope="session")
@@ -43,24 +40,12 @@ def test_the_structs_are_pleasant(tmp_path: Path) -> None:
     assert "pub value: Option<serde_json::Value>," in text
     cargo(folder, found / "target", "build")
 
-    answers = [
-        line
-        for path in (PROTOCOL / "transcripts").glob("*.ndjson")
-        for line in transcripts.Transcript.read(path).lines("<")
-    ]
-    used = subprocess.run(
-        [found / "target" / "debug" / "use_frames"],
-        input="\n".join(answers).encode(),
-        stdout=subprocess.PIPE,
-        timeout=60,
-        check=True,
-    )
-    mine, back = used.stdout.decode().split("--\n")
+    mine, answers, back = used([str(found / "target" / "debug" / "use_frames")], tmp_path)
 
-    for line in mine.splitlines():
-        decode(line.encode())
-    assert len(mine.splitlines()) == 2
-    assert [known(json.loads(line)) for line in back.splitlines()] == [known(json.loads(line)) for line in answers]
+    for line in mine:
+        decode(line)
+    assert len(mine) == 2
+    assert [known(json.loads(line)) for line in back] == [known(json.loads(line)) for line in answers]
 
 
 def known(frame: dict[str, Any]) -> Any:

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::io::{stdout, BufRead, BufReader, Write};
-use std::os::fd::AsRawFd;
+use std::os::unix::io::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -64,17 +64,16 @@ struct GatewayError {
 }
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [path, question] = &arguments[..] else {
-        return Err("usage: ask SOCKET QUESTION".into());
+    let mut arguments = std::env::args().skip(1);
+    let (path, question) = match (arguments.next(), arguments.next()) {
+        (Some(path), Some(question)) => (path, question),
+        _ => return Err("usage: ask SOCKET QUESTION".into()),
     };
     let mut connection = UnixStream::connect(path)?;
 
     let message = Message {
         role: Role::User,
-        parts: vec![Part::Text {
-            text: question.clone(),
-        }],
+        parts: vec![Part::Text { text: question }],
     };
     let infer = ClientFrame::Infer {
         request_id: "q1",
