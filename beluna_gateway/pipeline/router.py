@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from ..canonical import CanonicalRequest, Operation
+from ..canonical import CanonicalRequest, Operation, immutable
 from ..config.settings import DEFAULT_ALIAS, BackendProfile, Target
 from ..errors import invalid_request, quoted
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class SelectedBackend:
     """A backend, and the model of it."""
 

@@ -148,11 +148,12 @@ def _turn_fields(message: AssistantMessage, origin: Origin, path: str) -> JsonOb
         for call in message.tool_calls
     ]
     fields: JsonObject = {}
-    for piece in pieces(message, origin, path):
-        if isinstance(piece, OpaquePiece):
-            fields |= {key: piece.value[key] for key in _RETURNED if key in piece.value}
-        elif isinstance(piece, CallPiece) and "extra_content" in piece.extra:
-            calls[piece.position]["extra_content"] = piece.extra["extra_content"]
+    if origin.dialect in message.provider_state:  # what has no notes has neither opaque pieces nor extras
+        for piece in pieces(message, origin, path):
+            if isinstance(piece, OpaquePiece):
+                fields |= {key: piece.value[key] for key in _RETURNED if key in piece.value}
+            elif isinstance(piece, CallPiece) and "extra_content" in piece.extra:
+                calls[piece.position]["extra_content"] = piece.extra["extra_content"]
     if calls:
         fields["tool_calls"] = [*calls]
     else:  # wanted back with calls only; DeepSeek's older models refuse it without

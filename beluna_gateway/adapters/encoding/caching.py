@@ -8,14 +8,13 @@ caching" and `openai.types.responses.ResponseCreateParams` (`prompt_cache_key`, 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
-from ...canonical import Cache, CanonicalRequest, JsonObject
+from ...canonical import Cache, CanonicalRequest, JsonObject, immutable
 from ...config.settings import CacheSettings
 from ...errors import unsupported
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Caching:
     """What is asked for: `automatic`, to keep the whole prompt; `marks`, to heed those of messages; `long`, to keep it
     longer.
