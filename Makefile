@@ -24,7 +24,7 @@ PYTEST ?=
 # How long `make fuzz` tries each of its targets.
 FUZZ_SECONDS ?= 60
 
-.PHONY: help demo test style types tests coverage mutants copilot foreign generators monitoring systemd bench fuzz soak cycles schema clean
+.PHONY: help demo test style types tests coverage mutants copilot foreign generators monitoring quota systemd bench fuzz soak cycles schema clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,10 +45,10 @@ types: $(VENV)/.for-tests ## check the types
 	$(RUN) -m mypy
 
 tests: $(VENV)/.for-tests ## run the tests, those with the real model included
-	$(RUN) -m pytest -q --durations=5 --numprocesses=2 --dist=loadfile --ignore=tests/live_copilot --ignore=tests/foreign --ignore=tests/generators $(PYTEST)
+	$(RUN) -m pytest -q --durations=5 --numprocesses=2 --dist=loadfile --ignore=tests/live_copilot --ignore=tests/foreign --ignore=tests/generators --ignore=tests/fleet $(PYTEST)
 
 coverage: $(VENV)/.for-coverage ## run the tests and show which lines and branches they did not reach
-	$(RUN) -m coverage run --branch --source=beluna_gateway -m pytest -q --ignore=tests/live_copilot --ignore=tests/foreign --ignore=tests/generators $(PYTEST)
+	$(RUN) -m coverage run --branch --source=beluna_gateway -m pytest -q --ignore=tests/live_copilot --ignore=tests/foreign --ignore=tests/generators --ignore=tests/fleet $(PYTEST)
 	$(RUN) -m coverage report --skip-covered --show-missing
 
 mutants: $(VENV)/.for-mutants ## change the pure modules in thousands of ways; a test must notice each one
@@ -65,6 +65,9 @@ generators: ## make types of the schemas and compile them, with the example clie
 
 monitoring: ## check dashboard and alert rules with Prometheus' own programs, which apt-get installs where they are missing
 	@VENV=$(VENV) .ci/monitoring
+
+quota: ## run several daemons with one quota in a real Redis, which apt-get installs where it is missing
+	@VENV=$(VENV) .ci/quota
 
 systemd: $(VENV)/.for-tests ## run the commands of docs/operations.md and docs/first-installation.md in a Debian system of their own (root only)
 	@.ci/systemd $(VENV)

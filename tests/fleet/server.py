@@ -56,7 +56,9 @@ class RedisServer:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
                 return
             except OSError:
-                assert time.monotonic() < until, (self.folder / "redis.log").read_text()
+                if self._process.poll() is not None or time.monotonic() > until:
+                    self.kill()
+                    raise AssertionError((self.folder / "redis.log").read_text()) from None
                 time.sleep(0.01)
 
     def pause(self) -> None:
