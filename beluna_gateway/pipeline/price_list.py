@@ -7,6 +7,7 @@ that the configuration has no price for. Nothing is fetched; a newer list comes 
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from types import ModuleType
 from urllib.parse import urlsplit
 
@@ -81,6 +82,7 @@ def listed_cost(module: ModuleType, usage: UsageStats, endpoint: str, model: str
     return standard if tiered is None else None if tiered == standard else tiered
 
 
+@lru_cache  # asked for each request; the configuration's endpoints are few
 def _is_local(endpoint: str) -> bool:
     host = urlsplit(endpoint).hostname or ""
     return endpoint.startswith("unix:") or host in ("localhost", "::1") or host.startswith("127.")

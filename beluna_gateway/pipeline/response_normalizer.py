@@ -157,6 +157,9 @@ class ResponseNormalizer:
                     raise GatewayError("internal", "the dialect reported usage twice")
                 raw = None if usage.provider_usage_raw is None else without_too_large(usage.provider_usage_raw)
                 cost = spent(usage, self.price, self.listed_cost)
+                if raw is usage.provider_usage_raw and cost == usage.cost:
+                    self.usage = usage
+                    return event
                 self.usage = replace(usage, cost=cost, provider_usage_raw=raw)
                 return Usage(self.usage)
             case ToolCallDelta(call_id, name, _):

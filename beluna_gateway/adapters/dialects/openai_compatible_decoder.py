@@ -407,7 +407,7 @@ class _TurnState:
 
     def finished(self, *, with_calls: bool) -> JsonObject:
         """The `provider_state` of the turn; empty where nothing needs to go back."""
-        if self.incomplete:
+        if self.incomplete or not (self._reasoning or self._details or self._extras):
             return {}
         turn: JsonObject = {}
         if with_calls and self._reasoning:

@@ -121,8 +121,10 @@ class HttpAdapter(BackendAdapter):
         self._proxy_credential = credential.proxy
         if trace is not None:
             headers.update(trace.headers)
-        headers.update(wanted.headers)
-        headers.update(self._profile.backend.headers)
+        if wanted.headers:
+            headers.update(wanted.headers)
+        if self._profile.backend.headers:
+            headers.update(self._profile.backend.headers)
         if credential.secret is not None:
             headers.update(self._dialect.auth_headers(credential.secret))
         if method == "GET":
