@@ -345,3 +345,42 @@ def test_folders_that_will_be_made_are_no_mistake(tmp_path):
     with pytest.raises(SocketError, match="107 bytes"):
         check_path(tmp_path / ("x" * 120))
     assert list(tmp_path.iterdir()) == []
+
+
+# --- the store of shared limits ---
+
+
+async def test_the_store_of_shared_limits_is_asked(tmp_path, backend):
+    """Whether it answers, and what is used of each limit, clients' own included; offline it is not touched."""
+    config = make_config({"b": {"budget": {"shared_max_concurrency": 4}}}, backend)
+    config["ai_gateway"]["shared"] = {"sqlite": "quota.db"}
+    config["server"] = {"clients": [{"name": "n", "uids": [0], "budget": {"shared_spend_usd_per_day": 2}}]}
+    _, offline = await checked(tmp_path, config, "--offline")
+    assert not (tmp_path / "quota.db").exists()
+    _, report = await checked(tmp_path, config)
+
+    assert offline["shared"] == {"store": "shared.sqlite", "found": "not asked", "limits": [], "ok": True}
+    assert report["shared"]["found"] == "answers"
+    assert report["shared"]["limits"] == [
+        {"backend_id": "b", "setting": "shared_max_concurrency", "used": 0, "limit": 4},
+        {
+            "backend_id": "b",
+            "setting": "shared_spend_usd_per_day",
+            "client": "n",
+            "used": 0,
+            "limit": 2,
+            "estimated": 0,
+        },
+    ]
+
+
+async def test_a_store_that_does_not_answer_fails_the_check(tmp_path, backend):
+    """With its words."""
+    (tmp_path / "quota.db").write_text("something else" * 100)
+    config = make_config({"b": {"budget": {"shared_max_concurrency": 4}}}, backend)
+    config["ai_gateway"]["shared"] = {"sqlite": "quota.db"}
+    outcome, report = await checked(tmp_path, config)
+
+    assert outcome.status != 0
+    assert not report["ok"]
+    assert "file is not a database" in report["shared"]["found"]
