@@ -23,6 +23,8 @@ PYTEST ?=
 
 # How long `make fuzz` tries each of its targets.
 FUZZ_SECONDS ?= 60
+# More for the fuzzers: make fuzz FUZZ=--repeatable tries the same inputs in each run, as CI does.
+FUZZ ?= --seconds $(FUZZ_SECONDS)
 
 .PHONY: help demo test style types tests coverage mutants copilot foreign generators monitoring quota systemd bench fuzz soak cycles schema clean
 
@@ -79,7 +81,7 @@ bench: $(VENV)/.for-tests ## measure the gateway's own cost: latency, throughput
 	$(RUN) -m benchmarks.cancel
 
 fuzz: $(VENV)/.for-fuzz ## try changed inputs on all that reads bytes from outside, FUZZ_SECONDS (60) for each target
-	$(RUN) -m tests.fuzz --seconds $(FUZZ_SECONDS)
+	$(RUN) -m tests.fuzz $(FUZZ)
 
 soak: $(VENV)/.for-tests ## hours in minutes: many clients, cancels and faults, and nothing may grow
 	$(RUN) -m tests.soak

@@ -14,10 +14,14 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
+from uuid import UUID
 
 from beluna_gateway.adapters.base import HttpDialect
+from beluna_gateway.adapters.decoding import tool_calls
 from beluna_gateway.adapters.decoding.provider_errors import read_error_body
 from beluna_gateway.adapters.http.ndjson import NdjsonParser
 from beluna_gateway.adapters.http.payloads import BrokenStream
@@ -43,7 +47,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 1 << 20
 STRETCHED = 256 * 1024
 SEPARATORS = (b"\n\n", b"\n", b",", b"")
-MOST_SECONDS, MOST_SECONDS_PER_MEGABYTE = 1.0, 8.0
+MOST_SECONDS, MOST_SECONDS_PER_MEGABYTE = 1.0, 16.0
+TRIES = 3  # of what took too long: a busy machine may make anything slow once
 MOST_CHARACTERS = 10_000  # of a message that names mistakes
 MOST_BYTES, MOST_BYTES_PER_BYTE = 64 << 20, 400
 
@@ -169,7 +174,7 @@ def seeds(name: str) -> list[bytes]:
     if name == "client_lines":
         return [line.encode() for line in _said_by_clients()]
     if name == "configuration":
-        return [path.read_bytes() for path in (*ROOT.glob("*.jsonc"), *ROOT.glob("tests/config/*.jsonc"))]
+        return [path.read_bytes() for path in sorted((*ROOT.glob("*.jsonc"), *ROOT.glob("tests/config/*.jsonc")))]
     if name == "response":
         answers = [(r, "event-stream" if r.streamed else "json") for r in recordings()]
         return [head % kind.encode() + body for r, kind in answers for head, body in _framings(r.answer)]
@@ -201,12 +206,24 @@ def mutator(name: str) -> Mutator:
 
 
 def _bounded(name: str, data: bytes) -> None:
-    memory, began = _peak(), time.process_time()
-    TARGETS[name](data)
-    seconds, grown = time.process_time() - began, _peak() - memory
-    megabytes = len(data) / 1e6
-    assert seconds < MOST_SECONDS + MOST_SECONDS_PER_MEGABYTE * megabytes, f"{seconds:.1f} s for {len(data)} bytes"
+    memory = _peak()
+    most_seconds = MOST_SECONDS + MOST_SECONDS_PER_MEGABYTE * len(data) / 1e6
+    seconds = _seconds(name, data)
+    grown = _peak() - memory  # of the process' peak: neither garbage from before nor other processes count
+    for _ in range(TRIES - 1):
+        if seconds >= most_seconds:
+            seconds = _seconds(name, data)
+    assert seconds < most_seconds, f"{seconds:.1f} s for {len(data)} bytes"
     assert grown < MOST_BYTES + MOST_BYTES_PER_BYTE * len(data), f"{grown} bytes of memory for {len(data)} bytes"
+
+
+def _seconds(name: str, data: bytes) -> float:
+    """The processor time that one input takes."""
+    numbers = count(1)
+    with patch.object(tool_calls, "uuid4", lambda: UUID(int=next(numbers))):  # the same input does the same each time
+        began = time.process_time()
+        TARGETS[name](data)
+        return time.process_time() - began
 
 
 def _peak() -> int:

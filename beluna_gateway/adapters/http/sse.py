@@ -106,7 +106,7 @@ class SseParser:
         for line in lines:
             if line or self._bare.open:
                 self._take(line, events)
-            else:
+            elif self._data or self._is_error:
                 self._dispatch(events)
         self._line += rest
         if self._size + len(self._line) > self._limit:
