@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, Protocol
 from pydantic import JsonValue
 from pydantic_core import from_json
 
-from ..canonical import BackendRawEvent, CanonicalRequest, JsonObject, Operation, ResolvedCredential
+from ..canonical import BackendRawEvent, CanonicalRequest, JsonObject, Operation, ResolvedCredential, immutable
 from ..config.settings import BackendProfile, Capabilities
 from ..errors import GatewayError, protocol_violation, unsupported
 from ..telemetry.service import ProgramStatus
@@ -129,7 +129,7 @@ def overridden(capabilities: Capabilities, profile: BackendProfile) -> Capabilit
     )
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class HttpRequest:
     """An encoded request. `path` is appended to the backend's endpoint; `body` is sent as JSON."""
 

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from ..schemas.field_docs import describe, subclasses
-from .frames import ClientFrame, Frame, ServerFrame
+from .frames import ClientFrame, ServerFrame, Shape
 
 _JSON_VALUE = {
     "title": "JsonValue",
@@ -42,7 +42,7 @@ def server_frame_schema() -> dict[str, Any]:
 
 
 def _schema(title: str, description: str, adapter: TypeAdapter[Any]) -> dict[str, Any]:
-    schema = describe(adapter.json_schema(by_alias=True, schema_generator=_WithoutFieldTitles), subclasses(Frame))
+    schema = describe(adapter.json_schema(by_alias=True, schema_generator=_WithoutFieldTitles), subclasses(Shape))
     models = schema.pop("$defs")
     named: dict[str, Any] = {}
     definitions = {name: _rewritten(model, named) for name, model in models.items()} | named

@@ -43,8 +43,8 @@ _Item = TypeVar("_Item")
 List = Annotated[list[_Item], Field(fail_fast=True)]
 
 
-class Frame(BaseModel):
-    """What frames and their parts have in common."""
+class Shape(BaseModel):
+    """What frames and everything in them have in common."""
 
     model_config = ConfigDict(
         strict=True,
@@ -53,6 +53,10 @@ class Frame(BaseModel):
         hide_input_in_errors=True,
         defer_build=True,  # each schema is built when it is first used: half the start-up time
     )
+
+
+class Frame(Shape):
+    """What may come with any number of unknown keys."""
 
     @model_validator(mode="before")
     @classmethod
@@ -123,19 +127,23 @@ class Json(Frame):
     value: JsonValue
 
 
-class TextPart(Frame):
+class TaggedPart(Shape):
+    """No `Frame`: `_only_key` has seen to it that there is one key."""
+
+
+class TextPart(TaggedPart):
     text: Text
 
 
-class ImageUrlPart(Frame):
+class ImageUrlPart(TaggedPart):
     image_url: ImageUrl
 
 
-class FilePart(Frame):
+class FilePart(TaggedPart):
     file: File
 
 
-class JsonPart(Frame):
+class JsonPart(TaggedPart):
     json_: Json = Field(alias="json")
 
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from ...canonical import AssistantMessage, JsonObject, MediaPart, Part, ToolCall
+from ...canonical import AssistantMessage, JsonObject, MediaPart, Part, ToolCall, immutable
 from ...errors import invalid_request
 
 
@@ -31,7 +31,7 @@ class Origin(NamedTuple):
     model: str
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class TextPiece:
     """Text of the turn. `extra`: what the provider had attached to it, under the keys that its decoder chose."""
 
@@ -39,7 +39,7 @@ class TextPiece:
     extra: JsonObject = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class CallPiece:
     """A call of the turn, and its position among the turn's calls.
 
@@ -52,7 +52,7 @@ class CallPiece:
     noted: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class OpaquePiece:
     """Something that only its provider can read, exactly as it came."""
 
@@ -140,7 +140,7 @@ def _plain(parts: list[Part]) -> Iterator[Piece]:
         yield part if isinstance(part, MediaPart) else TextPiece(part.text)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Entry:
     """One note: exactly one of `text`, `call` and `opaque` is set."""
 
