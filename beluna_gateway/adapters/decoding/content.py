@@ -52,6 +52,8 @@ def _part(
     if "type" not in part and "text" not in part:
         raise protocol_violation("the backend sent a part of `content` with neither `type` nor `text`")
     said = part.get("type", "text")
+    if not isinstance(said, str):
+        said = ""  # counted, whatever it is
     if said in ("text", "output_text", "summary_text"):
         _read(part.get("text"), kind, texts, not_carried, depth)
     elif said == "refusal":
@@ -60,4 +62,4 @@ def _part(
         inner = next((part[key] for key in ("thinking", "reasoning", "text", "summary") if part.get(key)), None)
         _read(inner, "reasoning", texts, not_carried, depth)
     else:
-        not_carried.add(said.removesuffix("_url") if isinstance(said, str) and said else "part")
+        not_carried.add(said.removesuffix("_url") or "part")

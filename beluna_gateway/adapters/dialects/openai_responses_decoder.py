@@ -699,4 +699,4 @@ def _waits_for_client(item: JsonObject) -> bool:
         return not (isinstance(environment, dict) and environment.get("type") == "container_reference")
     if kind == "tool_search_call":
         return item.get("execution") == "client"
-    return kind in _CLIENT_ITEMS
+    return isinstance(kind, str) and kind in _CLIENT_ITEMS

@@ -61,3 +61,12 @@ def test_what_is_no_content_is_a_protocol_violation(content: Any) -> None:
         read_content(content, NotCarried())
 
     assert failure.value.kind == "protocol_violation"
+
+
+@pytest.mark.parametrize("kind", [{"error": {}}, ["text"], 5, None, "", "_url"])
+def test_a_part_whose_type_is_no_word_is_counted(kind: Any) -> None:
+    """As a part of a kind that nobody knows; the text beside it is read."""
+    not_carried = NotCarried()
+
+    assert read_content([{"type": kind}, {"type": "text", "text": "a"}], not_carried) == [("text", "a")]
+    assert not_carried.metadata() == {"not_carried": {"part": 1}}
