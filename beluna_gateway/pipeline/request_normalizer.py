@@ -102,7 +102,7 @@ class RequestNormalizer:
     def _inference(
         self, frame: frames.Infer | frames.CountTokens, request_id: str, limits: frames.Limits
     ) -> CanonicalRequest:
-        tools = tuple(_tools(frame.tools))
+        tools = tuple(_tools(frame.tools)) if frame.tools else ()
         sampling = frame.sampling
         return CanonicalRequest(
             request_id=request_id,
@@ -117,7 +117,7 @@ class RequestNormalizer:
             max_request_time_ms=limits.max_request_time_ms,
             metadata=frame.metadata,
             stream=frame.stream,
-            sampling=Sampling()
+            sampling=_NO_SAMPLING
             if sampling is None
             else Sampling(
                 sampling.temperature,
@@ -137,6 +137,7 @@ class RequestNormalizer:
 
 
 _NO_LIMITS = frames.Limits()
+_NO_SAMPLING = Sampling()
 
 
 def _route(frame: frames.Infer | frames.CountTokens) -> str | None:
@@ -379,8 +380,9 @@ def _strict(definition: frames.ToolDefinition, path: str) -> bool | None:
 
 def _provider_options(options: JsonObject | None) -> JsonObject | None:
     """The options, none of which asks for several answers: a client gets one."""
-    places = [] if options is None else [options, *(options.get(name) for name in _GEMINI_CONFIG)]
-    for place in places:
+    if options is None:
+        return None
+    for place in (options, *(options.get(name) for name in _GEMINI_CONFIG)):
         for name in COUNTS_OF_ANSWERS:
             count = place.get(name) if isinstance(place, dict) else None
             if isinstance(count, int | float) and count > 1:

@@ -26,6 +26,9 @@ class Caching:
     long: bool = False
 
 
+_ONLY_MARKS = Caching(marks=True)
+
+
 def caching(request: CanonicalRequest, configured: CacheSettings | None) -> Caching:
     """The request's `cache` field by field over the backend's; where neither is there, only marks count.
 
@@ -33,7 +36,7 @@ def caching(request: CanonicalRequest, configured: CacheSettings | None) -> Cach
     """
     own = request.cache
     if own is None and configured is None:
-        return Caching(marks=True)
+        return _ONLY_MARKS
     own, default = own or Cache(), configured or CacheSettings()
     if (own.mode or default.mode) == "off":
         return Caching()
