@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from ..quota.limits import Scope
     from ..quota.local import LocalSpend
-    from ..quota.owner import QuotaOwner, QuotaQueue
+    from ..quota.owner import QuotaOwner
+    from ..quota.queue import QuotaQueue
 
 
 class BudgetEnforcer:

@@ -10,7 +10,7 @@ from ..config.settings import Budget
 from . import decision
 from .decision import ScopeState
 from .limits import Limits, Scope, micro_dollars
-from .owner import listed, over_limit
+from .reports import listed, over_limit
 
 
 class LocalSpend:

@@ -13,7 +13,8 @@ from beluna_gateway.errors import GatewayError
 from beluna_gateway.quota import decision
 from beluna_gateway.quota.decision import ScopeState
 from beluna_gateway.quota.limits import Limits, Scope
-from beluna_gateway.quota.owner import OPEN_SECONDS, QuotaOwner, QuotaQueue
+from beluna_gateway.quota.owner import OPEN_SECONDS, QuotaOwner
+from beluna_gateway.quota.queue import QuotaQueue
 from beluna_gateway.quota.store import Command, End, QuotaStore, Renew, Reply, StoreAway, Take
 
 from ..fakes.clock import virtual_time
