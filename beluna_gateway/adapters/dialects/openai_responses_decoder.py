@@ -443,6 +443,7 @@ class ResponsesDecoder(ResponseDecoder):
             events.append(Progress())
         self._keep(item, value)
         item.ended = True
+        self._repeating = self._reasoning_place = None  # further deltas that name no item are another one's
 
     def _keep(self, item: _Item, value: JsonObject) -> None:
         """What of the whole item goes back to the provider."""

@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beluna_gateway.adapters.decoding.annotations import MAX_ANNOTATIONS, Annotations, gemini_annotations
-from beluna_gateway.canonical import Annotation, BackendRawEvent, Completed, OutputTextDelta, Usage
+from beluna_gateway.adapters.dialects.openai_responses_decoder import ResponsesDecoder
+from beluna_gateway.canonical import Annotation, BackendRawEvent, Completed, OutputTextDelta, Progress, Usage
 from beluna_gateway.errors import GatewayError
 from beluna_gateway.wire.ndjson import annotation_object
 
 from ..arbitrary import json_values
-from ..recorded import canonical, dialect
+from ..recorded import canonical, dialect, notes
 
 DIALECTS = ("openai_compatible", "openai_responses", "anthropic", "gemini", "ollama")
 
@@ -134,7 +135,7 @@ def completed(*output: Any) -> dict[str, Any]:
     return {"type": "response.completed", "response": {"status": "completed", "output": list(output)}}
 
 
-def text_delta(text: str, output: int = 0, content: int = 0) -> dict[str, Any]:
+def text_delta(text: str, output: int = 0, content: int | None = 0) -> dict[str, Any]:
     place = {"output_index": output, "content_index": content, "item_id": f"msg_{output}"}
     return {"type": "response.output_text.delta", "delta": text, **place}
 
@@ -175,6 +176,71 @@ def test_positions_in_mixed_texts_are_left_out() -> None:
     )
 
     assert found(events) == [{"kind": "url_citation", "url": "https://h/", "title": "H"}]
+
+
+@pytest.mark.parametrize(
+    ("places", "cited", "start"),
+    [
+        ([None], 0, 0),
+        ([None], 1, None),
+        ([0, 1, 2], 2, 4),
+        ([1, 0], 0, 2),
+        ([1, 0], 1, 0),
+        ([1, 0], 2, None),
+    ],
+)
+def test_a_responses_citation_counts_from_where_its_part_was_said(
+    places: list[int | None], cited: int, start: int | None
+) -> None:
+    """Parts of two characters, in the order in which they came; a part without an index is the first."""
+    deltas = [text_delta("xy", content=place) for place in places]
+
+    [one] = found(decode("openai_responses", *deltas, added(flat(0, 2), content=cited), completed()))
+
+    assert (one.get("start"), one.get("end")) == (start, None if start is None else start + 2)
+
+
+def test_a_responses_citation_of_a_message_without_text_has_no_place() -> None:
+    """It is told all the same."""
+    events = decode("openai_responses", completed(message(("", [flat(0, 1)])), message(("ab", []), index=1)))
+
+    assert found(events) == [{"kind": "url_citation", "url": "https://h/", "title": "H"}]
+
+
+def test_a_responses_citation_is_progress() -> None:
+    """While the backend cites it is at work."""
+    assert Progress() in decode("openai_responses", text_delta("ab"), added(flat(0, 2)), completed())
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("annotated", [True, False])
+@pytest.mark.parametrize(("length", "fits"), [(3000, True), (6000, False)])
+def test_what_is_kept_of_a_responses_citation_is_bounded(
+    streamed: bool, annotated: bool, length: int, fits: bool
+) -> None:
+    """It counts once, also where the whole message repeats it, and only where it was asked for."""
+    cited = {**flat(0, 1), "title": "t" * length}
+    decoder = ResponsesDecoder(notes("openai_responses"), None, 5000, annotated=annotated)
+    payloads = [text_delta("ab"), added(cited)] if streamed else [text_delta("ab")]
+    if fits or not streamed:
+        payloads.append(completed(message(("ab", [cited]))))
+
+    def fed() -> None:
+        for payload in payloads:
+            decoder.feed(json.dumps(payload).encode(), [])
+
+    if fits or not annotated:
+        fed()
+        return
+    with pytest.raises(GatewayError, match="5000 bytes"):
+        fed()
+
+
+def test_very_many_responses_citations_are_only_counted() -> None:
+    """Those beyond the most that are told."""
+    events = decode("openai_responses", completed(message(("ab", [flat(0, 1) | {"n": n} for n in range(1003)]))))
+
+    assert (len(found(events)), not_carried(events)) == (MAX_ANNOTATIONS, {"citations": 3})
 
 
 # --- Anthropic -----------------------------------------------------------------------------------------------

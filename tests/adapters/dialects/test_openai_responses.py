@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import JsonValue
 
 from beluna_gateway.adapters.dialects.openai_responses_decoder import ResponsesDecoder
+from beluna_gateway.adapters.encoding.turns import NOTHING_TO_ANSWER
 from beluna_gateway.canonical import (
     BackendRawEvent,
     Completed,
@@ -171,7 +172,9 @@ def test_empty_text_is_left_out() -> None:
 
 def test_nothing_to_answer_is_refused() -> None:
     """A history of which nothing but system messages is left is `invalid_request`."""
-    assert refused(message("system", text("s")), message("user", text(""))).kind == "invalid_request"
+    error = refused(message("system", text("s")), message("user", text("")))
+
+    assert (error.kind, error.message) == ("invalid_request", NOTHING_TO_ANSWER)
 
 
 def test_long_call_ids_are_mapped() -> None:
@@ -247,6 +250,29 @@ def test_encrypted_reasoning_is_asked_for_where_there_is_some(provider_state: An
     turn = message("assistant", text("Hi"), provider_state=provider_state)
 
     assert ("include" in body(message("user", text("Hi")), turn)) == asks
+
+
+def test_encrypted_reasoning_of_any_turn_counts() -> None:
+    """Also where a later turn has none."""
+    turns = [message("assistant", text("Hi"), provider_state=state(ENCRYPTED, {"text": 2}))]
+    turns += [message("user", text("Go on")), message("assistant", text("So")), message("user", text("And?"))]
+
+    assert "include" in body(message("user", text("Hi")), *turns)
+
+
+def test_an_id_of_64_characters_goes_back() -> None:
+    """The API's limit is the longest that it takes."""
+    reasoning = {"opaque": {**ENCRYPTED["opaque"], "id": "r" * 64}}
+    turn = message("assistant", text("Hi"), provider_state=state(reasoning, {"text": 2, "extra": {"id": "m" * 64}}))
+
+    assert [item.get("id") for item in body(message("user", text("Hi")), turn)["input"][1:]] == ["r" * 64, "m" * 64]
+
+
+def test_a_call_id_that_is_used_again_stays() -> None:
+    """The API tells the calls of two turns apart by their order."""
+    turn = [message("assistant", tool_calls=calls("a")), message("tool", text("x"), tool_call_id="a", tool_name="look")]
+
+    assert [item["call_id"] for item in body(message("user", text("Hi")), *turn, *turn)["input"][1:]] == ["a"] * 4
 
 
 def test_reasoning_alone_is_left_out() -> None:
@@ -897,6 +923,231 @@ def test_whatever_a_stream_leaves_out_the_whole_output_brings(items: list[tuple[
         assert sum(piece.get("text", 0) for piece in pieces_of(events_)) == len(said(events_))
 
 
+# --- which item is which -------------------------------------------------------------------------------------
+
+
+def unplaced(kind: str, delta: str, **more: Any) -> dict[str, Any]:
+    return event(f"{kind}.delta", delta=delta, **more)
+
+
+@pytest.mark.parametrize(
+    ("payloads", "expected"),
+    [
+        ([unplaced("reasoning_text", "Hm"), unplaced("output_text", "Hi"), end()], ("Hm", "Hi")),
+        ([unplaced("output_text", "Hi"), unplaced("reasoning_text", "Hm"), end()], ("Hm", "Hi")),
+        (
+            [
+                unplaced("reasoning_text", "One", item_id="a"),
+                event("output_item.done", item={"type": "reasoning", "id": "a"}),
+                unplaced("reasoning_text", "Two", item_id="b"),
+                end(),
+            ],
+            ("One\n\nTwo", ""),
+        ),
+        (
+            [
+                unplaced("reasoning_text", "One"),
+                event("output_item.done", item={"type": "reasoning"}),
+                unplaced("reasoning_text", "Two"),
+                end(),
+            ],
+            ("One\n\nTwo", ""),
+        ),
+        (
+            [
+                summary("One", 0),
+                event("reasoning_summary_part.done", output_index=0, summary_index=1, part={"text": "Two"}),
+                end(),
+            ],
+            ("One\n\nTwo", ""),
+        ),
+        (
+            [
+                event("reasoning_text.delta", output_index=0, content_index=0, delta="One"),
+                event(
+                    "content_part.done", output_index=0, content_index=1, part={"type": "reasoning_text", "text": "Two"}
+                ),
+                end(),
+            ],
+            ("One\n\nTwo", ""),
+        ),
+    ],
+)
+def test_a_text_without_a_place_belongs_to_the_item_under_way_of_its_kind(payloads: list[Any], expected: Any) -> None:
+    """Reasoning is never said as text nor text as reasoning, and an item that has ended gets nothing more."""
+    events = finished(*payloads)
+
+    assert (reasoned(events), said(events)) == expected
+
+
+def test_messages_that_nothing_names_are_told_apart_by_their_ends() -> None:
+    """No event that begins them, no index and no id: what comes after the end of one is the next one's."""
+    events = finished(
+        unplaced("output_text", "On"),
+        unplaced("output_text", "e."),
+        event("output_item.done", item=text_item("One.", phase="commentary")),
+        unplaced("output_text", "Tw"),
+        unplaced("output_text", "o."),
+        event("output_item.done", item=text_item("Two.", phase="final_answer")),
+        end(),
+    )
+
+    assert said(events) == "One.Two."
+    assert pieces_of(events) == [
+        {"text": 4, "extra": {"phase": "commentary"}},
+        {"text": 4, "extra": {"phase": "final_answer"}},
+    ]
+
+
+def test_a_call_is_never_taken_for_the_one_under_way() -> None:
+    """A call that ends under another id than the open one's is a second call."""
+    events = finished(
+        event("output_item.added", item=call_item()),
+        event("output_item.done", item=call_item(CITY, id="fc_2", call_id="call_2", status="completed")),
+        end(),
+    )
+
+    assert ready(events) == [("call_2", "look", CITY), ("call_1", "look", "{}")]
+
+
+def named(name: str, value: str) -> list[dict[str, Any]]:
+    """A message that is known by its id only."""
+    return [
+        event("output_item.added", item={"type": "message", "id": name}),
+        unplaced("output_text", value, item_id=name),
+        event("output_item.done", item=text_item(value, id=name)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("payloads", "expected"),
+    [
+        # by their ids, in whichever order
+        ([*named("a", "One"), *named("b", "Two"), end(output=[text_item("Two!", id="b")])], "OneTwo!"),
+        # an id that two of them have is the first one's
+        ([*named("a", "One"), end(output=[text_item("One", id="a"), text_item("Two", id="a")])], "OneTwo"),
+        # one that has been found is not found again by its turn
+        ([*named("a", "One"), end(output=[text_item("One", id="a"), text_item("Two", id="b")])], "OneTwo"),
+        # one with an index of its own is not found by its turn
+        ([spoken("One", output_index=1), end(output=[text_item("Two")])], "OneTwo"),
+        # an id that a delta gave
+        (
+            [
+                unplaced("output_text", "One", item_id="a"),
+                event("output_item.added", item={"type": "reasoning", "id": "r"}),
+                unplaced("output_text", " more", item_id="a"),
+                end(output=[text_item("One more!", id="a")]),
+            ],
+            "One more!",
+        ),
+    ],
+)
+def test_an_item_of_the_whole_output_is_the_one_that_has_its_name(payloads: list[Any], expected: str) -> None:
+    """Its id first, then its index, then its turn."""
+    assert said(finished(*payloads)) == expected
+
+
+def test_a_call_of_the_whole_output_is_found_by_its_call_id() -> None:
+    """In whichever order the output has the calls, and without ids of items."""
+    first, second = (call_item(call_id=name) for name in ("call_a", "call_b"))
+    for item in (first, second):
+        del item["id"]
+    events = finished(
+        event("output_item.added", item=first),
+        event("output_item.added", item=second),
+        end(output=[second | {"arguments": '{"b":1}'}, first | {"arguments": '{"a":1}'}]),
+    )
+
+    assert sorted(ready(events)) == [("call_a", "look", '{"a":1}'), ("call_b", "look", '{"b":1}')]
+
+
+def test_an_item_that_no_frame_carries_is_found_by_its_turn() -> None:
+    """Whatever its name is: only calls are told apart by it."""
+    begun = event("output_item.added", item={"type": "mcp_call", "id": "a", "name": "x"})
+
+    assert metadata(finished(begun, end(output=[{"type": "mcp_call", "id": "b", "name": "x"}])))["not_carried"] == {
+        "mcp_call": 1
+    }
+
+
+@pytest.mark.parametrize(
+    ("whole", "expected"),
+    [
+        (text_item("Ab", "BC"), "AB"),
+        (text_item("X", "BC"), "AB"),
+        (text_item("A", "BC"), "ABC"),
+        (text_item("A", "B", "C", status="incomplete"), "ABC"),
+    ],
+)
+def test_only_the_last_part_that_was_said_goes_on(whole: dict[str, Any], expected: str) -> None:
+    """A rest of an earlier part would stand in the wrong place."""
+    assert said(finished(spoken("A"), spoken("B", content_index=1), end(output=[whole]))) == expected
+
+
+@pytest.mark.parametrize(
+    "payloads",
+    [
+        [
+            event(
+                "output_item.done",
+                output_index=0,
+                item={"type": "message", "content": [{"type": "refusal", "refusal": "No."}, {"text": "But"}]},
+            ),
+            end(),
+        ],
+        [
+            event("output_item.done", output_index=0, item=text_item("No.")),
+            end(output=[text_item("No.", "Bu")]),
+            end(output=[text_item("No.", "But")]),
+        ],
+    ],
+)
+def test_no_part_of_a_message_is_passed_over(payloads: list[Any]) -> None:
+    """Behind a refusal, and where a message that has ended comes once more."""
+    assert said(finished(*payloads)) == "No.But"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "limit", "is_ready"),
+    [
+        ("incomplete", "completed", None, True),
+        ("incomplete", "incomplete", None, False),
+        ("incomplete", None, None, False),
+        ("completed", "completed", 5, True),
+        ("completed", "incomplete", 5, False),
+        ("completed", None, 5, True),
+    ],
+)
+def test_a_call_of_the_whole_output_is_ready_where_its_status_says_so(
+    answer: str, status: str | None, limit: int | None, is_ready: bool
+) -> None:
+    """Or where it has none and the answer's says so."""
+    events = finished(end(answer, output_tokens=5, output=[call_item(CITY, status=status)]), limit=limit)
+
+    assert ready(events) == ([("call_1", "look", CITY)] if is_ready else [])
+
+
+def test_arguments_that_came_only_with_a_calls_beginning_are_its_own() -> None:
+    """Not another call's."""
+    first = event("output_item.added", output_index=0, item=call_item(CITY))
+    second = event("output_item.added", output_index=1, item=call_item('{"b":1}', id="fc_2", call_id="call_2"))
+
+    assert ready(finished(first, second, end())) == [("call_1", "look", CITY), ("call_2", "look", '{"b":1}')]
+
+
+@pytest.mark.parametrize(
+    ("between", "reason"), [([], "length"), ([event("output_item.done", output_index=0, item=call_item())], "tools")]
+)
+def test_a_call_that_has_ended_is_not_one_that_the_limit_cut(between: list[Any], reason: str) -> None:
+    """Of an answer that spent its limit, a call is ready where the backend ended it and its arguments are whole."""
+    begun = event("output_item.added", output_index=0, item=call_item(CITY))
+    events = finished(begun, *between, end(output_tokens=5), limit=5)
+
+    assert isinstance(events[-1], Completed)
+    assert (events[-1].finish_reason == "length") == (reason == "length")
+    assert bool(ready(events)) == (reason == "tools")
+
+
 # --- what no frame carries, and what goes back ---------------------------------------------------------------
 
 
@@ -920,6 +1171,9 @@ def test_what_no_frame_carries_is_counted_by_kind() -> None:
         counted = metadata(finished(*payloads))["not_carried"]
         assert counted == {"web_search_call": 1, "logprobs": 1, "audio": 1, "citations": 2}
     assert metadata(finished(annotation, spoken("Hi", output_index=1), end()))["not_carried"] == {"citations": 1}
+    assert metadata(finished(annotation, annotation, end()))["not_carried"] == {"citations": 2}
+    parts = {"type": "message", "content": [{"text": word, "annotations": [{}]} for word in "ab"]}
+    assert metadata(finished(end(output=[parts])))["not_carried"] == {"citations": 2}
     assert "not_carried" not in metadata(finished(spoken("Hi"), end(output=[text_item("Hi")])))
 
 
@@ -930,6 +1184,7 @@ def test_what_no_frame_carries_is_counted_by_kind() -> None:
         {"type": "local_shell_call", "call_id": "c", "action": {}},
         {"type": "apply_patch_call", "call_id": "c"},
         {"type": "mcp_approval_request", "name": "pay", "arguments": "{}"},
+        {"type": "mcp_approval_request", "name": 7},
         {"type": "computer_call", "call_id": "c"},
         {"type": "shell_call", "call_id": "c", "environment": {"type": "local"}},
         {"type": "shell_call", "call_id": "c", "environment": None},
@@ -944,7 +1199,7 @@ def test_an_item_that_waits_for_the_client_is_refused_by_name(item: dict[str, An
             feed(payload)
         assert failure.value.kind == "unsupported_capability"
         assert item["type"] in failure.value.message
-        assert item.get("name", "") in failure.value.message
+        assert str(item.get("name", "")).strip("7") in failure.value.message
 
 
 @pytest.mark.parametrize(
@@ -1057,6 +1312,12 @@ def test_an_error_is_found_wherever_it_stands(payload: Any) -> None:
         feed(spoken("x"), payload)
 
     assert (failure.value.kind, failure.value.retryable) == ("backend_transient", True)
+
+
+def test_an_error_in_place_of_an_unstreamed_answer_is_told() -> None:
+    """In whichever shape the server puts it."""
+    with pytest.raises(GatewayError, match="overloaded"):
+        a_decoder().feed_whole({"detail": "overloaded"}, [])
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,77 @@ def test_messages(payloads: Any, message: str) -> None:
     assert violation("anthropic", *payloads) == message
 
 
+# --- Responses API ---
+
+
+def item_event(kind: str, item: Any) -> Any:
+    return {"type": f"response.output_item.{kind}", "output_index": 0, "item": item}
+
+
+def part_event(kind: str, value: Any) -> Any:
+    return {"type": f"response.{kind}_part.done", "output_index": 0, "part": value}
+
+
+def content(*parts: Any) -> Any:
+    return item_event("done", {"type": "message", "content": list(parts)})
+
+
+def output(*items: Any) -> Any:
+    return {"type": "response.completed", "response": {"status": "completed", "output": list(items)}}
+
+
+A_CALL: Any = {"type": "function_call", "call_id": "a", "name": "f", "arguments": ""}
+
+
+@pytest.mark.parametrize(
+    ("payloads", "message"),
+    [
+        ([{"a": 1}], "an event without `type`"),
+        ([{"type": "response.output_text.delta"}], "response.output_text.delta without a `delta` that is a string"),
+        ([{"type": "response.output_text.done", "text": 1}], "a text that is not a string"),
+        ([{"type": "response.refusal.done", "refusal": 1}], "a text that is not a string"),
+        ([part_event("content", 1)], "a part of an output item that is not an object"),
+        ([part_event("content", {"type": "output_text", "text": 1})], "a text that is not a string"),
+        ([part_event("content", {"type": "refusal", "refusal": 1})], "a refusal that is not a string"),
+        ([part_event("reasoning_summary", 1)], "a part of a summary that is not an object"),
+        ([part_event("reasoning_summary", {"text": 1})], "a text that is not a string"),
+        (
+            [{"type": "response.function_call_arguments.delta", "output_index": 0, "delta": "{"}],
+            "arguments of a tool call that it had not begun",
+        ),
+        ([item_event("added", 1)], "an output item that is not an object"),
+        ([item_event("added", {"type": 1})], "an output item's type that is not a string"),
+        ([item_event("done", 1)], "an output item that is not an object"),
+        ([item_event("done", {"type": 1})], "an output item's type that is not a string"),
+        ([item_event("done", {"type": "message", "content": 1})], "an output item's content that is not an array"),
+        ([content(1)], "a part of an output item that is not an object"),
+        ([content({"type": "output_text", "text": 1})], "a text that is not a string"),
+        ([content({"type": "refusal", "refusal": 1})], "a refusal that is not a string"),
+        ([item_event("added", A_CALL | {"call_id": 1})], "a tool call's id that is not a string"),
+        ([item_event("added", A_CALL | {"name": 1})], "a tool call's name that is not a string"),
+        (
+            [item_event("added", A_CALL), item_event("done", A_CALL | {"name": "g"})],
+            "the backend named one tool call twice: 'f', 'g'",
+        ),
+        (
+            [item_event("added", A_CALL), item_event("done", A_CALL), item_event("done", A_CALL)],
+            "the backend ended one output item twice",
+        ),
+        ([{"type": "response.completed", "response": 1}], "a response that is not an object"),
+        ([{"type": "response.completed", "response": {"output": {"a": 1}}}], "`output` that is not an array"),
+        ([output(1)], "an output item that is not an object"),
+        ([output({"type": 1})], "an output item's type that is not a string"),
+        ([output(A_CALL | {"name": 1})], "a tool call's name that is not a string"),
+        (
+            [{"type": "response.created", "response": {"id": one}} for one in ("a", "b")],
+            "the backend began a second response inside one answer",
+        ),
+    ],
+)
+def test_responses(payloads: Any, message: str) -> None:
+    assert violation("openai_responses", *payloads) == message
+
+
 # --- unstreamed answers ---
 
 
@@ -186,6 +257,8 @@ def test_messages(payloads: Any, message: str) -> None:
     ("name", "body", "message"),
     [
         ("openai_compatible", {"choices": []}, "an unstreamed answer with neither content nor a finish_reason"),
+        ("openai_responses", {"status": "queued"}, "an unstreamed answer that it has not completed"),
+        ("openai_responses", {"output": []}, "an unstreamed answer that it has not completed"),
         ("gemini", {"candidates": []}, "an unstreamed answer without a finishReason"),
         ("anthropic", {"type": "message", "content": []}, "an unstreamed answer without a stop_reason"),
         ("anthropic", {"type": "message", "content": {"a": 1}}, "a message whose `content` is not an array"),
