@@ -158,7 +158,8 @@ def gemini_thinking(request: CanonicalRequest, model: str) -> JsonObject:
         thinking["thinkingBudget"] = budget_of(wanted.effort, request.max_output_tokens)
     elif wanted.budget_tokens is not None:
         thinking["thinkingBudget"] = wanted.budget_tokens
-    if request.include_reasoning:
+    # HTTP 400 otherwise: "include_thoughts is only enabled when thinking is enabled".
+    if request.include_reasoning and thinking.get("thinkingBudget") != 0:
         thinking["includeThoughts"] = True
     return thinking
 

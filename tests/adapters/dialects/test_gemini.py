@@ -160,6 +160,12 @@ def test_tool_choice_has_a_word_for_each_form(choice: Any, expected: Any) -> Non
         ({"enable_thinking": True}, {"thinkingConfig": {"thinkingBudget": -1}}),
         ({"enable_thinking": False}, {"thinkingConfig": {"thinkingBudget": 0}}),
         ({"include_reasoning": True}, {"thinkingConfig": {"includeThoughts": True}}),
+        (
+            {"include_reasoning": True, "enable_thinking": True},
+            {"thinkingConfig": {"thinkingBudget": -1, "includeThoughts": True}},
+        ),
+        ({"include_reasoning": True, "enable_thinking": False}, {"thinkingConfig": {"thinkingBudget": 0}}),
+        ({"include_reasoning": True, "reasoning": {"effort": "off"}}, {"thinkingConfig": {"thinkingBudget": 0}}),
         ({"output_mode": "json_object"}, {"responseMimeType": "application/json"}),
     ],
 )
