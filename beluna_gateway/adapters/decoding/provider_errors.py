@@ -15,7 +15,7 @@ from math import ceil
 from typing import NamedTuple
 
 from pydantic import JsonValue
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from ...errors import ErrorKind, GatewayError
 from .scalars import LARGEST_NUMBER, whole_number, word
@@ -405,9 +405,10 @@ def error_in(value: JsonValue) -> GatewayError | None:
 def error_in_stream(error: ProviderError) -> GatewayError:
     """The error for an error inside an answer that began with HTTP 200, with the wait or the time that it names."""
     kind, retryable = _kind_in_stream(error)
+    said = error.message or error.code or (beginning(to_json(error.detail)) if error.detail else "no reason given")
     return GatewayError(
         kind,
-        f"the backend reported an error inside its answer: {error.message or error.code or 'no reason given'}",
+        f"the backend reported an error inside its answer: {said}",
         retryable=retryable,
         provider_code=error.code,
         retry_after_ms=_delay_ms(error),

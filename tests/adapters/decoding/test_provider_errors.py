@@ -198,6 +198,22 @@ def test_any_error_body_gives_a_gateway_error(body: Any) -> None:
     assert error.message.startswith("the backend reported an error inside its answer: ")
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"error": {"reason": "é" * 400}}, '{"reason":"' + "é" * 289),
+        ({"detail": {"reason": "no"}}, '{"reason":"no"}'),
+        ({"error": True}, '{"error":true}'),
+    ],
+)
+def test_an_error_without_a_text_is_quoted(body: Any, said: str) -> None:
+    """Its first 300 characters, where no key that is known for it has a text."""
+    error = error_in(body)
+
+    assert error is not None
+    assert error.message == f"the backend reported an error inside its answer: {said}"
+
+
 # --- errors inside an answer ---------------------------------------------------------------------------------
 
 
