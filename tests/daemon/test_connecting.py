@@ -39,6 +39,19 @@ async def test_connect_timeout(local, deaf_port):
     assert "connect_timeout_ms" in error["message"]
 
 
+async def test_a_refused_connection_is_named_by_its_meaning(local):
+    """In the words of the system, with the endpoint."""
+    with socket.socket() as taken:  # bound and not listening: nobody else gets the port
+        taken.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        daemon = await local(endpoint=endpoint, reliability={"max_retries": 0})
+        async with daemon.client() as client:
+            await client.infer()
+            error = await client.expect_failed("backend_transient")
+
+    assert error["message"] == f"no connection to {endpoint}: Connection refused"
+
+
 @pytest.mark.parametrize("way", ["cancel", "close"])
 async def test_cancelled_while_connecting(local, deaf_port, way):
     """The attempt is given up at once; no descriptor stays."""

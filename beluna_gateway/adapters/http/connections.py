@@ -10,6 +10,7 @@ timeouts, redirects and cookies, is not used: `exchange.py` speaks on the connec
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import ssl
 from collections.abc import Callable
@@ -213,5 +214,8 @@ def _failure_to_connect(error: Exception, profile: BackendProfile) -> GatewayErr
     if isinstance(error, aiohttp.ClientConnectorCertificateError) or isinstance(cause, ssl.SSLCertVerificationError):
         return GatewayError("backend_permanent", f"the TLS certificate of {endpoint} is not accepted: {cause}")
     if isinstance(cause, OSError):
-        return GatewayError("backend_transient", f"no connection to {endpoint}: {cause}", retryable=True)
+        # asyncio's own text has the number of the error and repeats the address, but not what the number means.
+        named = (cause.strerror or "").startswith("Connect call failed")
+        why = os.strerror(cause.errno) if named and cause.errno is not None else cause
+        return GatewayError("backend_transient", f"no connection to {endpoint}: {why}", retryable=True)
     return GatewayError("backend_permanent", f"no connection to {endpoint}: {type(error).__name__}: {error}")
