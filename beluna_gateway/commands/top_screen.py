@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypeVar
 
@@ -121,10 +121,11 @@ def _heading(text: str, hidden: int) -> Text:
     return heading
 
 
-def _table(columns: Iterable[str], width: int) -> Table:
+def _table(columns: Sequence[str], width: int) -> Table:
     """Names are cut so that no number is."""
     table = Table(box=None, expand=True, header_style="dim", padding=(0, 1), pad_edge=True)
-    longest = {"name": 12 if width < NARROW else 16, "model": max(10, width - 98)}
+    model = width - (108 if "program" in columns else 98)
+    longest = {"name": 12 if width < NARROW else 16, "model": max(8, model)}
     for title in columns:
         left = title in ("name", "model", "circuit", "program", "places")
         table.add_column(

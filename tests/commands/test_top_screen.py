@@ -93,6 +93,17 @@ def test_programs_and_a_shared_store_have_a_place():
     assert "program" not in "\n".join(lines(VIEW))
 
 
+@pytest.mark.parametrize("width", [116, 120, 160])
+def test_no_number_and_no_title_is_cut_beside_programs(width):
+    """The longest name and model are, instead."""
+    row = replace(ROW, name="a-long-name-of-a-backend", model="x" * 60, program="running", cost_usd=12.34)
+    table = [line for line in lines(replace(VIEW, backends=(row,)), width) if "program" in line or "a-long" in line]
+
+    assert len(table) == 2
+    assert table[0].split()[4:] == ["circuit", "program", "tokens/s", "requests", "failed", "tokens", "spent"]
+    assert table[1].rstrip().endswith("$12.34")
+
+
 def test_limits_have_a_place():
     """Money as money, everything else as a number; the height is kept."""
     limits = (LimitRow("a", None, "shared_spend_usd_per_day", 3.25, 20.0), LimitRow("a", "core", "places", 4, 40))
