@@ -14,15 +14,12 @@ class Group(NamedTuple):
     """Files below `beluna_gateway/`; `*` stands for anything."""
     tests: tuple[str, ...]
     """Files and folders below `tests/`."""
-    only: str = ""
-    """A part of the names of those tests that are meant; pytest's `-k`."""
 
 
 def _dialect(name: str, *more: str) -> Group:
     return Group(
         (f"adapters/dialects/{name}.py", f"adapters/dialects/{name}_decoder.py"),
         (f"adapters/dialects/test_{name}.py", *more, *_EVERY_DIALECT),
-        only=f"({name} or {' or '.join(_WORDS)}) and not bytes_are_cut",
     )
 
 
@@ -40,9 +37,6 @@ _EVERY_DIALECT = (
     "adapters/test_decoders_fuzz.py",
     "adapters/encoding/test_core_request.py",
 )
-
-_WORDS = ("test_media", "test_parallel", "test_caching", "test_reasoning", "test_annotations", "operations")
-"""Files whose tests do not all have the dialect in their name."""
 
 GROUPS: dict[str, Group] = {
     "pipeline": Group(

@@ -204,7 +204,7 @@ def _carried(extra: JsonObject, reasoned: bool) -> JsonObject:
 _NO_MEDIA_HERE = "the Responses API takes images and files of users and tools only"
 
 
-def _content(parts: tuple[Part, ...], path: str, *, media: bool = False) -> JsonValue:
+def _content(parts: tuple[Part, ...], path: str, *, media: bool) -> JsonValue:
     """One text as a string, which every server takes; anything else as parts, so that their borders stay.
 
     Empty texts, which the API refuses, are left out; None where nothing is left.

@@ -260,6 +260,14 @@ def test_encrypted_reasoning_of_any_turn_counts() -> None:
     assert "include" in body(message("user", text("Hi")), *turns)
 
 
+def test_a_cache_key_has_no_place_at_other_servers() -> None:
+    """It is refused, naming the field and whose place it has not."""
+    request = canonical({"type": "infer", "messages": [message("user", text("Hi"))], "cache": {"key": "k"}})
+
+    with pytest.raises(GatewayError, match=r"cache\.key: .*openai_responses"):
+        dialect("openai_responses", endpoint="http://127.0.0.1:8080/v1").encode(request, "m")
+
+
 def test_an_id_of_64_characters_goes_back() -> None:
     """The API's limit is the longest that it takes."""
     reasoning = {"opaque": {**ENCRYPTED["opaque"], "id": "r" * 64}}
