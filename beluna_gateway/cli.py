@@ -275,7 +275,12 @@ def _socket_path(options: argparse.Namespace) -> Path | int:
     if options.socket is not None:
         return Path(options.socket)
     config = _load(options.config)
-    return config if isinstance(config, int) else options.config.absolute().parent / config.socket_path
+    if isinstance(config, int):
+        if config == WRONG_CONFIG:
+            _complain("a daemon that runs goes on with what it has; --socket PATH asks it without this file")
+        return config
+    folder: Path = options.config.absolute().parent
+    return folder / config.socket_path
 
 
 def _no_daemon(path: Path, error: OSError) -> int:

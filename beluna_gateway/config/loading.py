@@ -80,6 +80,8 @@ def _tls_mistakes(config: Config, folder: Path) -> Iterator[str]:
 
 
 def _parse_json5(text: str, path: Path) -> Any:
+    if not text or text.isspace():
+        raise ConfigError(path, ["the file: empty, expected an object; `beluna-gateway init FOLDER` writes an example"])
     import pyjson5  # here, so that `--version` and library users do not pay for it
 
     try:
@@ -102,7 +104,7 @@ def _parse_json5(text: str, path: Path) -> Any:
 _SYNTAX = {
     "Number": "a number that cannot be read",
     "EOF": "the file ends too early: a bracket, quote or comment is not closed",
-    "IllegalCharacter": "this character may not stand here",
+    "IllegalCharacter": "this character may not stand here; is a comma missing before it, or one too many?",
     "ExtraData": "something stands after the end of the configuration",
     "NestingTooDeep": "nested too deeply",
     "IllegalType": "a value of this type may not stand here",

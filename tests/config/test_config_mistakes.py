@@ -65,6 +65,13 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path):
     )
 
 
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_an_empty_file_is_called_empty(tmp_path: Path, text: str):
+    """With what writes one that is not."""
+    with pytest.raises(ConfigError, match="the file: empty, expected an object; `beluna-gateway init"):
+        load(tmp_path, text)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -73,7 +80,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path):
         ('{\n  "a": "not closed\n', "line 2, column 8: not JSON5 (the file ends too early"),
         ("{} x", "line 1, column 4: not JSON5 (something stands after"),
         ("{}\n\n }", "line 3, column 2: not JSON5 (something stands after"),
-        ("", "line 1, column 1: not JSON5 (the file ends too early"),
+        ("// nothing\n", "line 1, column 1: not JSON5 (the file ends too early"),
         ("{a: 0x}", "line 1, column 5: not JSON5 (a number that cannot be read"),
         ("[" * 100_000, "not JSON5 (nested too deeply"),
         ('{"token": "sk-secret\\ud800"}', "line 1"),

@@ -433,6 +433,8 @@ async def test_a_configuration_that_is_wrong(tmp_path, command):
     assert (outcome.status, outcome.out) == (78, "")
     for place in ("ai_gateway.backends[0].dialect", "ai_gateway.budget.max_request_time_ms", "ai_gateway.budget.typo"):
         assert place in outcome.err
+    asks_a_daemon = command[:1] in (["ask"], ["status"])
+    assert ("--socket PATH asks it without this file" in outcome.err) == asks_a_daemon
 
 
 async def test_a_configuration_that_is_no_json5(tmp_path):
