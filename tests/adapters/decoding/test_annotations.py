@@ -236,13 +236,6 @@ def test_what_is_kept_of_a_responses_citation_is_bounded(
         fed()
 
 
-def test_very_many_responses_citations_are_only_counted() -> None:
-    """Those beyond the most that are told."""
-    events = decode("openai_responses", completed(message(("ab", [flat(0, 1) | {"n": n} for n in range(1003)]))))
-
-    assert (len(found(events)), not_carried(events)) == (MAX_ANNOTATIONS, {"citations": 3})
-
-
 # --- Anthropic -----------------------------------------------------------------------------------------------
 
 WEB = {
@@ -433,10 +426,31 @@ def test_positions_outside_of_the_text_are_left_out(start: int | None, end: int 
     assert (one.start, one.end) == (None, None)
 
 
-def test_very_many_annotations_are_only_counted() -> None:
+NUMBERS = range(MAX_ANNOTATIONS + 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "payloads"),
+    [
+        (
+            "openai_compatible",
+            [chat({"content": "x", "annotations": [url_citation(0, 1, title=str(n)) for n in NUMBERS]}, "stop")],
+        ),
+        ("openai_responses", [completed(message(("x", [flat(0, 1) | {"n": n} for n in NUMBERS])))]),
+        ("anthropic", [*block(0, "x", *(CHAR | {"document_index": n} for n in NUMBERS)), END]),
+        (
+            "gemini",
+            [
+                candidate(
+                    "x", "STOP", groundingMetadata={"groundingChunks": [{"web": {"title": str(n)}} for n in NUMBERS]}
+                )
+            ],
+        ),
+    ],
+)
+def test_very_many_annotations_are_only_counted(name: str, payloads: list[Any]) -> None:
     """The answer goes on; what is beyond the limit is in `not_carried`."""
-    many = [url_citation(0, 1, title=str(n)) for n in range(MAX_ANNOTATIONS + 5)]
-    events = decode("openai_compatible", chat({"content": "x", "annotations": many}, "stop"))
+    events = decode(name, *payloads)
 
     assert len(found(events)) == MAX_ANNOTATIONS
     assert not_carried(events) == {"citations": 5}

@@ -105,6 +105,17 @@ def test_every_request_names_the_version_of_the_api() -> None:
     assert anthropic.encode(canonical(frame()), "m").headers == {"anthropic-version": "2023-06-01"}
 
 
+@pytest.mark.parametrize(("model", "path"), [("m", "/v1/models/m"), ("a/b?c d", "/v1/models/a%2Fb%3Fc%20d")])
+def test_a_model_is_looked_up_by_its_name(model: str, path: str) -> None:
+    """The path of one model, of which nothing in a name can make another one's."""
+    assert dialect("anthropic").model_path(model) == path
+
+
+def test_a_cache_key_is_refused_by_the_dialects_name() -> None:
+    with pytest.raises(GatewayError, match=r"cache\.key: anthropic"):
+        body_of(cache={"key": "k"})
+
+
 @pytest.mark.parametrize(
     ("fields", "named"),
     [

@@ -88,6 +88,20 @@ def test_the_version_is_added_where_the_endpoint_has_none(endpoint: str, path: s
     assert probe == dialect("gemini", endpoint=endpoint).probe_path
 
 
+@pytest.mark.parametrize(
+    ("model", "path"),
+    [
+        ("m", "/v1beta/models/m"),
+        ("models/m", "/v1beta/models/m"),
+        ("tunedModels/m", "/v1beta/tunedModels/m"),
+        ("m?key=x y", "/v1beta/models/m%3Fkey%3Dx%20y"),
+    ],
+)
+def test_a_model_is_looked_up_by_its_name(model: str, path: str) -> None:
+    """The path of `models.get`, of which nothing in a name can make another one's."""
+    assert GEMINI.model_path(model) == path
+
+
 @pytest.mark.parametrize("model", ["../../v1/files", "m?key=x", "m&alt=json"])
 def test_a_model_cannot_change_the_url(model: str) -> None:
     """A model's name is no way to reach another method or to add a query."""
@@ -114,6 +128,10 @@ def image(url: str, **more: str) -> dict[str, Any]:
         (
             image("https://e.org/a", mime_type="image/webp"),
             {"fileData": {"fileUri": "https://e.org/a", "mimeType": "image/webp"}},
+        ),
+        (
+            image("https://e.org/v1.2/a.b.png"),
+            {"fileData": {"fileUri": "https://e.org/v1.2/a.b.png", "mimeType": "image/png"}},
         ),
         (image("https://e.org/files/abc123"), {"fileData": {"fileUri": "https://e.org/files/abc123"}}),
     ],
