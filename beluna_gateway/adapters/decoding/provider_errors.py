@@ -147,9 +147,12 @@ _NO_MONEY = frozenset(
     )
 )
 
-_CODE_KEYS = ("code", "error_code", "type", "error_type", "status")
+_CODE_KEYS = ("code", "error_code", "type", "error_type", "__type", "status")
 _STATUS_KEYS = ("status_code", "http_status_code", "status", "statusCode", "code", "error_code")
-_TEXT_KEYS = ("message", "msg", "detail", "details", "error_message", "error_msg", "status_msg", "errors", "error")
+_TEXT_KEYS = (
+    *("message", "msg", "detail", "details", "error_message", "error_msg", "status_msg", "errors", "error"),
+    *("error_description", "description", "reason", "title"),  # OAuth's, RFC 9457's
+)
 _DEPTH = 4
 """Objects inside each other that are looked through for an error and its text."""
 _ENTRIES = 20
@@ -206,7 +209,15 @@ def _is_error(value: Mapping[str, JsonValue]) -> bool:
         return True
     message = value.get("message")
     said = (isinstance(message, str) and message) or value.get("msg") or value.get("details")
-    return bool(said) and any(_is_code(value.get(key)) for key in _STATUS_KEYS)
+    return bool(said) and (
+        any(_is_code(value.get(key)) for key in (*_STATUS_KEYS, "error_type", "__type")) or _is_error_type(value)
+    )
+
+
+def _is_error_type(value: Mapping[str, JsonValue]) -> bool:
+    """Whether `type` is the word for a failure, and not an event's name."""
+    said = word(value.get("type"))
+    return said is not None and _status_of_word(said) is not None
 
 
 _ERROR_KEYS = frozenset(
@@ -299,7 +310,7 @@ def _words(layers: list[_Layer]) -> list[str]:
             if said is None or said == "error" or said.isdecimal():
                 continue
             # What an envelope says of itself ("status":"failed") is no word for the error.
-            if not envelope or key in ("error_code", "error_type") or _status_of_word(said) is not None:
+            if not envelope or key in ("error_code", "error_type", "__type") or _status_of_word(said) is not None:
                 words.append(said)
         metadata = fields.get("metadata")  # OpenRouter
         if isinstance(metadata, dict) and (said := word(metadata.get("error_type"))) is not None:

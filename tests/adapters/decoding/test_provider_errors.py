@@ -201,8 +201,8 @@ def test_any_error_body_gives_a_gateway_error(body: Any) -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ({"error": {"reason": "é" * 400}}, '{"reason":"' + "é" * 289),
-        ({"detail": {"reason": "no"}}, '{"reason":"no"}'),
+        ({"error": {"foo": "é" * 400}}, '{"foo":"' + "é" * 292),
+        ({"detail": {"foo": "no"}}, '{"foo":"no"}'),
         ({"error": True}, '{"error":true}'),
     ],
 )
@@ -266,6 +266,14 @@ def test_an_error_without_a_text_is_quoted(body: Any, said: str) -> None:
             "m",
         ),
         ({"error": True, "message": "m"}, "backend_transient", None, "m"),
+        # a word for a failure stands for its code; AWS has its own name for it
+        ({"message": "m", "error_type": "rate_limit_exceeded"}, "rate_limited", "rate_limit_exceeded", "m"),
+        ({"message": "m", "__type": "rate_limit_exceeded"}, "rate_limited", "rate_limit_exceeded", "m"),
+        ({"message": "m", "type": "overloaded_error"}, "backend_transient", "overloaded_error", "m"),
+        # OAuth's and RFC 9457's names of the text
+        ({"error": {"description": "m", "code": "model_not_found"}}, "invalid_request", "model_not_found", "m"),
+        ({"error": {"title": "m", "status": 429}}, "rate_limited", "429", "m"),
+        ({"error": {"reason": "m"}}, "backend_transient", None, "m"),
         # Mistral puts an object where a text should be
         (
             {"object": "error", "message": {"detail": [{"msg": "m"}]}, "type": "invalid_request_error"},
@@ -304,6 +312,8 @@ def test_an_error_is_found_wherever_servers_put_it(value: Any, kind: str, code: 
         {"code": "Success", "message": "done"},
         {"status": "completed", "message": "m"},
         {"message": "m"},
+        {"message": "m", "type": "message"},
+        {"message": "m", "type": "response.created", "error_type": None},
         {"message": {"role": "assistant", "content": "x"}, "done": False, "code": 5},
         {"type": "message", "content": []},
         [],
@@ -430,6 +440,7 @@ def test_http_429_for_a_spent_quota_is_not_worth_another_try(code: str, kind: st
             "Provider returned error: m",
         ),
         (b'{"error":"Bad Request","message":"too long","status":400}', "Bad Request: too long"),
+        (b'{"type":"about:blank","title":"Too Many Requests","status":429}', "Too Many Requests"),
         (b'{"unknown":{"shape":1}}', '{"unknown":{"shape":1}}'),
         (b'data: {"error":{"message":"m"}}\n\n', "m"),
         (b'event: error\ndata: {"error":{"message":"m"}}\n\n', "m"),
