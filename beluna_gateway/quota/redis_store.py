@@ -166,7 +166,7 @@ class RedisStore(QuotaStore):
                     await self._heard(connection)
                 finally:
                     await connection.disconnect(nowait=True)
-            except (RedisError, OSError, EOFError, GatewayError) as error:
+            except (RedisError, OSError, EOFError, GatewayError, ValueError, TypeError) as error:  # also no UTF-8
                 self._log.debug("the store of the shared limits sends no news", error=str(error))
             await asyncio.sleep(LISTEN_AGAIN_SECONDS)
 

@@ -60,15 +60,21 @@ class SqliteStore(QuotaStore):
         self._now = now
         self._thread: ThreadPoolExecutor | None = None
         self._file: sqlite3.Connection | None = None
+        self._inode = (0, 0)
+        self._was_replaced = False
 
     async def exchange(self, commands: Sequence[Command]) -> list[Reply]:
         """See `QuotaStore`."""
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "quota")
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._transaction, commands)
+            replies = await asyncio.get_running_loop().run_in_executor(self._thread, self._transaction, commands)
         except (sqlite3.Error, ValueError, TypeError, OSError) as error:  # the file is no database, or not ours
             raise StoreAway(f"{self._path}: {error}") from error
+        if self._was_replaced:
+            self._was_replaced = False
+            self.emptied()
+        return replies
 
     async def close(self) -> None:
         """See `QuotaStore`."""
@@ -94,9 +100,21 @@ class SqliteStore(QuotaStore):
             raise
         return file
 
+    def _inode_now(self) -> tuple[int, int]:
+        """Which file has the path; zeros: none."""
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return 0, 0
+        return found.st_dev, found.st_ino
+
     def _transaction(self, commands: Sequence[Command]) -> list[Reply]:
+        if self._file is not None and self._inode_now() != self._inode:
+            self._close()  # deleted, or put back from a backup: the other daemons keep count in what has this name now
+            self._was_replaced = True
         if self._file is None:
             self._file = self._open()
+            self._inode = self._inode_now()
         file = self._file
         file.execute("BEGIN IMMEDIATE")
         try:

@@ -260,3 +260,17 @@ async def test_an_odd_backend_id_works(server: RedisServer, tmp_path: Path):
     odd = Scope("ö {}: \n", "}{", Limits(places=1))
     async with store(server) as one:
         assert (await take(one, "a", "b", scope=odd)).granted == 1
+
+
+async def test_a_message_that_is_no_text_does_not_end_listening(server: RedisServer):
+    """Whoever may publish in the channel cannot make a daemon deaf: it listens anew."""
+    async with store(server) as one:
+        heard = asyncio.Event()
+        one.place_is_free = lambda backend_id: heard.set()
+        await take(one, "a")
+        async with asyncio.timeout(20):
+            while not server.call("PUBLISH", "n:wake:d", b"\xff"):
+                await asyncio.sleep(0.01)
+            while not heard.is_set():
+                server.call("PUBLISH", "n:wake:d", "b")
+                await asyncio.sleep(0.05)

@@ -107,6 +107,24 @@ async def test_a_file_that_is_no_database_is_told(tmp_path: Path):
     assert (tmp_path / "quota.db").read_text().startswith("something")
 
 
+async def test_a_file_that_was_replaced_is_opened_anew(tmp_path: Path):
+    """Otherwise a daemon that runs would keep count in the deleted file, and one that starts in the new one."""
+    running, told = store(tmp_path, "running"), []
+    running.emptied = lambda: told.append("emptied")
+    started = store(tmp_path, "started")
+    try:
+        await take(running, "a")
+        for file in tmp_path.glob("quota.db*"):
+            file.unlink()
+        assert (await take(started, "b", "c")).granted == 2
+        assert told == []
+        assert (await take(running, "d")).reason == "places"
+        assert told == ["emptied"]
+    finally:
+        await running.close()
+        await started.close()
+
+
 async def test_many_at_once_never_hold_more_than_there_is(tmp_path: Path):
     """Four stores of one file, side by side."""
     stores = [store(tmp_path, f"d{number}") for number in range(4)]
