@@ -35,6 +35,11 @@ class NotCarried:
         kind = kind[:MAX_KIND_CHARACTERS]
         return kind if kind in self._counts or len(self._counts) < MAX_KINDS else "other"
 
+    @property
+    def total(self) -> int:
+        """How many pieces of all kinds."""
+        return sum(self._counts.values())
+
     def metadata(self) -> JsonObject:
         """What is merged into `backend_metadata`: ``{"not_carried": {kind: count}}``, or nothing."""
         return {"not_carried": dict(self._counts)} if self._counts else {}

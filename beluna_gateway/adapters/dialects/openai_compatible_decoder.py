@@ -82,9 +82,10 @@ class ChatCompletionsDecoder(ResponseDecoder):
             self._said["text"].add(text)
             events.append(OutputTextDelta(text))
         else:
-            before = len(events)
+            before, not_carried = len(events), self._not_carried.total
             self._chunk(chunk, events, streamed=True)
-            event = events[before] if len(events) == before + 1 and chunk.get("usage") is None else None
+            alone = len(events) == before + 1 and chunk.get("usage") is None and self._not_carried.total == not_carried
+            event = events[before] if alone else None
             text = event.delta if type(event) is OutputTextDelta else None
         if text and not self.ended and not self._said["refusal"]:
             self._template.learn(payload, chunk, text)

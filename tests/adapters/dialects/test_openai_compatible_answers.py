@@ -522,6 +522,14 @@ def test_what_no_frame_carries_is_counted() -> None:
     assert whole(message({"content": "x", **annotations})).metadata["not_carried"] == {"citations": 2}
 
 
+def test_chunks_of_one_shape_are_counted_one_by_one() -> None:
+    """Text that comes with a piece that no frame carries is read in full each time, however often it repeats."""
+    repeated = chunk({"content": "x", "annotations": [{"type": "url_citation"}]})
+    read = stream(*[repeated] * 5, chunk(finish="stop"))
+
+    assert (read.text, read.metadata["not_carried"]) == ("xxxxx", {"citations": 5})
+
+
 def test_a_message_that_repeats_its_pieces_counts_nothing_twice() -> None:
     """The largest number of one kind counts; an object is one, whatever it holds."""
     annotations = {"annotations": [{"type": "url_citation"}, {"type": "url_citation"}]}
