@@ -24,6 +24,7 @@ FIELDS: dict[str, Any] = {
     "provider_code": "slow_down",
     "provider_http_status": 429,
     "retry_after_ms": 1000,
+    "retry_at_ms": 1_800_000_000_000,
 }
 OTHERS: dict[str, Any] = {
     "kind": "timeout",
@@ -33,6 +34,7 @@ OTHERS: dict[str, Any] = {
     "provider_code": None,
     "provider_http_status": None,
     "retry_after_ms": None,
+    "retry_at_ms": None,
 }
 
 
