@@ -149,6 +149,8 @@ _NO_MONEY = frozenset(
 
 _CODE_KEYS = ("code", "error_code", "type", "error_type", "__type", "status")
 _STATUS_KEYS = ("status_code", "http_status_code", "status", "statusCode", "code", "error_code")
+_FAILURE_KEYS = (*_STATUS_KEYS, "error_type", "__type")
+"""Beside a text, a code of failure in one of these makes an object an error."""
 _TEXT_KEYS = (
     *("message", "msg", "detail", "details", "error_message", "error_msg", "status_msg", "errors", "error"),
     *("error_description", "description", "reason", "title"),  # OAuth's, RFC 9457's
@@ -209,9 +211,7 @@ def _is_error(value: Mapping[str, JsonValue]) -> bool:
         return True
     message = value.get("message")
     said = (isinstance(message, str) and message) or value.get("msg") or value.get("details")
-    return bool(said) and (
-        any(_is_code(value.get(key)) for key in (*_STATUS_KEYS, "error_type", "__type")) or _is_error_type(value)
-    )
+    return bool(said) and (any(_is_code(value.get(key)) for key in _FAILURE_KEYS) or _is_error_type(value))
 
 
 def _is_error_type(value: Mapping[str, JsonValue]) -> bool:
