@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..telemetry.terminal import printable
-from .top_view import BackendRow, ClientRow, LimitRow, View
+from .top_view import BackendRow, ClientRow, LimitRow, Row, View
 
 NARROW, WIDE = 100, 116
 """With fewer columns the tables leave out requests and tokens; with so many they have models and programs, too."""
@@ -21,7 +21,7 @@ NARROW, WIDE = 100, 116
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _BREAKERS = {"closed": ("●", "green"), "half_open": ("◐", "yellow"), "open": ("○", "bold red")}
 
-Row = TypeVar("Row", BackendRow, ClientRow)
+AnyRow = TypeVar("AnyRow", bound=Row)
 
 
 def screen(view: View, width: int, height: int | None = None) -> RenderableType:
@@ -176,7 +176,7 @@ def _clients(rows: Sequence[ClientRow], width: int, *, dim: bool) -> RenderableT
     return table
 
 
-def _counts(row: BackendRow | ClientRow, width: int) -> list[Text]:
+def _counts(row: Row, width: int) -> list[Text]:
     cells = {
         "tokens/s": Text(rate(row.tokens_per_second), style="green" if row.tokens_per_second else "dim"),
         "requests": Text(number(row.requests)),
@@ -229,7 +229,7 @@ def _note(text: str) -> Text:
     return Text(f" ! {printable(text)}", style="yellow", no_wrap=True, overflow="ellipsis")
 
 
-def _fit(rows: Sequence[Row], room: int | None) -> tuple[list[Row], int]:
+def _fit(rows: Sequence[AnyRow], room: int | None) -> tuple[list[AnyRow], int]:
     """As many rows as there is room for, in their order; where not all fit, those with something going on first."""
     if room is None or len(rows) <= room:
         return list(rows), 0

@@ -34,19 +34,13 @@ class Lost:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class BackendRow:
-    """One backend. None: the daemon is older than the field."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What a backend and a client have in common. None: the daemon is older than the field."""
 
     name: str
-    model: str
     in_flight: int
-    places: int | None
-    """How many may be in flight."""
     queued: int
-    breaker: str
-    program: str | None
-    """State of a model server or Copilot program; None where the backend has none."""
     tokens_per_second: float | None
     """Output tokens; None until there are two samples."""
     requests: int
@@ -57,20 +51,23 @@ class BackendRow:
     cost_usd: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class ClientRow:
-    """One client; as `BackendRow`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendRow(Row):
+    """One backend."""
 
-    name: str
+    model: str
+    places: int | None
+    """How many may be in flight."""
+    breaker: str
+    program: str | None
+    """State of a model server or Copilot program; None where the backend has none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientRow(Row):
+    """One client."""
+
     connections: int
-    in_flight: int
-    queued: int
-    tokens_per_second: float | None
-    requests: int
-    failures: int
-    new_failures: int
-    used_tokens: int
-    cost_usd: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,40 +157,33 @@ def _of_this_daemon(samples: Sequence[Sample]) -> tuple[bool, Sequence[Sample]]:
 
 def _backend_rows(samples: Sequence[Sample]) -> Iterator[BackendRow]:
     for row in samples[-1].frame["backends"]:
-        name = row["id"]
-        program = row.get("program")
         yield BackendRow(
-            name=name,
+            **_in_common(samples, "backends", row["id"], row),
             model=row["default_model"],
-            in_flight=row["in_flight"],
             places=row.get("max_concurrency"),
-            queued=row["queued"],
             breaker=row["breaker"],
-            program=None if program is None else program["state"],
-            tokens_per_second=_rate(samples, "backends", name),
-            requests=row["requests"],
-            failures=row["failures"],
-            new_failures=sum(_increments(samples, "backends", name, "failures")),
-            used_tokens=row["used_tokens"],
-            cost_usd=row.get("cost_usd"),
+            program=(row.get("program") or {}).get("state"),
         )
 
 
 def _client_rows(samples: Sequence[Sample]) -> Iterator[ClientRow]:
     for row in samples[-1].frame.get("clients", ()):
-        name = row["name"]
-        yield ClientRow(
-            name=name,
-            connections=row["connections"],
-            in_flight=row["in_flight"],
-            queued=row["queued"],
-            tokens_per_second=_rate(samples, "clients", name),
-            requests=row["requests"],
-            failures=row["failures"],
-            new_failures=sum(_increments(samples, "clients", name, "failures")),
-            used_tokens=row["used_tokens"],
-            cost_usd=row.get("cost_usd"),
-        )
+        yield ClientRow(**_in_common(samples, "clients", row["name"], row), connections=row["connections"])
+
+
+def _in_common(samples: Sequence[Sample], group: str, name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `Row`, from the newest sample's `row` of that name."""
+    return {
+        "name": name,
+        "in_flight": row["in_flight"],
+        "queued": row["queued"],
+        "tokens_per_second": _rate(samples, group, name),
+        "requests": row["requests"],
+        "failures": row["failures"],
+        "new_failures": sum(_increments(samples, group, name, "failures")),
+        "used_tokens": row["used_tokens"],
+        "cost_usd": row.get("cost_usd"),
+    }
 
 
 def _rate(samples: Sequence[Sample], group: str, name: str) -> float | None:

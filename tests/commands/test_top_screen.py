@@ -14,7 +14,21 @@ from beluna_gateway.commands.top_screen import curve, duration, money, number, r
 from beluna_gateway.commands.top_view import BackendRow, LimitRow, View
 from tests import top_picture
 
-ROW = BackendRow("b", "m", 1, 8, 0, "closed", None, 1.0, 5, 0, 0, 10, 0.5)
+ROW = BackendRow(
+    name="b",
+    model="m",
+    in_flight=1,
+    places=8,
+    queued=0,
+    breaker="closed",
+    program=None,
+    tokens_per_second=1.0,
+    requests=5,
+    failures=0,
+    new_failures=0,
+    used_tokens=10,
+    cost_usd=0.5,
+)
 VIEW = View("1.2.3", 7, 61.0, None, "", 1, 1, 0, 1.0, (1.0,), 5, 0, 0, 10, 0.5, (ROW,), (), (), (), ())
 
 
