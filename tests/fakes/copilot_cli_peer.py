@@ -108,10 +108,13 @@ class Connection:
         if turn == "fail":
             self.event(session_id, "model.call_failure", source="top_level", statusCode=503, errorMessage='"busy"')
             return
-        if turn == "tools":
-            self.event(session_id, "assistant.tool_call_delta", toolCallId="c", toolName="weather", inputDelta="{}")
-        requests = [{"toolCallId": "c", "name": "weather", "arguments": {}}] if turn == "tools" else []
-        finish = "tool_calls" if requests else "stop"
+        calls = {"tools": ("{}", "tool_calls"), "cut-call": ('{"city', "content_filter")}
+        piece, finish = calls.get(turn or "", ("", "stop"))
+        requests = []
+        if piece:
+            self.event(session_id, "assistant.tool_call_delta", toolCallId="c", toolName="weather", inputDelta=piece)
+            # Of a call that was cut, too: the real program says `{}` for arguments that it could not read.
+            requests = [{"toolCallId": "c", "name": "weather", "arguments": {}}]
         self.event(session_id, "assistant.usage", model="m1", inputTokens=1, outputTokens=2, finishReason=finish)
         self.event(session_id, "assistant.message", messageId="m", content="hello world", toolRequests=requests)
         self.event(session_id, "session.idle")

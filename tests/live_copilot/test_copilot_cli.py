@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from beluna_gateway.adapters.copilot.adapter import GitHubCopilotAdapter
+from beluna_gateway.adapters.decoding.finish_reasons import finish_reason
 from beluna_gateway.canonical import (
     AssistantMessage,
     CanonicalRequest,
@@ -35,6 +36,8 @@ from beluna_gateway.errors import GatewayError
 from beluna_gateway.pipeline.timers import AttemptTimer
 
 from ..adapters.copilot.helpers import Client, gone, profile, request
+from ..fakes.answers import DONE, event, finish, plays, usage
+from ..fakes.backend import fake_backend
 from ..live.conftest import running_daemon
 from .conftest import KEY, MODEL, LocalModel
 
@@ -190,6 +193,31 @@ async def test_length(tmp_path, copilot_cli, local_model):
     assert client.completed.finish_reason == "length"
     (usage,) = (event.usage for event in client.events if isinstance(event, Usage))
     assert usage.output_tokens == 8
+
+
+async def test_a_call_that_was_cut(tmp_path, copilot_cli):
+    """A call that the provider cuts never becomes ready, and the answer ends with the provider's word for it.
+
+    The program itself shows such a call as a whole one, with `{}` for the arguments that it could not read.
+    """
+    calls = [tool_chunk(0, "c1", '{"city":"Paris"}'), tool_chunk(1, "c2", '{"city":')]
+    async with fake_backend() as provider:
+        settings = {"base_url": provider.url("p"), "wire_api": "completions"}
+        async with started(tmp_path, copilot_cli, settings) as live:
+            for word in ("content_filter", "length"):
+                provider.on("p", plays(*calls, finish(word), usage(), DONE))
+                client = await live.ask(request("What is the weather?", tools=(WEATHER,)))
+
+                assert [event.call.id for event in client.events if isinstance(event, ToolCallReady)] == ["c1"]
+                assert client.completed is not None
+                assert client.completed.finish_reason == finish_reason(word)
+
+
+def tool_chunk(index: int, call_id: str, arguments: str) -> bytes:
+    """A tool call as OpenAI streams it: the program wants the `type`, too."""
+    function = {"name": "get_weather", "arguments": arguments}
+    call = {"index": index, "id": call_id, "type": "function", "function": function}
+    return event({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]})
 
 
 async def test_at_the_same_time(tmp_path, copilot_cli, local_model):

@@ -17,6 +17,7 @@ from beluna_gateway.canonical import (
     Cache,
     Completed,
     ImagePart,
+    OtherFinishReason,
     OutputTextDelta,
     Reasoning,
     ResolvedCredential,
@@ -25,6 +26,7 @@ from beluna_gateway.canonical import (
     SystemMessage,
     TextPart,
     Tool,
+    ToolCallDelta,
     ToolCallReady,
     Usage,
     UserMessage,
@@ -124,6 +126,16 @@ async def test_tool_calls(tmp_path):
         assert (tool["name"], tool["overridesBuiltInTool"], tool["skipPermission"]) == ("weather", True, True)
         await backend.until_sent("session.detach")
         assert backend.sent("session.tools.handlePendingToolCall") == []
+
+
+async def test_a_call_that_was_cut(tmp_path):
+    """A content filter that cuts a call ends the answer as `content_filter`: the call never becomes ready."""
+    async with sdk(tmp_path, "turn=cut-call") as backend:
+        client = await backend.ask(request(tools=(WEATHER,)))
+
+    assert [type(event) for event in client.events[2:]] == [ToolCallDelta, Usage, Completed]
+    assert client.completed is not None
+    assert client.completed.finish_reason == OtherFinishReason("content_filter")
 
 
 async def test_tool_choice_none(tmp_path):
