@@ -34,7 +34,7 @@ adapters.base:      errors canonical config telemetry adapters.decoding
 adapters.dialects:  errors canonical wire config adapters.base adapters.decoding adapters.encoding
 adapters.operations: errors canonical wire adapters.base adapters.decoding adapters.encoding
 adapters.http:      version errors canonical config wire telemetry processes adapters.base adapters.decoding \
-                    adapters.operations
+                    adapters.encoding adapters.operations
 adapters.copilot:   version errors canonical config telemetry processes adapters.base adapters.decoding
 adapters:           config adapters.base adapters.dialects adapters.http adapters.copilot
 worker:             errors wire

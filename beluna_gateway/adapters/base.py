@@ -7,7 +7,7 @@ It does no I/O; `http.adapter.HttpAdapter` does it for all dialects.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
@@ -154,6 +154,13 @@ class ResponseDecoder(ABC):
     """Whether an end mark has been seen."""
     done: bool = False
     """Whether nothing more can come, so that the answer need not be read further. Then it has `ended`, too."""
+
+    def head(self, header: Callable[[bytes], str | None]) -> None:
+        """Called once before the body: takes what stands in the response's headers, by default nothing.
+
+        Args:
+            header: Gives the value of a header, by its name in lower case; None where there is none.
+        """
 
     @abstractmethod
     def feed(self, payload: bytes, events: list[BackendRawEvent]) -> None:

@@ -225,3 +225,11 @@ async def test_connection_is_used_again(tmp_path, dialect):
         first, second = backend.requests("b")
 
         assert first.connection == second.connection
+
+
+async def test_the_tier_that_served_may_stand_in_a_header(tmp_path):
+    """Gemini says it there and in no event."""
+    events = DIALECTS["gemini"].play(*DIALECTS["gemini"].text, *DIALECTS["gemini"].end)
+    frames = await outcome(tmp_path, "gemini", plays(events, headers={"x-gemini-service-tier": "standard"}))
+
+    assert frames[-2]["usage"]["service_tier"] == "standard"

@@ -24,6 +24,7 @@ def reject_unsupported(request: CanonicalRequest, default_model: str) -> None:
         # The server picks its model by the account; `default_model` only names it in frames.
         "model": request.model not in (None, default_model),
         "tools": bool(request.tools),
+        "tool_choice": request.tool_choice not in ("auto", "none"),
         "output_mode": request.output_mode != "text",
         "limits.max_output_tokens": request.max_output_tokens is not None,
         "sampling.temperature": sampling.temperature is not None,

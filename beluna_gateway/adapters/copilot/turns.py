@@ -54,7 +54,7 @@ def reject_unsupported(request: CanonicalRequest, *, brings_a_provider: bool) ->
     """
     sampling = request.sampling
     asked = {
-        "tool_choice": bool(request.tools) and request.tool_choice not in ("auto", "none"),
+        "tool_choice": request.tool_choice not in ("auto", "none"),
         "output_mode": request.output_mode != "text",
         # The program takes it as a property of the provider, so there must be one.
         "limits.max_output_tokens": request.max_output_tokens is not None and not brings_a_provider,
@@ -261,6 +261,7 @@ def _usage(data: Mapping[str, Any]) -> UsageStats:
         input_tokens=count(data.get("inputTokens")),
         output_tokens=count(data.get("outputTokens")),
         cached_input_tokens=count(data.get("cacheReadTokens")),
+        cache_write_input_tokens=count(data.get("cacheWriteTokens")),
         reasoning_tokens=count(data.get("reasoningTokens")),
     )
 

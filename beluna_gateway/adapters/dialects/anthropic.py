@@ -33,7 +33,7 @@ from ...errors import invalid_request, unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..encoding.caching import CacheMarks, caching, refuse_cache_key
 from ..encoding.call_ids import CallIds, answered_calls
-from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TurnNotes, pieces
+from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TurnNotes, part_path, pieces
 from ..encoding.reasoning import claude_thinking
 from ..encoding.turns import shape_turns
 from .anthropic_decoder import CARRIED, AnthropicDecoder
@@ -181,7 +181,8 @@ class _Conversation:
         for piece in pieces(message, self._origin, path):
             if isinstance(piece, MediaPart):
                 raise unsupported(
-                    f"{path}.parts: {piece.field} in an assistant message; anthropic takes it from users and tools only"
+                    f"{part_path(message, piece, path)}.{piece.field}: anthropic takes images and files of users and "
+                    "tools only"
                 )
             if isinstance(piece, OpaquePiece):
                 blocks.append(piece.value)

@@ -35,7 +35,7 @@ from ..decoding.provider_errors import ProviderError, error_of_status
 from ..encoding.caching import caching, refuse_cache
 from ..encoding.call_ids import CallIds, CallPosition, answered_calls
 from ..encoding.gemini_models import whole_name
-from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TextPiece, TurnNotes, pieces
+from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TextPiece, TurnNotes, part_path, pieces
 from ..encoding.reasoning import gemini_thinking, is_gemini_3
 from ..encoding.turns import shape_turns
 from .gemini_decoder import DIALECT, AnnotatedGeminiDecoder, GeminiDecoder, gemini_error
@@ -185,7 +185,7 @@ class _Conversation:
                     if text or "thoughtSignature" in extra:
                         parts.append({"text": text, **_signature(extra)})
                 case ImagePart() | FilePart():
-                    parts.append(_media(piece, f"{path}.parts"))
+                    parts.append(_media(piece, part_path(message, piece, path)))
                 case OpaquePiece(part):
                     parts.append(part)
                 case CallPiece(call, position, extra, noted):

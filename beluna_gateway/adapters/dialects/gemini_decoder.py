@@ -7,6 +7,8 @@ send a `finishReason` in every chunk, or before the last parts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pydantic import JsonValue
 
 from ...canonical import (
@@ -74,7 +76,11 @@ class GeminiDecoder(ResponseDecoder):
         self._thinking = False  # nothing came since the last thought
         self._word = ""
         self._usage: JsonObject = {}
+        self._tier: str | None = None
         self._metadata: JsonObject = {}
+
+    def head(self, header: Callable[[bytes], str | None]) -> None:
+        self._tier = header(b"x-gemini-service-tier")  # the guide "Priority inference"
 
     def feed(self, payload: bytes, events: list[BackendRawEvent]) -> None:
         self._chunk(parse_object(payload), events)
@@ -94,7 +100,7 @@ class GeminiDecoder(ResponseDecoder):
             raise cut_off("the backend's answer stopped without a finishReason: it was cut off")
         self._annotate(events)
         if self._usage:
-            events.append(Usage(_usage(self._usage)))
+            events.append(Usage(_usage(self._usage, self._tier)))
         self._note_text()
         if state := self._notes.state():
             self._metadata["provider_state"] = state
@@ -307,7 +313,8 @@ def _kind(part: JsonObject, key: str) -> str:
     return key
 
 
-def _usage(raw: JsonObject) -> UsageStats:
+def _usage(raw: JsonObject, tier: str | None) -> UsageStats:
+    """The counts, and the tier: the header's, else the one in the usage; Vertex has `trafficType` in its place."""
     thoughts = count(raw.get("thoughtsTokenCount"))
     input_tokens = _sum(count(raw.get("promptTokenCount")), count(raw.get("toolUsePromptTokenCount")))
     output_tokens = _sum(count(raw.get("candidatesTokenCount")), thoughts)
@@ -318,7 +325,7 @@ def _usage(raw: JsonObject) -> UsageStats:
         total_tokens=count(raw.get("totalTokenCount")),
         cached_input_tokens=count(raw.get("cachedContentTokenCount")),
         reasoning_tokens=thoughts,
-        service_tier=word(raw.get("serviceTier")),
+        service_tier=word(tier) or word(raw.get("serviceTier")) or word(raw.get("trafficType")),
     )
 
 

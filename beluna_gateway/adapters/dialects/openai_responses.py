@@ -30,7 +30,7 @@ from ...errors import invalid_request, unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..encoding.caching import caching, has_cache_lifetimes, openai_cache
 from ..encoding.call_ids import CallIds, answered_calls
-from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TextPiece, TurnNotes, pieces
+from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TextPiece, TurnNotes, part_path, pieces
 from ..encoding.reasoning import responses_reasoning
 from ..encoding.turns import NOTHING_TO_ANSWER
 from .openai_responses_decoder import CARRIED, DIALECT, MAX_ID_CHARACTERS, ResponsesDecoder
@@ -185,7 +185,7 @@ class _History:
                     item = {"type": "function_call", "call_id": call_id, "name": call.name}
                     yield item | {"arguments": call.arguments_json, **_carried(extra, reasoned)}
                 case ImagePart() | FilePart():
-                    raise unsupported(f"{path}.parts: {piece.field} in an assistant message: {_NO_MEDIA_HERE}")
+                    raise unsupported(f"{part_path(message, piece, path)}.{piece.field}: {_NO_MEDIA_HERE}")
 
 
 def _without_long_id(item: JsonObject) -> JsonObject:

@@ -135,6 +135,12 @@ def pieces(message: AssistantMessage, origin: Origin, path: str) -> Iterator[Pie
         yield CallPiece(message.tool_calls[position], position)
 
 
+def part_path(message: AssistantMessage, part: MediaPart, path: str) -> str:
+    """The path of a part that `pieces` gave of the message at `path`, for refusals."""
+    position = next(position for position, own in enumerate(message.parts) if own is part)
+    return f"{path}.parts[{position}]"
+
+
 def _plain(parts: list[Part]) -> Iterator[Piece]:
     for part in parts:
         yield part if isinstance(part, MediaPart) else TextPiece(part.text)

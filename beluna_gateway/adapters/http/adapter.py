@@ -15,10 +15,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from multidict import CIMultiDict
-from pydantic import JsonValue
 from yarl import URL
 
-from ...canonical import CanonicalRequest, JsonObject, ModelList, Operation, ResolvedCredential
+from ...canonical import CanonicalRequest, ModelList, Operation, ResolvedCredential
 from ...config.settings import is_azure
 from ...errors import GatewayError, invalid_request, protocol_violation
 from ...telemetry.service import ProgramStatus
@@ -38,6 +37,7 @@ from ..base import (
     parse_object,
 )
 from ..decoding.provider_errors import read_error_body, wait_ms, with_wait
+from ..encoding.provider_options import merge_options
 from .answer import Answer
 from .compression import decompressed
 from .connections import BrokenExchange, ConnectionPool
@@ -84,8 +84,7 @@ class HttpAdapter(BackendAdapter):
         wanted = self._dialect.encode(request, model)
         if request.tool_choice == "required" and not request.tools:
             raise invalid_request("tool_choice: 'required', but there are no tools")
-        if request.provider_options:
-            merge_options(wanted.body, request.provider_options)
+        merge_options(wanted.body, request.provider_options)
         decoder = partial(self._dialect.decoder, request, model)
         trace = self.trace_of(request.metadata)
         call = self.call(wanted, decoder, request.request_id, credential, stream=request.stream, trace=trace)
@@ -289,7 +288,8 @@ class HttpCall:
             timer.connected()  # the pool has its own timer for connecting
             async with self._adapter.exchange(self._method, self._url, self._headers, self._body) as exchange:
                 # Created while the backend works on its answer.
-                answer = Answer(self._decoder(), self._framing, self._limit, emit, timer)
+                decoder = self._decoder()
+                answer = Answer(decoder, self._framing, self._limit, emit, timer)
                 await exchange.head()
                 if not 200 <= exchange.status < 300:
                     raise await self._adapter.failure(exchange)
@@ -298,6 +298,7 @@ class HttpCall:
                         f"the backend compressed its answer (Content-Encoding {', '.join(codings)}), "
                         "although it was asked for identity"
                     )
+                decoder.head(exchange.header)
                 try:
                     exchange.complete = await answer.read(exchange, self._stream)
                 except GatewayError as error:
@@ -341,21 +342,3 @@ def base_url(endpoint: str) -> tuple[URL, str | None]:
         socket_path, _, path = endpoint.removeprefix("unix:").partition(":")
         return URL("http://localhost" + path), socket_path
     return URL(endpoint), None
-
-
-def merge_options(body: JsonObject, options: JsonObject, at: str = "provider_options") -> None:
-    """Merges a request's `provider_options` into `body`, nested objects member by member.
-
-    Raises:
-        GatewayError: `invalid_request`, for a key that the gateway has set itself for this request.
-    """
-    for key, value in options.items():
-        if key not in body:
-            body[key] = value
-            continue
-        own: JsonValue = body[key]
-        if not isinstance(own, dict) or not isinstance(value, dict):
-            raise invalid_request(
-                f"{at}.{key}: the gateway sets this itself for this request, it may not be overridden"
-            )
-        merge_options(own, value, f"{at}.{key}")

@@ -1,6 +1,7 @@
 """The input tokens of a request, as the provider counts them, in each provider's form.
 
-The body is the one that the dialect sends for inference, without what a count does not take.
+The body is the one that the dialect sends for inference, without what a count does not take; `provider_options` are
+merged into the rest, and what a provider's count does not take of them, it says itself.
 Sources: Anthropic, `POST /v1/messages/count_tokens` (MessageCountTokensParams); Responses, `POST
 /responses/input_tokens` (InputTokenCountParams); Gemini, `models.countTokens` with `generateContentRequest`
 (google.genai.types.CountTokensConfig says why: tools and system instruction count only there); Chat Completions,
@@ -18,6 +19,7 @@ from ...errors import GatewayError, protocol_violation
 from ..base import HttpDialect, HttpRequest
 from ..decoding.scalars import whole_number
 from ..encoding.gemini_models import whole_name
+from ..encoding.provider_options import merge_options
 from .base import Operation, Reader, version_of
 
 _ANTHROPIC = frozenset(
@@ -45,17 +47,20 @@ def _count(key: str) -> Reader:
 def _anthropic(dialect: HttpDialect, request: CanonicalRequest, model: str) -> Operation:
     asked = dialect.encode(_whole(request), model)
     body = {name: value for name, value in asked.body.items() if name in _ANTHROPIC}
+    merge_options(body, request.provider_options)
     return Operation(HttpRequest(f"{asked.path}/count_tokens", body, asked.headers), _count("input_tokens"))
 
 
 def _responses(dialect: HttpDialect, request: CanonicalRequest, model: str) -> Operation:
     asked = dialect.encode(_whole(request), model)
     body = {name: value for name, value in asked.body.items() if name in _RESPONSES}
+    merge_options(body, request.provider_options)
     return Operation(HttpRequest(f"{asked.path}/input_tokens", body, asked.headers), _count("input_tokens"))
 
 
 def _chat(dialect: HttpDialect, request: CanonicalRequest, model: str) -> Operation:
     asked = dialect.encode(_whole(request), model)
+    merge_options(asked.body, request.provider_options)
     wanted = HttpRequest(f"{asked.path}/input_tokens", asked.body, asked.headers)
     return Operation(wanted, _count("input_tokens"), _no_such_path)
 
@@ -73,6 +78,7 @@ def _no_such_path(error: GatewayError) -> GatewayError:
 
 def _gemini(dialect: HttpDialect, request: CanonicalRequest, model: str) -> Operation:
     asked = dialect.encode(_whole(request), model)
+    merge_options(asked.body, request.provider_options)
     name = whole_name(model)
     body: JsonObject = {"generateContentRequest": {"model": name, **asked.body}}
     return Operation(

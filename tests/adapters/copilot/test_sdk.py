@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from beluna_gateway.adapters.copilot.turns import history
 from beluna_gateway.canonical import (
+    AssistantMessage,
     Cache,
     Completed,
     ImagePart,
@@ -26,8 +28,10 @@ from beluna_gateway.canonical import (
     SystemMessage,
     TextPart,
     Tool,
+    ToolCall,
     ToolCallDelta,
     ToolCallReady,
+    ToolMessage,
     Usage,
     UserMessage,
 )
@@ -136,6 +140,24 @@ async def test_a_call_that_was_cut(tmp_path):
     assert [type(event) for event in client.events[2:]] == [ToolCallDelta, Usage, Completed]
     assert client.completed is not None
     assert client.completed.finish_reason == OtherFinishReason("content_filter")
+
+
+def test_a_history_is_one_of_the_sdks_own_types():
+    """Each event that a session is to be resumed with is one that the SDK reads, with nothing that it does not know."""
+    from copilot.generated.session_events import SessionEvent
+
+    asked = request(
+        messages=(
+            UserMessage(TEXT),
+            AssistantMessage(TEXT, (ToolCall("c", "weather", '{"a":1}', {"a": 1}),)),
+            ToolMessage("c", "weather", TEXT),
+        )
+    )
+    for line in history(asked, "00000000-0000-4000-8000-000000000000", "m").splitlines():
+        event = json.loads(line)
+        read = SessionEvent.from_dict(event).to_dict()
+
+        assert (read["type"], set(read["data"])) == (event["type"], set(event["data"]))
 
 
 async def test_tool_choice_none(tmp_path):
