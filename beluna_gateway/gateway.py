@@ -125,7 +125,7 @@ class AIGateway:
 
     async def start(self) -> None:
         """Starts model servers that are to run before the first request (`launch`), and loads the default backend's
-        adapter. Optional: otherwise the first request does both.
+        adapter and what TLS needs. Optional: otherwise the first request does it.
         """
         await self._live.start()
 

@@ -245,7 +245,7 @@ def test_the_version_is_printed_without_loading_the_gateway(at: Surroundings):
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert done.stdout.startswith("beluna-gateway ")
     assert "beluna_gateway.cli" in loaded
-    assert loaded.isdisjoint({"pydantic", "structlog", "asyncio", "uvloop", "aiohttp", "pyjson5"})
+    assert loaded.isdisjoint({"pydantic", "structlog", "asyncio", "uvloop", "yarl", "pyjson5"})
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

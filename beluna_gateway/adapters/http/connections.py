@@ -1,10 +1,7 @@
-"""The connections to one backend: aiohttp's pool, which resolves names, connects, speaks TLS and keeps connections.
+"""The connections to one backend: kept while they are idle, and made where there is none.
 
-This is the package's one door to aiohttp's client. What is used of it (`tests/adapters/http/test_aiohttp.py` fails
-when that changes): `BaseConnector.connect(request, traces, timeout)`, which is documented, and of the connection that
-it returns `transport`, `protocol`, `release()` and `close()`. aiohttp's protocol gets the transport's callbacks while
-a connection is idle; where bytes or an end come then, its `should_close` turns true. aiohttp's own HTTP, its parsers,
-timeouts, redirects and cookies, is not used: `exchange.py` speaks on the connections.
+`exchange.py` speaks HTTP on them. A connection on which bytes or an end come while nothing was asked is closed: they
+are no answer to what will be asked next.
 """
 
 from __future__ import annotations
@@ -14,17 +11,18 @@ import os
 import select
 import ssl
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import Protocol, cast
 
-import aiohttp
 from yarl import URL
 
 from ...config.settings import BackendProfile
-from ...config.tls_files import tls_context
+from ...config.tls_files import system_context, tls_context
 from ...errors import GatewayError
+from .connecting import Connector, TcpConnector, UnixConnector, UnusableHost
 
-if TYPE_CHECKING:
-    from aiohttp.connector import Connection
+IDLE_SECONDS = 15.0
+"""A connection that has been idle for longer is closed: servers close theirs, too, and a request must not meet that."""
 
 
 class BrokenExchange(GatewayError):
@@ -48,7 +46,7 @@ class Receiver(Protocol):
 
 
 class PooledProtocol(asyncio.Protocol):
-    """The protocol of a pooled connection's transport: passes everything to the exchange under way, or to aiohttp's.
+    """The protocol of a pooled connection's transport: passes everything to the exchange under way.
 
     It stays for all exchanges of a connection, because to change a transport's protocol costs system calls: the event
     loop stops reading and starts again.
@@ -57,42 +55,48 @@ class PooledProtocol(asyncio.Protocol):
     a body with it (RFC 8446, section 6.1).
 
     Args:
-        idle: aiohttp's protocol, for the time between two exchanges.
-        transport: The connection's.
+        pool: Told when the connection is made and when it is lost.
     """
 
-    __slots__ = ("_idle", "_poll", "_tls", "exchange")
+    __slots__ = ("_poll", "_pool", "_tls", "exchange", "transport")
 
-    def __init__(self, idle: asyncio.Protocol, transport: asyncio.Transport) -> None:
-        self._idle = idle
-        self._tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+    def __init__(self, pool: ConnectionPool) -> None:
+        self._pool = pool
+        self._tls: ssl.SSLObject | None = None
         self._poll: select.poll | None = None
+        self.transport: asyncio.Transport
+        self.exchange: Receiver | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's own class is no subclass of it
+        self._tls = transport.get_extra_info("ssl_object")
         raw = transport.get_extra_info("socket")
         if raw is not None and raw.fileno() >= 0:
             self._poll = select.poll()
             self._poll.register(raw.fileno(), select.POLLIN | select.POLLRDHUP)
-        self.exchange: Receiver | None = None
+        self._pool.opened(self)
 
-    def has_input(self) -> bool:
-        """Whether bytes or an end wait in the kernel, of an open connection on which nothing was asked: what the event
-        loop has not read yet would be taken for the next response. Over TLS a record that waits counts likewise: what a
-        server sends after its handshake (session tickets) has been read with the response before.
+    def is_quiet(self) -> bool:
+        """Whether nothing waits on an open connection on which nothing was asked: bytes or an end in the kernel that
+        the event loop has not read yet would be taken for the next response. Over TLS a record that waits counts
+        likewise: what a server sends after its handshake (session tickets) has been read with the response before.
         """
-        return self._poll is None or bool(self._poll.poll(0))
+        return not self.transport.is_closing() and self._poll is not None and not self._poll.poll(0)
 
     def data_received(self, data: bytes) -> None:
-        (self.exchange or self._idle).data_received(data)
+        if self.exchange is None:
+            self.transport.abort()
+        else:
+            self.exchange.data_received(data)
 
     def eof_received(self) -> None:
         if self.exchange is not None:
             # asyncio calls this without close_notify too, uvloop does not.
             orderly = self._tls is None or _has_close_notify(self._tls)
             self.exchange.disconnected(None if orderly else _no_close_notify())
-        else:
-            self._idle.eof_received()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._idle.connection_lost(error)
+        self._pool.lost(self)
         if self.exchange is not None:
             if error is None and self._tls is not None:
                 error = _no_close_notify()  # an orderly end calls `eof_received` first
@@ -119,51 +123,87 @@ class ConnectionPool:
     def __init__(self, url: URL, unix_path: str | None, profile: BackendProfile) -> None:
         self.loop = asyncio.get_running_loop()
         self._profile = profile
+        self._encrypted = url.scheme == "https"
         tls = profile.backend.tls
-        context = True if tls is None else tls_context(tls, profile.folder)
+        self._context = None if tls is None else tls_context(tls, profile.folder)
+        self._seconds = profile.reliability.connect_timeout_ms / 1000
         self.proxy_credential: str | None = None
         """`user:password` for the proxy; the latest one counts for new connections."""
-        self._connector: aiohttp.BaseConnector
         if unix_path is not None:
-            self._connector = aiohttp.UnixConnector(unix_path, limit=0)
+            connector: Connector = UnixConnector(unix_path)
         elif profile.backend.proxy is not None:
             from .proxy import ProxyConnector  # only configurations with a proxy pay for the import
 
-            self._connector = ProxyConnector(profile, context, lambda: self.proxy_credential)
+            connector = ProxyConnector(profile.backend.proxy, url, self._seconds, lambda: self.proxy_credential)
         else:
-            self._connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, ssl=context)
-        # Tells aiohttp where to connect to; it is never sent.
-        self._request = aiohttp.ClientRequest("GET", url)
-        # ceil_threshold: aiohttp rounds timeouts above it up to whole seconds; they must hold as configured.
-        self._timeout = aiohttp.ClientTimeout(
-            total=None, connect=profile.reliability.connect_timeout_ms / 1000, ceil_threshold=1e9
-        )
+            connector = TcpConnector(url)
+        self._connector = connector
+        self._open: set[PooledProtocol] = set()
+        self._idle: dict[PooledProtocol, float] = {}
+        """With the time from which on each is idle, the latest one last."""
+        self._expiry: asyncio.TimerHandle | None = None
+        self._all_closed: asyncio.Future[None] | None = None
+        """Exists from `close` on."""
         self.on_close: set[Callable[[], None]] = set()
         """Called when the pool is closed, by exchanges that linger after their request has ended."""
 
-    async def connect(self) -> tuple[Connection, asyncio.Transport, PooledProtocol]:
-        """A connection that nobody else uses, with its transport and protocol.
+    async def connect(self) -> PooledProtocol:
+        """A connection that nobody else uses.
 
         Raises:
             GatewayError: There is none to be had.
         """
-        while True:
-            try:
-                connection = await self._connector.connect(self._request, [], self._timeout)
-            except (aiohttp.ClientError, OSError, UnicodeError) as error:
-                raise _failure_to_connect(error, self._profile) from error
-            transport, idle = connection.transport, connection.protocol
-            if transport is None or idle is None or idle.should_close:
-                connection.close()  # the peer wrote or closed while the connection was idle
-                continue
-            protocol = transport.get_protocol()
-            if not isinstance(protocol, PooledProtocol):
-                protocol = PooledProtocol(idle, transport)
-                transport.set_protocol(protocol)
-            elif protocol.has_input():
-                connection.close()
-                continue
-            return connection, transport, protocol
+        while self._idle:
+            # The latest one: it is the least likely to be closed by the server, and those that are too many expire.
+            protocol, _ = self._idle.popitem()
+            if protocol.is_quiet():
+                return protocol
+            protocol.transport.abort()
+        try:
+            async with asyncio.timeout(self._seconds):
+                protocol = await self._connector.connect(partial(PooledProtocol, self), await self._tls_context())
+        except (OSError, UnicodeError, UnusableHost) as error:
+            raise _failure_to_connect(error, self._profile) from error
+        if self._all_closed is not None:
+            protocol.transport.abort()
+            raise self.cut("the daemon closes it")
+        return protocol
+
+    def release(self, protocol: PooledProtocol) -> None:
+        """Takes back a connection whose response has ended."""
+        if self._all_closed is not None:
+            protocol.transport.abort()
+        elif not protocol.transport.is_closing():
+            self._idle[protocol] = self.loop.time()
+            if self._expiry is None:
+                self._expiry = self.loop.call_later(IDLE_SECONDS, self._expire)
+
+    def _expire(self) -> None:
+        """Closes what has been idle for too long."""
+        self._expiry = None
+        oldest = self.loop.time() - IDLE_SECONDS
+        for protocol, since in list(self._idle.items()):
+            if since > oldest:
+                self._expiry = self.loop.call_at(since + IDLE_SECONDS, self._expire)
+                break
+            del self._idle[protocol]
+            protocol.transport.close()
+
+    def opened(self, protocol: PooledProtocol) -> None:
+        """A connection has been made."""
+        self._open.add(protocol)
+
+    def lost(self, protocol: PooledProtocol) -> None:
+        """A connection is no more."""
+        self._open.discard(protocol)
+        self._idle.pop(protocol, None)
+        if self._all_closed is not None and not self._open and not self._all_closed.done():
+            self._all_closed.set_result(None)
+
+    async def _tls_context(self) -> ssl.SSLContext | None:
+        if self._encrypted and self._context is None:
+            self._context = await asyncio.to_thread(system_context)  # at once where it is there, else 50 ms
+        return self._context if self._encrypted else None
 
     def cut(self, why: object) -> BrokenExchange:
         """The error for a response that did not come to its end."""
@@ -181,7 +221,14 @@ class ConnectionPool:
         """Closes all connections."""
         for end in list(self.on_close):
             end()
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._all_closed = self.loop.create_future()
+        for protocol in self._open:
+            protocol.transport.abort()
         await self._connector.close()
+        if self._open:
+            await self._all_closed
 
 
 def _has_close_notify(tls: ssl.SSLObject) -> bool:
@@ -199,9 +246,9 @@ def _no_close_notify() -> Exception:
 
 
 def _failure_to_connect(error: Exception, profile: BackendProfile) -> GatewayError:
-    """The exceptions of aiohttp and of the system as a `GatewayError`."""
+    """Why there is no connection, as a `GatewayError`."""
     endpoint = profile.backend.endpoint
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError) and error.errno is None:  # not the system's ETIMEDOUT
         limit = profile.reliability.connect_timeout_ms
         return GatewayError(
             "timeout", f"no connection to {endpoint} within {limit} ms (reliability.connect_timeout_ms)", retryable=True
@@ -210,12 +257,11 @@ def _failure_to_connect(error: Exception, profile: BackendProfile) -> GatewayErr
         return GatewayError(
             "backend_transient", f"no connection to {endpoint}: no host has such a name", retryable=True
         )
-    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    if isinstance(error, aiohttp.ClientConnectorCertificateError) or isinstance(cause, ssl.SSLCertVerificationError):
-        return GatewayError("backend_permanent", f"the TLS certificate of {endpoint} is not accepted: {cause}")
-    if isinstance(cause, OSError):
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return GatewayError("backend_permanent", f"the TLS certificate of {endpoint} is not accepted: {error}")
+    if isinstance(error, OSError):
         # asyncio's own text has the number of the error and repeats the address, but not what the number means.
-        named = (cause.strerror or "").startswith("Connect call failed")
-        why = os.strerror(cause.errno) if named and cause.errno is not None else cause
+        named = (error.strerror or "").startswith("Connect call failed")
+        why = os.strerror(error.errno) if named and error.errno is not None else error
         return GatewayError("backend_transient", f"no connection to {endpoint}: {why}", retryable=True)
-    return GatewayError("backend_permanent", f"no connection to {endpoint}: {type(error).__name__}: {error}")
+    return GatewayError("backend_permanent", f"no connection to {endpoint}: {error}")

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
-import aiohttp
 import pytest
 import uvloop
 from yarl import URL
@@ -69,8 +68,7 @@ async def pool_of(server: socket.socket, tls: ssl.SSLContext | None = None) -> A
     )
     pool = ConnectionPool(URL(url), None, BackendProfile(backend, Reliability(), Budget(), Path()))
     if tls is not None:
-        await pool._connector.close()
-        pool._connector = aiohttp.TCPConnector(limit=0, ssl=tls)
+        pool._context = tls
     try:
         yield pool
     finally:
