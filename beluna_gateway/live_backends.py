@@ -14,6 +14,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
+from weakref import WeakSet
 
 import structlog
 
@@ -177,7 +178,8 @@ class LiveConfiguration:
         self._retiring: dict[LiveBackend, asyncio.Task[None]] = {}
         self._starting: set[asyncio.Task[None]] = set()
         self._credentials = credentials
-        self._retired_quotas: list[QuotaOwner] = []
+        self._retired_quotas: WeakSet[QuotaOwner] = WeakSet()
+        """Each is there as long as it has something to do, or a request that may come to it."""
         self.in_effect = self._configured(config, None)
 
     async def __aenter__(self) -> Self:
@@ -249,10 +251,9 @@ class LiveConfiguration:
     def _exchange_quota(self, before: QuotaOwner | None, after: QuotaOwner | None) -> None:
         if before is after:
             return
-        self._retired_quotas = [quota for quota in self._retired_quotas if not quota.done]
         if before is not None:
             before.retire()
-            self._retired_quotas.append(before)
+            self._retired_quotas.add(before)
         if after is not None:
             after.start()
 

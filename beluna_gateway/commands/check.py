@@ -149,7 +149,7 @@ class Check:
             await quota.close()
             await self._credentials.close()
         if error:
-            return CheckedStore(name, self._said(f"does not answer: {error}"), (), ok=False)
+            return CheckedStore(name, self._said(f"cannot be used: {error}"), (), ok=False)
         used = ({"backend_id": scope.backend_id, **one} for scope in scopes for one in quota.status_of(scope))
         return CheckedStore(name, "answers", tuple(used), ok=True)
 

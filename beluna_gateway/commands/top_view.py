@@ -247,7 +247,7 @@ def _notes(frame: Frame, restarted: bool) -> Iterator[str]:
     if error := reloads.get("last_error"):
         yield f"the last reload changed nothing: {' '.join(str(error).split())}"
     if (frame.get("shared") or {}).get("up") is False:
-        yield "the store that is shared with other daemons does not answer"
+        yield "the store that is shared with other daemons cannot be used"
     for row in frame["backends"]:
         if row["breaker"] != "closed":
             yield f"{row['id']}: the circuit is {row['breaker'].replace('_', ' ')}: it failed too often in a row"

@@ -29,7 +29,8 @@ def open_quota(settings: Shared, folder: Path, secret: Callable[[], Awaitable[st
     if settings.sqlite is not None:
         from .sqlite_store import SqliteStore
 
-        store = SqliteStore(folder / settings.sqlite, settings.namespace, lease, timeout, daemon)
+        # A file that is locked is to be told as that before the time for an answer is over.
+        store = SqliteStore(folder / settings.sqlite, settings.namespace, lease, timeout * 0.8, daemon)
     else:
         assert settings.url is not None  # noqa: S101 - config/rules.py requires one of the two
         from .redis_store import RedisStore

@@ -92,14 +92,13 @@ class QuotaOwner:
         return queue
 
     def start(self) -> None:
-        """Begins to talk to the store, unless it has begun."""
-        if self._task is None:
+        """Begins to talk to the store, unless it does, or has been closed."""
+        if self.done and not self._stop_now:
             self._task = asyncio.create_task(self._run(), name=f"owner of {self.store.setting}")
 
     def wake(self) -> None:
         """Something is to be sent."""
-        if self._task is None:
-            self.start()
+        self.start()
         self._woken.set()
 
     def released(self, queue: QuotaQueue) -> None:
@@ -126,7 +125,7 @@ class QuotaOwner:
         """For requests, while the store is away."""
         return GatewayError(
             "budget_exceeded",
-            f"the store of the shared limits does not answer: {self.error} ({self.store.setting})",
+            f"the store of the shared limits cannot be used: {self.error} ({self.store.setting})",
             retryable=True,
             retry_after_ms=round(OPEN_SECONDS * 1000),
         )
@@ -137,11 +136,14 @@ class QuotaOwner:
             self.queue([scope])
         await self._exchange(asyncio.get_running_loop().time())
         if self._task is None:
-            await self.store.close()
+            await self._close_store()
         return self.error
 
     def retire(self) -> None:
-        """Ends by itself once the last lease has been given back; no request may begin any more."""
+        """Ends by itself once the last lease has been given back.
+
+        A request that began before, and waited for something else until now, makes it begin again.
+        """
         self._ending = True
         if self._task is not None:
             self._woken.set()
@@ -163,19 +165,27 @@ class QuotaOwner:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        while not self._stop_now and not (self._ending and self._is_idle):
-            try:
-                await self._wait(loop)
-                if not self._stop_now:
-                    await self._exchange(loop.time())
-            except Exception:  # noqa: BLE001 - nobody waits for this task, and there is no other one
-                self._log.exception("bug in the owner of the shared limits")
-                self._lose("a bug in the gateway, see the log")
-        if self._stop_now:
-            await self._say_goodbye(loop)
+        while True:
+            while not self._stop_now and not (self._ending and self._is_idle):
+                try:
+                    await self._wait(loop)
+                    if not self._stop_now:
+                        await self._exchange(loop.time())
+                except Exception:  # noqa: BLE001 - nobody waits for this task, and there is no other one
+                    self._log.exception("bug in the owner of the shared limits")
+                    self._lose("a bug in the gateway, see the log")
+            if self._stop_now:
+                await self._say_goodbye(loop)
+            await self._close_store()
+            if self._stop_now or self._is_idle:  # otherwise a request has come meanwhile
+                return
+
+    async def _close_store(self) -> None:
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.store.close()
+        except TimeoutError:
+            self._log.warning("the store of the shared limits hangs; it is left as it is", setting=self.store.setting)
         except Exception:  # noqa: BLE001 - the daemon ends, or a reload has replaced this store
             self._log.exception("bug at the end of the store of the shared limits")
 
@@ -223,7 +233,7 @@ class QuotaOwner:
             return True
         now = asyncio.get_running_loop().time()
         if self.up is False:
-            self._log.info("the store of the shared limits answers again", setting=self.store.setting)
+            self._log.info("the store of the shared limits works again", setting=self.store.setting)
         self.up, self.error, self._away_until, self._answered_at = True, "", 0.0, now
         if renew:
             self._renew_at = now + self._lease_seconds / 3
@@ -246,7 +256,7 @@ class QuotaOwner:
         if now - self._logged_at >= LOG_SECONDS:
             self._logged_at = now
             self._log.warning(
-                "the store of the shared limits does not answer",
+                "the store of the shared limits cannot be used",
                 setting=self.store.setting,
                 error=why,
                 requests="refused" if self.refuses else "pass by the local limits alone",

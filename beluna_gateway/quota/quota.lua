@@ -4,6 +4,7 @@
 -- sorted set: daemon by when it began to wait); for `end` one more, the last number that this daemon has had counted.
 -- ARGV: the step, the time in microseconds (empty: the server's own; tests give one), the prefix of the channels, the
 -- name of the daemon, and what each step says below.
+-- The answer is one string of words with spaces between them, which a client reads many times as fast as nested lists.
 -- Times are microseconds since 1970 and money is micro-dollars: integers below 2^53, which Lua's numbers hold exactly.
 
 local SECOND, MINUTE, DAY = 1000000, 60000000, 86400000000
@@ -89,13 +90,15 @@ local function add_leases(scope, expiry, ids, first, last)
   end
 end
 
+local function words(...) return table.concat({...}, ' ') end
+
 local function used(scope, limit_of_tokens)
   local tokens = 0
   if limit_of_tokens >= 0 then
     tokens = math.floor(math.max(scope.token_time - now, 0) * limit_of_tokens / MINUTE)
   end
-  return {scope.places, text(tokens), text(scope.day_micros), text(scope.day_estimated),
-    text(scope.month_micros), text(scope.month_estimated)}
+  return words(scope.places, text(tokens), text(scope.day_micros), text(scope.day_estimated),
+    text(scope.month_micros), text(scope.month_estimated))
 end
 
 local function interval(rate) return math.ceil(SECOND / rate) end
@@ -191,7 +194,7 @@ local function take()
     uses[index] = used(scope, scope.limit_tokens)
   end
   if emptied then redis.call('PUBLISH', prefix, '') end
-  return {text(now), granted, reason, refusing - 1, text(wait), uses}
+  return words(text(now), granted, reason == '' and '-' or reason, refusing - 1, text(wait), unpack(uses))
 end
 
 -- Wakes as many of the daemons that wait as there are places free again, those first that have waited longest.
@@ -236,7 +239,7 @@ local function finish()
     if removed > 0 then wake(scope, removed) end
     uses[index] = used(scope, limit)
   end
-  return uses
+  return words(unpack(uses))
 end
 
 -- ARGV: lease, how many scopes; for each its limit of tokens per minute, -1 where there is none; the ids.
@@ -254,7 +257,7 @@ local function renew()
     scope.places = redis.call('ZCARD', scope.leases)
     uses[index] = used(scope, tonumber(ARGV[6 + index]))
   end
-  return uses
+  return words(unpack(uses))
 end
 
 if step == 'take' then return take() end

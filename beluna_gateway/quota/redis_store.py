@@ -9,28 +9,40 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import fields
 from hashlib import sha1
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import structlog
 from redis.asyncio.connection import Connection, SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    ClusterDownError,
+    MasterDownError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
 from ..config.settings import Tls
 from ..errors import GatewayError
 from .decision import Answer, Use
-from .limits import Limits, Scope
+from .limits import Limits, Reason, Scope
 from .store import Command, End, QuotaStore, Renew, Reply, StoreAway, Take
 
 SCRIPT = files(__package__).joinpath("quota.lua").read_text("utf-8")
 SHA = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 """What Redis calls the script by."""
 
+USE_WORDS = len(fields(Use))
 CONNECT_ATTEMPTS = 3
 RETRY_SECONDS = 0.005
 LISTEN_AGAIN_SECONDS = 1.0
@@ -101,8 +113,8 @@ class RedisStore(QuotaStore):
                 break
             except (RedisError, OSError, EOFError, asyncio.IncompleteReadError) as error:
                 await self.abandon()
-                if isinstance(error, ResponseError) or attempt + 1 == CONNECT_ATTEMPTS:
-                    raise StoreAway(str(error) or type(error).__name__) from error
+                if isinstance(error, (ResponseError, AuthenticationError)) or attempt + 1 == CONNECT_ATTEMPTS:
+                    raise StoreAway(_said(error)) from error
                 if attempt:
                     await asyncio.sleep(RETRY_SECONDS)
             except GatewayError as error:
@@ -214,6 +226,25 @@ async def _pipeline(connection: Connection, packed: Sequence[tuple[Any, ...]]) -
     return replies
 
 
+def _said(error: Exception) -> str:
+    """What is wrong, and what to do where the server's own words are for clients that know clusters and replicas."""
+    match error:
+        case AskError():  # MOVED, too
+            return (
+                f"it is a node of a cluster and redirects to {error.host}:{error.port}, which is not followed: "
+                "give the address of a single primary, or of a proxy for the cluster"
+            )
+        case ReadOnlyError() | MasterDownError():
+            return f"it is a replica ({error}): give the address of the primary"
+        case ClusterDownError() | TryAgainError():
+            return f"it is a node of a cluster that cannot serve these keys now ({error})"
+        case ResponseError() if str(error).startswith("unknown command"):
+            found = str(error).partition(",")[0]
+            return f"it is a Sentinel, or no Redis or Valkey server ({found}): give the address of the primary"
+        case _:
+            return str(error) or type(error).__name__
+
+
 def _keys(tag: str, scope: Scope) -> tuple[str, str, str]:
     """State, leases and those who wait. Keys with one tag, the text in braces, are on one node of a cluster."""
     name = f"{tag}:{_whose(scope)}"
@@ -232,12 +263,16 @@ def _limit(limit: int | None) -> int:
     return -1 if limit is None else min(limit, 2**52)
 
 
-def _reply(command: Command, reply: Any) -> Reply:
+def _reply(command: Command, text: str) -> Reply:
+    """What the script's words say: of a `Take` the answer, and of each scope what is used."""
+    words = text.split()
     if not isinstance(command, Take):
-        return _uses(reply)
-    now, granted, reason, scope, wait, uses = reply
-    return Answer(int(now), granted, reason or None, scope, int(wait), _uses(uses))
+        return _uses(words)
+    now, granted, reason, scope, wait = words[:5]
+    refusal = None if reason == "-" else cast(Reason, reason)
+    return Answer(int(now), int(granted), refusal, int(scope), int(wait), _uses(words[5:]))
 
 
-def _uses(reply: Any) -> tuple[Use, ...]:
-    return tuple(Use(*map(int, use)) for use in reply)
+def _uses(words: Sequence[str]) -> tuple[Use, ...]:
+    numbers = list(map(int, words))
+    return tuple(Use(*numbers[begin : begin + USE_WORDS]) for begin in range(0, len(numbers), USE_WORDS))

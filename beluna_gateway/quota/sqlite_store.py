@@ -1,6 +1,7 @@
 """Shared limits in a file, for the daemons of one host: spend survives a restart.
 
-One thread does all of it, so that a slow disk never blocks the event loop; each exchange is one transaction.
+One thread does all of it, so that a slow disk never blocks the event loop, nor one that hangs the end of the process;
+each exchange is one transaction.
 """
 
 from __future__ import annotations
@@ -8,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 from . import decision
 from .decision import ScopeState
@@ -58,7 +62,7 @@ class SqliteStore(QuotaStore):
         self._timeout = timeout
         self._daemon = daemon
         self._now = now
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread: _Thread | None = None
         self._file: sqlite3.Connection | None = None
         self._inode = (0, 0)
         self._was_replaced = False
@@ -66,9 +70,9 @@ class SqliteStore(QuotaStore):
     async def exchange(self, commands: Sequence[Command]) -> list[Reply]:
         """See `QuotaStore`."""
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "quota")
+            self._thread = _Thread()
         try:
-            replies = await asyncio.get_running_loop().run_in_executor(self._thread, self._transaction, commands)
+            replies: list[Reply] = await self._thread.run(self._transaction, commands)
         except (sqlite3.Error, ValueError, TypeError, OSError) as error:  # the file is no database, or not ours
             raise StoreAway(f"{self._path}: {error}") from error
         if self._was_replaced:
@@ -80,8 +84,9 @@ class SqliteStore(QuotaStore):
         """See `QuotaStore`."""
         thread, self._thread = self._thread, None
         if thread is not None:
-            await asyncio.get_running_loop().run_in_executor(thread, self._close)
-            thread.shutdown(wait=False)
+            closed = thread.run(self._close)
+            thread.stop()
+            await closed
 
     def _close(self) -> None:
         file, self._file = self._file, None
@@ -182,3 +187,31 @@ class SqliteStore(QuotaStore):
     def _key(self, scope: Scope) -> tuple[str, str]:
         client = "" if scope.client is None else f"client {scope.client}"
         return f"{self._namespace}:{scope.backend_id}", client
+
+
+class _Thread:
+    """Runs functions one after another. The end of the process does not wait for it, as it would for an executor's."""
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        threading.Thread(target=self._run, name="quota", daemon=True).start()
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
+        """What it returns or raises. One that is cancelled before its turn is passed over."""
+        future: Future[Any] = Future()
+        self._jobs.put((future, lambda: function(*arguments)))
+        return asyncio.wrap_future(future)
+
+    def stop(self) -> None:
+        """Ends after what it has been given."""
+        self._jobs.put(None)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            future, function = job
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(function())
+            except Exception as error:  # noqa: BLE001 - raised where the outcome is awaited
+                future.set_exception(error)

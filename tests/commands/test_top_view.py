@@ -143,6 +143,6 @@ def test_a_shared_store_is_shown_whatever_it_tells():
     assert seen.shared == (("reachable", "yes"), ("places.used", "3"), ("places.of", "40"))
     assert seen.notes == ()
     assert view([sample(0, shared={"up": False})], 0).notes == (
-        "the store that is shared with other daemons does not answer",
+        "the store that is shared with other daemons cannot be used",
     )
     assert view([sample(0)], 0).shared == ()

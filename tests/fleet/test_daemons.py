@@ -13,6 +13,11 @@ from typing import Any
 
 import pytest
 
+from beluna_gateway.quota.decision import DAY, SECOND
+from beluna_gateway.quota.limits import Limits, Scope
+from beluna_gateway.quota.redis_store import RedisStore
+from beluna_gateway.quota.store import End
+
 from ..fakes.answers import delta, finish, usage
 from ..fakes.backend import Exchange, FakeBackend, fake_backend
 from ..fakes.certificate import write_certificate
@@ -299,6 +304,33 @@ async def test_spent_money_is_refused_by_all(tmp_path: Path, redis: RedisServer)
         assert not error["retryable"]
         assert 0 < error["retry_after_ms"] <= 86_400_000
         assert "budget.shared_spend_usd_per_day" in error["message"]
+
+
+async def test_the_days_money_ends_with_the_day(tmp_path: Path, redis: RedisServer):
+    """What was spent yesterday no daemon counts; what is spent today each does, and the next day it is over for all."""
+    async with fleet(tmp_path, redis, 2, hold=0, shared_spend_usd_per_day=2 * COST / 1e6) as running:
+        await _spend(redis, 10 * COST, days_ago=1)
+        assert await running.ask(1, "a") == {"completed": 2}
+        await until(lambda: redis.call("HGET", STATE, "day_micros") == str(2 * COST))
+        assert await running.ask(1, "b") == {"budget_exceeded": 2}
+        redis.call("HINCRBY", STATE, "day", -1)  # as the store finds it tomorrow
+        assert await running.ask(1, "c") == {"completed": 2}
+        await until(lambda: redis.call("HGET", STATE, "day_micros") == str(2 * COST))
+
+
+async def _spend(redis: RedisServer, micros: int, days_ago: int) -> None:
+    """As a daemon that told it then."""
+    at = time.time_ns() // 1000 - days_ago * DAY
+    store = RedisStore(redis.url, _no_password, None, Path(), "beluna", 3 * SECOND, "before", lambda: at)
+    try:
+        await store.exchange([End((Scope("b", None, Limits(day=1)),), (), 1, micros, 0, 0)])
+    finally:
+        await store.close()
+    assert redis.call("HGET", STATE, "day_micros") == str(micros)
+
+
+async def _no_password() -> None:
+    return None
 
 
 async def test_tls_and_acl(tmp_path: Path):

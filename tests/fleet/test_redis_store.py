@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -274,3 +275,49 @@ async def test_a_message_that_is_no_text_does_not_end_listening(server: RedisSer
             while not heard.is_set():
                 server.call("PUBLISH", "n:wake:d", "b")
                 await asyncio.sleep(0.05)
+
+
+async def test_a_replica_is_told_as_one(server: RedisServer):
+    """A real one, which takes no writes."""
+    server.call("REPLICAOF", "127.0.0.1", 1)
+    try:
+        async with store(server) as one:
+            with pytest.raises(StoreAway, match=r"it is a replica \(.*\): give the address of the primary"):
+                await take(one, "a")
+    finally:
+        server.call("REPLICAOF", "NO", "ONE")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("MOVED 3999 10.0.0.7:6381", "redirects to 10.0.0.7:6381, which is not followed: give the address of a single"),
+        ("ASK 3999 10.0.0.7:6381", "redirects to 10.0.0.7:6381, which is not followed: give the address of a single"),
+        ("CLUSTERDOWN Hash slot not served", "a cluster that cannot serve these keys now (Hash slot not served)"),
+        ("TRYAGAIN Multiple keys request", "a cluster that cannot serve these keys now (Multiple keys request)"),
+        ("READONLY You can't write", "it is a replica (You can't write): give the address of the primary"),
+        ("MASTERDOWN Link with MASTER is down", "it is a replica (Link with MASTER is down): give the address of the"),
+        ("ERR unknown command 'EVALSHA', with args", "it is a Sentinel, or no Redis or Valkey server (unknown command"),
+        ("WRONGPASS invalid username-password pair", "invalid username-password pair"),
+    ],
+)
+async def test_what_a_server_refuses_is_told_and_not_tried_again(server: RedisServer, line: str, told: str):
+    """One connection, whatever it says: the owner of the store asks again after a second. With what to do, if known."""
+    connections = 0
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        with closing(writer):
+            while words := (await reader.readline())[1:]:
+                for _ in range(int(words)):
+                    await reader.readexactly(int((await reader.readline())[1:]) + 2)
+                writer.write(f"-{line}\r\n".encode())
+
+    async with await asyncio.start_server(refuse, "127.0.0.1") as fake:
+        url = f"redis://127.0.0.1:{fake.sockets[0].getsockname()[1]}"
+        async with store(server, url=url) as one:
+            with pytest.raises(StoreAway, match=re.escape(told)):
+                await take(one, "a")
+
+    assert connections == 1

@@ -356,3 +356,19 @@ async def test_a_retired_owner_ends_with_its_last_lease():
         await until(lambda: built.done)
 
         assert store.states[queue.scopes[0]].leases == {}
+
+
+@virtual_time
+async def test_a_request_that_comes_late_to_a_retired_owner_gets_its_lease():
+    """It began before the reload, and waited for a local limit until after the owner had ended."""
+    store = MemoryStore()
+    async with owner(store) as built:
+        queue = built.queue(backend(places=5))
+        built.retire()
+        await until(lambda: built.done)
+        lease = await queue.acquire()
+        assert list(store.states[queue.scopes[0]].leases) == [lease]
+        queue.release(lease)
+        await until(lambda: built.done)
+
+        assert (store.states[queue.scopes[0]].leases, store.closed) == ({}, 2)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from beluna_gateway.config.settings import Shared
 from beluna_gateway.quota.decision import DAY, Answer
 from beluna_gateway.quota.limits import Limits, Scope
+from beluna_gateway.quota.opening import open_quota
 from beluna_gateway.quota.sqlite_store import SqliteStore
 from beluna_gateway.quota.store import End, Renew, StoreAway, Take
 
@@ -134,3 +140,54 @@ async def test_many_at_once_never_hold_more_than_there_is(tmp_path: Path):
     finally:
         for each in stores:
             await each.close()
+
+
+@pytest.mark.parametrize(("name", "found"), [("quota.db", "database is locked"), ("no/quota.db", "unable to open")])
+async def test_a_file_that_cannot_be_used_is_told(tmp_path: Path, name: str, found: str):
+    """A lock of somebody's is told as that, before the time for an answer is over; a missing folder, too."""
+    settings = Shared(sqlite=name, timeout_ms=100)
+    with closing(sqlite3.connect(tmp_path / "quota.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        error = await open_quota(settings, tmp_path, no_secret).look(SCOPES)
+
+    assert error.startswith(f"{tmp_path / name}: {found}")
+
+
+async def no_secret() -> str | None:
+    return None
+
+
+HANGS = """
+import asyncio, sys, time
+from pathlib import Path
+from beluna_gateway.quota import owner
+from beluna_gateway.quota.limits import Limits, Scope
+from beluna_gateway.quota.opening import open_quota
+from beluna_gateway.quota.sqlite_store import SqliteStore
+
+async def main():
+    store = SqliteStore(Path(sys.argv[1]), "n", 15_000_000, 0.05, "d", lambda: time.sleep(60))
+    quota = owner.QuotaOwner(store, "d", lease_seconds=15, timeout_seconds=0.05, refuses=True)
+    try:
+        await quota.queue([Scope("b", None, Limits(places=1))]).acquire()
+    except Exception as error:
+        print(error)
+    await quota.close()
+
+owner.CLOSE_SECONDS = 0.05
+asyncio.run(main())
+"""
+
+
+def test_a_disk_that_hangs_does_not_hold_up_the_end(tmp_path: Path):
+    """Requests are refused after `timeout_ms`, and the process ends although its thread is still in the file."""
+    ended = subprocess.run(
+        [sys.executable, "-c", HANGS, str(tmp_path / "quota.db")],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+
+    assert "no answer within 50 ms" in ended.stdout
+    assert "the store of the shared limits hangs" in ended.stdout + ended.stderr
