@@ -21,7 +21,7 @@ ALERTS: list[dict[str, Any]] = [
     rule for group in yaml.safe_load(RULES_FILE.read_text("utf-8"))["groups"] for rule in group["rules"]
 ]
 
-_VARIABLES = {"$__rate_interval": "1m", "$backend": ".*", "$client": ".*", "$instance": ".*"}
+_VARIABLES = {"$backend": ".*", "$client": ".*", "$instance": ".*"}
 
 
 class Query(NamedTuple):
@@ -34,7 +34,7 @@ def dashboard_queries() -> Iterator[Query]:
     """Those of all panels."""
     for panel in PANELS:
         for target in panel["targets"]:
-            yield Query(f"{panel['title']} {target['refId']}", without_variables(target["expr"]))
+            yield Query(f"{panel['title']} {target['refId']}", with_variables(target["expr"], "1m"))
 
 
 def alert_queries() -> Iterator[Query]:
@@ -43,9 +43,9 @@ def alert_queries() -> Iterator[Query]:
         yield Query(alert["alert"], alert["expr"])
 
 
-def without_variables(expression: str) -> str:
-    """The expression as Grafana would send it."""
-    for variable, value in _VARIABLES.items():
+def with_variables(expression: str, rate_interval: str) -> str:
+    """The expression as Grafana would send it, where all backends, clients and daemons are chosen."""
+    for variable, value in {**_VARIABLES, "$__rate_interval": rate_interval}.items():
         expression = expression.replace(variable, value)
     return expression
 

@@ -148,3 +148,13 @@ def test_the_panels_have_places_of_their_own():
         assert panel["description"]
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(set(ids)) == len(ids)
+
+
+def test_a_number_with_a_curve_has_one():
+    """Grafana draws the curve under a number only from a range of values, and only in a panel that is high enough."""
+    with_curve = [panel for panel in PANELS if panel["options"].get("graphMode") == "area"]
+
+    assert with_curve
+    for panel in with_curve:
+        assert panel["gridPos"]["h"] >= 5, panel["title"]
+        assert all(target["range"] for target in panel["targets"]), panel["title"]
