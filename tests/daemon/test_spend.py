@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from beluna_gateway.config.loading import load_config
+from beluna_gateway.config.settings import Shared
+from beluna_gateway.daemon.service import MissingExtra, import_store
 
 from ..fakes.answers import delta, finish, plays, usage
 from ..fakes.backend import fake_backend
@@ -134,3 +139,13 @@ async def test_a_reload_exchanges_the_store(tmp_path: Path):
             async with asyncio.timeout(10):
                 while not before.done:
                     await asyncio.sleep(0.01)
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    """Without the package, the person is told which extra to install; a file needs none."""
+    monkeypatch.delattr("beluna_gateway.quota.redis_store", raising=False)
+    monkeypatch.setitem(sys.modules, "beluna_gateway.quota.redis_store", None)
+
+    import_store(Shared(sqlite="quota.db"))
+    with pytest.raises(MissingExtra, match=r"ai_gateway\.shared\.url: .*beluna-gateway\[shared\]"):
+        import_store(Shared(url="redis://127.0.0.1"))

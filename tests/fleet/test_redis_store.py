@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from redis.crc import key_slot
 
 from beluna_gateway.quota import decision
 from beluna_gateway.quota.decision import DAY, MINUTE, SECOND, Answer, ScopeState
@@ -248,12 +249,22 @@ async def test_a_key_of_somebody_elses_is_told(server: RedisServer):
             await take(one, "a")
 
 
-def test_names_may_hold_anything():
-    """A backend's id with braces has one tag all the same."""
-    from beluna_gateway.quota.redis_store import _keys
+async def test_keys_of_a_backend_are_on_one_node_of_a_cluster(server: RedisServer):
+    """Whatever its id and its clients' names hold, and no two scopes have the same keys."""
+    async with store(server, namespace="n:{x}") as one:
+        for name in ("b", "ö {}: \n", "}{", "{", ""):
+            scopes = tuple(Scope(name, client, Limits(places=1)) for client in (None, "all", "a:b", "{}", ""))
+            keys = [
+                key
+                for command in (Take(scopes, ("a",), known=False), Renew(scopes, ("a",)), End(scopes, (), 1, 0, 0, 0))
+                for key in _keys_of(one._packed(command))
+            ]
+            assert len(set(keys)) == 3 * len(scopes) + 1
+            assert len({key_slot(key.encode()) for key in keys}) == 1
 
-    names = [_keys("n:{x}", Scope("x", client, Limits())) for client in (None, "all", "a:b", "{}")]
-    assert len({key for keys in names for key in keys}) == 12
+
+def _keys_of(packed: tuple[Any, ...]) -> tuple[str, ...]:
+    return packed[3 : 3 + packed[2]]
 
 
 async def test_an_odd_backend_id_works(server: RedisServer, tmp_path: Path):

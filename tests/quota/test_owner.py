@@ -8,13 +8,16 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from beluna_gateway.config.settings import Budget
 from beluna_gateway.errors import GatewayError
+from beluna_gateway.pipeline.budget import BudgetEnforcer
 from beluna_gateway.quota import decision
 from beluna_gateway.quota.decision import ScopeState
 from beluna_gateway.quota.limits import Limits, Scope
 from beluna_gateway.quota.owner import OPEN_SECONDS, QuotaOwner
-from beluna_gateway.quota.queue import QuotaQueue
+from beluna_gateway.quota.queue import MAX_GIVEN_BACK, QuotaQueue
 from beluna_gateway.quota.store import Command, End, QuotaStore, Renew, Reply, StoreAway, Take
 
 from ..fakes.clock import virtual_time
@@ -372,3 +375,57 @@ async def test_a_request_that_comes_late_to_a_retired_owner_gets_its_lease():
         await until(lambda: built.done)
 
         assert (store.states[queue.scopes[0]].leases, store.closed) == ({}, 2)
+
+
+@virtual_time
+async def test_an_absence_is_logged_once_a_minute():
+    """And its end, once."""
+    store = MemoryStore()
+    store.away = True
+    with capture_logs() as lines:
+        async with owner(store) as built:
+            await asyncio.sleep(150)
+            store.away = False
+            await until(lambda: bool(built.up))
+
+    assert [line["event"].rpartition("shared limits ")[2] for line in lines] == ["cannot be used"] * 3 + ["works again"]
+    assert (lines[0]["error"], lines[0]["requests"]) == ("connection refused", "refused")
+
+
+@virtual_time
+async def test_what_is_to_be_told_later_has_a_bound():
+    """However many requests end while the store is away: their money is a sum, and the oldest leases expire."""
+    store = MemoryStore()
+    store.away = True
+    async with owner(store, refuses=False) as built:
+        queue = built.queue(backend(day=10**9))
+        await until(lambda: built.is_away)
+        for _ in range(MAX_GIVEN_BACK + 5):
+            queue.release(await queue.acquire())
+            queue.settle(3, 0, 0)
+        store.away = False
+        await until(lambda: bool(built.up) and queue.is_idle)
+
+        ended = [command for commands in store.exchanges for command in commands if isinstance(command, End)]
+        assert sum(len(ids) for ids in {command.number: command.ids for command in ended}.values()) <= MAX_GIVEN_BACK
+        assert store.states[queue.scopes[0]].day_micros == 3 * (MAX_GIVEN_BACK + 5)
+
+
+@virtual_time
+async def test_the_local_place_comes_first():
+    """A daemon never asks for more shared places than it has local ones."""
+    store = MemoryStore()
+    async with owner(store) as built:
+        budget = BudgetEnforcer(Budget(max_concurrency_per_backend=2, shared_max_concurrency=5), "b", quota=built)
+
+        async def request() -> None:
+            async with budget.lease():
+                await asyncio.sleep(1)
+
+        requests = [asyncio.create_task(request()) for _ in range(5)]
+        await asyncio.sleep(0.5)
+        assert (built.held, built.waits, budget.in_flight, budget.queued) == (2, 0, 2, 3)
+        await asyncio.wait(requests)
+
+        takes = [command for commands in store.exchanges for command in commands if isinstance(command, Take)]
+        assert max(len(take.ids) for take in takes) == 2

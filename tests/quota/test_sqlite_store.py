@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 import subprocess
 import sys
@@ -11,10 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from beluna_gateway.config.settings import Shared
 from beluna_gateway.quota.decision import DAY, Answer
 from beluna_gateway.quota.limits import Limits, Scope
-from beluna_gateway.quota.opening import open_quota
 from beluna_gateway.quota.sqlite_store import SqliteStore
 from beluna_gateway.quota.store import End, Renew, StoreAway, Take
 
@@ -144,17 +143,15 @@ async def test_many_at_once_never_hold_more_than_there_is(tmp_path: Path):
 
 @pytest.mark.parametrize(("name", "found"), [("quota.db", "database is locked"), ("no/quota.db", "unable to open")])
 async def test_a_file_that_cannot_be_used_is_told(tmp_path: Path, name: str, found: str):
-    """A lock of somebody's is told as that, before the time for an answer is over; a missing folder, too."""
-    settings = Shared(sqlite=name, timeout_ms=100)
+    """That somebody has locked it for longer than a daemon waits, or that its folder is missing."""
+    one = SqliteStore(tmp_path / name, "n", 15_000_000, 0.05, "d")
     with closing(sqlite3.connect(tmp_path / "quota.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        error = await open_quota(settings, tmp_path, no_secret).look(SCOPES)
-
-    assert error.startswith(f"{tmp_path / name}: {found}")
-
-
-async def no_secret() -> str | None:
-    return None
+        try:
+            with pytest.raises(StoreAway, match=re.escape(f"{tmp_path / name}: {found}")):
+                await take(one, "a")
+        finally:
+            await one.close()
 
 
 HANGS = """
@@ -162,7 +159,6 @@ import asyncio, sys, time
 from pathlib import Path
 from beluna_gateway.quota import owner
 from beluna_gateway.quota.limits import Limits, Scope
-from beluna_gateway.quota.opening import open_quota
 from beluna_gateway.quota.sqlite_store import SqliteStore
 
 async def main():

@@ -317,3 +317,21 @@ async def test_a_large_scrape_does_not_hold_up_the_event_loop():
 
     assert turns > 100
     assert len(scrape.result()) > 1_000_000
+
+
+def test_limits_and_the_store_that_daemons_share_are_told():
+    """Whether it answers, what this daemon has of it, and what is used of each limit, by client where it is one's."""
+    limits = [
+        {"setting": "shared_max_concurrency", "used": 3, "limit": 40},
+        {"setting": "shared_spend_usd_per_day", "client": "core", "used": 0.5, "limit": 2.0, "estimated": 0.1},
+    ]
+    shared = {"store": "redis", "up": False, "leases": 3, "waiting": 1}
+    counted = samples(make_sink(shared=shared, backends=[{**BACKEND, "limits": limits}]))
+
+    places = 'backend_id="local",client="",setting="shared_max_concurrency"'
+    money = 'backend_id="local",client="core",setting="shared_spend_usd_per_day"'
+    assert counted['shared_store_up{store="redis"}'] == 0
+    assert (counted['shared_leases{store="redis"}'], counted['shared_waiting{store="redis"}']) == (3, 1)
+    assert (counted[f"limit_used{{{places}}}"], counted[f"limit{{{places}}}"]) == (3, 40)
+    assert (counted[f"limit_used{{{money}}}"], counted[f"limit{{{money}}}"]) == (0.5, 2.0)
+    assert not any(name.startswith(("shared_", "limit")) for name in samples(make_sink()))
