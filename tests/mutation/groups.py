@@ -64,6 +64,7 @@ GROUPS: dict[str, Group] = {
         ("telemetry/test_redaction.py", "telemetry/test_metrics.py", "telemetry/test_telemetry.py"),
     ),
     "errors": Group(("errors.py",), ("test_errors.py", "wire/test_encoding.py", "wire/test_frame_schemas.py")),
+    "quota": Group(tuple(f"quota/{name}.py" for name in ("decision", "limits", "queue", "reports")), ("quota",)),
     "decoding": Group(("adapters/decoding/*.py",), ("adapters/decoding", "adapters/dialects")),
     "encoding": Group(("adapters/encoding/*.py",), ("adapters/encoding", "adapters/dialects")),
     "streams": Group(

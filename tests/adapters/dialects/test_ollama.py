@@ -39,10 +39,12 @@ def events_of(*lines: Any) -> list[BackendRawEvent]:
     return events
 
 
-@pytest.mark.parametrize("choice", ["required", {"specific": {"name": "get_time"}}])
-def test_a_forced_tool_is_refused_by_name(choice: Any) -> None:
-    """Ollama always lets the model choose: anything else is unsupported, and the field is named."""
-    with pytest.raises(GatewayError, match="tool_choice") as failure:
+@pytest.mark.parametrize(
+    ("choice", "word"), [("required", "required"), ({"specific": {"name": "get_time"}}, r"specific \(get_time\)")]
+)
+def test_a_forced_tool_is_refused_by_name(choice: Any, word: str) -> None:
+    """Ollama always lets the model choose: anything else is unsupported; the field and what it asks for are named."""
+    with pytest.raises(GatewayError, match=f"tool_choice: .* no word for {word}$") as failure:
         body_of(tools=[TOOL], tool_choice=choice)
 
     assert failure.value.kind == "unsupported_capability"
@@ -240,9 +242,22 @@ def test_a_whole_answer_is_complete_unless_it_says_that_it_is_not() -> None:
     body = {"message": {"content": "x"}}
 
     assert text_of(completed(lines(body), stream=False)) == "x"
-    assert failed(lines({**body, "done": False}), stream=False).kind == "protocol_violation"
-    assert failed(lines({"message": {"thinking": "hm"}}), stream=False).kind == "protocol_violation"
-    assert failed(lines({**body, "done": False})).kind == "backend_transient"
+    for answer in ({**body, "done": False}, {"message": {"thinking": "hm"}}):
+        error = failed(lines(answer), stream=False)
+        assert error.kind == "protocol_violation"
+        assert error.message.endswith('unstreamed answer that is not "done"')
+    error = failed(lines({**body, "done": False}))
+    assert error.kind == "backend_transient"
+    assert 'without "done":true' in error.message
+
+
+@pytest.mark.parametrize(("model", "metadata"), [("m:1b", {"model": "m:1b"}), ("", {}), (5, {}), (None, {})])
+def test_the_metadata_name_the_model_that_answered(model: Any, metadata: dict[str, Any]) -> None:
+    """Where the server says one."""
+    end = completed(lines({"message": {"content": "x"}, "done": True, "model": model}))[-1]
+
+    assert isinstance(end, Completed)
+    assert end.backend_metadata == metadata
 
 
 @pytest.mark.parametrize(
@@ -280,12 +295,15 @@ def test_content_may_be_an_array_of_parts() -> None:
 
 
 def test_what_no_frame_carries_is_counted() -> None:
-    """Pictures that it made, and the probabilities of its tokens."""
+    """Pictures that it made, parts of other kinds, and the probabilities of its tokens; no list of them is none."""
     line = {"message": {"content": "x", "images": ["AA", "BB"]}, "logprobs": [{}]}
-    end = completed(lines(line, line, {"done": True}))[-1]
+    others = [{"type": "audio", "data": "AA"}, {"type": "text", "text": "y"}]
+    end = completed(lines(line, line, {"message": {"content": others, "images": "CC"}, "logprobs": 1}, {"done": True}))[
+        -1
+    ]
 
     assert isinstance(end, Completed)
-    assert end.backend_metadata == {"not_carried": {"image": 4, "logprobs": 1}}
+    assert end.backend_metadata == {"not_carried": {"image": 4, "logprobs": 1, "audio": 1}}
 
 
 @pytest.mark.parametrize(("word", "reason"), [("", "stop"), ("null", "stop"), ("length", "length")])
