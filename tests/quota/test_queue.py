@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from itertools import count
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -51,7 +51,7 @@ class Waiting:
         self.queue = QuotaQueue(self.owner, SCOPES, (f"{number}" for number in count()))
         self.tasks = [asyncio.create_task(self.queue.acquire()) for _ in range(requests)]
 
-    async def __aenter__(self) -> Waiting:
+    async def __aenter__(self) -> Self:
         await asyncio.sleep(0)
         return self
 

@@ -241,7 +241,7 @@ def test_a_whole_answer_is_complete_unless_it_says_that_it_is_not() -> None:
     """HTTP proves that it is whole; `"done":false` says the contrary."""
     body = {"message": {"content": "x"}}
 
-    assert text_of(completed(lines(body), stream=False)) == "x"
+    assert completed(lines(body), stream=False) == [OutputTextDelta("x"), Completed("stop", {})]
     for answer in ({**body, "done": False}, {"message": {"thinking": "hm"}}):
         error = failed(lines(answer), stream=False)
         assert error.kind == "protocol_violation"
@@ -297,13 +297,14 @@ def test_content_may_be_an_array_of_parts() -> None:
 def test_what_no_frame_carries_is_counted() -> None:
     """Pictures that it made, parts of other kinds, and the probabilities of its tokens; no list of them is none."""
     line = {"message": {"content": "x", "images": ["AA", "BB"]}, "logprobs": [{}]}
-    others = [{"type": "audio", "data": "AA"}, {"type": "text", "text": "y"}]
-    end = completed(lines(line, line, {"message": {"content": others, "images": "CC"}, "logprobs": 1}, {"done": True}))[
-        -1
-    ]
+    others = {"message": {"content": [{"type": "audio", "data": "AA"}]}}
+    end = completed(lines(line, others, line, {"done": True}))[-1]
+    no_lists = completed(lines({"message": {"content": "x", "images": "CC"}, "logprobs": 1, "done": True}))[-1]
 
     assert isinstance(end, Completed)
     assert end.backend_metadata == {"not_carried": {"image": 4, "logprobs": 1, "audio": 1}}
+    assert isinstance(no_lists, Completed)
+    assert no_lists.backend_metadata == {}
 
 
 @pytest.mark.parametrize(("word", "reason"), [("", "stop"), ("null", "stop"), ("length", "length")])
