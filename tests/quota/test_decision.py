@@ -5,11 +5,12 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from beluna_gateway.quota import decision
-from beluna_gateway.quota.decision import DAY, MINUTE, SECOND, SETTLE, Answer, ScopeState, month_end, month_of
+from beluna_gateway.quota.decision import DAY, MINUTE, SECOND, SETTLE, Answer, ScopeState, Use, month_end, month_of
 from beluna_gateway.quota.limits import Limits
 
 NOW = 1_764_184_450_000_000
@@ -34,11 +35,28 @@ def test_places_are_taken_in_order_until_there_are_none():
 def test_an_id_that_has_its_lease_takes_no_second_place():
     """A call that is sent again, because its answer was lost, counts once, in the rate too."""
     state = ScopeState()
-    take(state, "a", places=1, rate=1)
-    answer = take(state, "a", "b", places=1, rate=1)
+    take(state, "a", "b", places=2, rate=2)
+    answer = take(state, "a", "b", "c", places=2, rate=2)
 
-    assert (answer.granted, answer.reason) == (1, "places")
+    assert (answer.granted, answer.reason) == (2, "places")
     assert state.next_start == NOW + SECOND
+
+
+def test_an_answer_says_what_is_used_and_when():
+    """Where all may begin there is nothing to wait for. What ends is added up, and a wait is whole microseconds."""
+    state, limits = ScopeState(), Limits(places=2, tokens=7)
+    granted = decision.take([state], [limits], ["a"], NOW, LEASE, known=True)
+    assert granted == Answer(NOW, 0, "settling", 0, SETTLE, (Use(0, 0, 0, 0, 0, 0),))
+
+    now = NOW + SETTLE
+    assert decision.take([state], [limits], ["a"], now, LEASE, known=True) == Answer(
+        now, 1, None, 0, 0, (Use(1, 0, 0, 0, 0, 0),)
+    )
+    for micros, estimated in ((5, 3), (7, 2)):
+        uses = decision.end([state], [limits], (), now, micros=micros, estimated=estimated, tokens=1)
+    assert uses == (Use(1, 1, 12, 5, 12, 5),)
+    assert state.token_time == now + 2 * (MINUTE // 7)
+    assert [decision.interval(rate) for rate in (1, 3, 2_000_000)] == [SECOND, 333_334, 1]
 
 
 def test_all_scopes_or_none():
@@ -62,11 +80,22 @@ def test_a_lease_that_nobody_renews_expires():
 
 
 def test_a_renewed_lease_stays():
-    """Also one that the store has forgotten."""
+    """Also one that the store has forgotten: then others may be forgotten too, and nobody begins at once."""
     state = ScopeState()
     decision.renew([state], [Limits(places=1)], ["a"], NOW, LEASE)
 
-    assert take(state, "b", at=NOW + LEASE - 1, places=1).reason == "places"
+    assert take(state, "b", at=NOW + SETTLE - 1, places=1).reason == "settling"
+    decision.renew([state], [Limits(places=1)], ["a"], NOW + SETTLE, LEASE)
+    assert take(state, "b", at=NOW + SETTLE, places=1).reason == "places"
+    assert take(state, "b", at=NOW + SETTLE + LEASE - 1, places=1).reason == "places"
+
+
+def test_a_renewal_of_nothing_is_a_question_only():
+    """A scope that nobody has used stays new to all."""
+    state = ScopeState()
+    decision.renew([state], [Limits(places=1)], [], NOW, LEASE)
+
+    assert take(state, "a", places=1).granted == 1
 
 
 @given(
@@ -115,7 +144,20 @@ def test_tokens_refuse_until_enough_of_them_are_allowed_again():
 
     assert (answer.granted, answer.reason, answer.uses[0].tokens) == (0, "tokens", 1500)
     assert answer.wait == MINUTE // 2 + MINUTE // 1000
+    assert take(state, "a", at=NOW + answer.wait - MINUTE // 1000, tokens=1000).reason == "tokens"
     assert take(state, "a", at=NOW + answer.wait, tokens=1000).granted == 1
+
+
+@pytest.mark.parametrize(("limit", "wait"), [(7, 8_571_428), (1000, 60_000), (30_000_000, 2), (60_000_001, 1)])
+def test_used_up_tokens_refuse_for_the_time_of_one_token(limit: int, wait: int):
+    """In whole microseconds, and at least one."""
+    state = ScopeState()
+    decision.end([state], [Limits(tokens=limit)], (), NOW, micros=0, estimated=0, tokens=limit)
+    told = take(state, "a", tokens=limit).wait
+
+    assert (told, type(told)) == (wait, int)
+    assert take(state, "a", at=NOW + 2 * MINUTE, tokens=limit).uses[0].tokens == 0
+    assert take(state, "b").uses[0].tokens == 0
 
 
 def test_money_refuses_to_the_end_of_the_day_or_month():
@@ -132,14 +174,16 @@ def test_money_refuses_to_the_end_of_the_day_or_month():
     assert take(ScopeState(), "a", day=1).granted == 1
 
 
-@given(st.integers(0, 100_000))
-def test_months_are_those_of_the_calendar(day):
-    """As the standard library counts them."""
-    date = dt.date(1970, 1, 1) + dt.timedelta(days=day)
-    following = (date.replace(day=1) + dt.timedelta(days=32)).replace(day=1)
+def test_months_are_those_of_the_calendar():
+    """As the standard library counts them, from 1970 on, beyond the next year that is no leap year by 100 or 400."""
+    epoch = dt.date(1970, 1, 1)
+    for number in range(1970 * 12, 2405 * 12):
+        first = (dt.date(number // 12, number % 12 + 1, 1) - epoch).days
+        following = (dt.date((number + 1) // 12, (number + 1) % 12 + 1, 1) - epoch).days
+        months = [month_of(first), month_of(following - 1), month_end(number) // DAY]
 
-    assert month_of(day) == date.year * 12 + date.month - 1
-    assert month_end(month_of(day)) == (following - dt.date(1970, 1, 1)).days * DAY
+        assert months == [number, number, following]
+        assert set(map(type, months)) == {int}
 
 
 def test_after_the_store_was_emptied_nobody_begins_at_once():

@@ -333,6 +333,15 @@ async def test_after_a_long_absence_leases_are_told_before_any_is_taken():
 
 
 @virtual_time
+async def test_before_the_store_has_answered_nothing_is_used():
+    """`status` shows the limits all the same."""
+    async with owner(MemoryStore()) as built:
+        [scope] = built.queue(backend(places=5)).scopes
+
+        assert built.status_of(scope) == [{"setting": "shared_max_concurrency", "used": 0, "limit": 5}]
+
+
+@virtual_time
 async def test_the_end_gives_everything_back():
     """Leases and money are told before the store is closed."""
     store = MemoryStore()
