@@ -36,6 +36,8 @@ def immutable(cls: type[_Value]) -> type[_Value]:
 
 @immutable
 class TextPart:
+    """A text."""
+
     text: str
 
 
@@ -108,6 +110,8 @@ class SystemMessage:
 
 @immutable
 class UserMessage:
+    """What the user says."""
+
     parts: tuple[Part, ...]
     cache: bool = False
 
@@ -143,6 +147,8 @@ Message = SystemMessage | UserMessage | AssistantMessage | ToolMessage
 
 @immutable
 class Tool:
+    """A tool that the model may call."""
+
     name: str
     description: str | None
     input_schema: JsonObject
@@ -154,6 +160,8 @@ class Tool:
 
 @immutable
 class SpecificTool:
+    """The tool that the model must call."""
+
     name: str
 
 
@@ -162,6 +170,8 @@ ToolChoice = Literal["auto", "none", "required"] | SpecificTool
 
 @immutable
 class JsonSchemaOutput:
+    """The answer is to be JSON of this shape."""
+
     name: str
     schema: JsonObject
     strict: bool
@@ -174,6 +184,8 @@ OutputMode = Literal["text", "json_object"] | JsonSchemaOutput
 
 @immutable
 class Sampling:
+    """How the next token is chosen; None is the provider's own default."""
+
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None
@@ -339,16 +351,22 @@ class UsageStats:
 
 @dataclass(slots=True)
 class OutputTextDelta:
+    """A piece of the answer's text."""
+
     delta: str
 
 
 @dataclass(slots=True)
 class ReasoningDelta:
+    """A piece of the model's reasoning."""
+
     delta: str
 
 
 @dataclass(slots=True)
 class ToolCallDelta:
+    """A piece of a call's arguments."""
+
     call_id: str
     name: str | None
     arguments_delta: str
@@ -356,6 +374,8 @@ class ToolCallDelta:
 
 @dataclass(slots=True)
 class ToolCallReady:
+    """A call with all of its arguments."""
+
     call: ToolCall
 
 
@@ -378,11 +398,15 @@ class Annotation:
 
 @dataclass(slots=True)
 class Usage:
+    """What the request used."""
+
     usage: UsageStats
 
 
 @dataclass(slots=True)
 class Completed:
+    """The answer is at its end."""
+
     finish_reason: FinishReason
     backend_metadata: JsonObject
 

@@ -8,7 +8,7 @@ import shutil
 import pytest
 from pydantic import TypeAdapter
 
-from beluna_gateway.wire.frames import ServerFrame
+from beluna_gateway.wire.server_frames import ServerFrame
 
 from . import client_page
 

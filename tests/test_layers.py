@@ -149,6 +149,7 @@ def test_models_are_made_in_three_places():
     """pydantic's models are the frames and the configuration; elsewhere only its name for a JSON value is used."""
     doors = {
         "wire.frames",
+        "wire.server_frames",
         "wire.frame_schemas",
         "wire.ndjson",
         "config.settings",

@@ -17,7 +17,8 @@ from beluna_gateway.config.settings import HTTP_DIALECTS, Budget, Reliability, S
 from beluna_gateway.errors import ErrorKind
 from beluna_gateway.wire import ndjson, strict_json
 from beluna_gateway.wire.frame_schemas import client_frame_schema, server_frame_schema
-from beluna_gateway.wire.frames import CLIENT_FRAMES, PROTOCOL_VERSION, Infer, RequestId, ServerFrame, StatusFrame
+from beluna_gateway.wire.frames import CLIENT_FRAMES, PROTOCOL_VERSION, Infer, RequestId
+from beluna_gateway.wire.server_frames import ServerFrame, StatusFrame
 
 from . import transcripts
 

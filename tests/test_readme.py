@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from beluna_gateway import __version__, cli
 from beluna_gateway.config.settings import json_schema
 from beluna_gateway.daemon import connection, server
-from beluna_gateway.wire.frames import ServerFrame
+from beluna_gateway.wire.server_frames import ServerFrame
 
 from . import configuration_page
 from .fakes.answers import DONE, event, plays

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from difflib import get_close_matches
 from functools import cache
 from typing import Any, get_args
 
@@ -25,6 +24,8 @@ def similar_key(way: Iterable[int | str], wrong: str) -> str | None:
     if len(wrong) > _LONGEST_KEY:
         return None
     known = {_plain(name): name for model in _models_at(way) for name in _keys(model)}
+    from difflib import get_close_matches  # only wrong configurations pay for the import
+
     found = get_close_matches(_plain(wrong), known, n=1)
     return known[found[0]] if found else None
 

@@ -20,7 +20,8 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
 from ..schemas.field_docs import describe, subclasses
-from .frames import ClientFrame, ServerFrame, Shape
+from .frames import ClientFrame, Shape
+from .server_frames import ServerFrame
 
 _JSON_VALUE = {
     "title": "JsonValue",

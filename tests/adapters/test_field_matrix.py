@@ -22,7 +22,7 @@ from beluna_gateway.canonical import BackendRawEvent, ResolvedCredential
 from beluna_gateway.config.settings import DIALECTS, HTTP_DIALECTS
 from beluna_gateway.errors import GatewayError
 from beluna_gateway.pipeline.request_normalizer import RequestNormalizer
-from beluna_gateway.wire import frames
+from beluna_gateway.wire import frames, server_frames
 
 from .field_matrix import (
     COLUMNS,
@@ -1229,13 +1229,13 @@ def value_at(frame: dict[str, Any], path: str) -> Any:
 def test_every_field_of_an_answer_has_a_row() -> None:
     """Of all frames in which a provider's words come back."""
     kinds = {
-        "output_text_delta": frames.OutputTextDeltaFrame,
-        "reasoning_delta": frames.ReasoningDeltaFrame,
-        "tool_call_delta": frames.ToolCallDeltaFrame,
-        "tool_call_ready": frames.ToolCallReadyFrame,
-        "annotation": frames.AnnotationFrame,
-        "usage": frames.UsageFrame,
-        "completed": frames.CompletedFrame,
+        "output_text_delta": server_frames.OutputTextDeltaFrame,
+        "reasoning_delta": server_frames.ReasoningDeltaFrame,
+        "tool_call_delta": server_frames.ToolCallDeltaFrame,
+        "tool_call_ready": server_frames.ToolCallReadyFrame,
+        "annotation": server_frames.AnnotationFrame,
+        "usage": server_frames.UsageFrame,
+        "completed": server_frames.CompletedFrame,
     }
     fields = {
         f"{kind}.{re.sub('=.*|[.]other', '', leaf)}"

@@ -248,6 +248,20 @@ def test_the_version_is_printed_without_loading_the_gateway(at: Surroundings):
     assert loaded.isdisjoint({"pydantic", "structlog", "asyncio", "uvloop", "yarl", "pyjson5"})
 
 
+def test_a_start_loads_only_what_a_daemon_needs(at: Surroundings):
+    """Nothing that only finds plugins, suggests keys, measures terminals or describes frames, and no adapter before the
+    socket is there: here it cannot be made."""
+    write_config(at.folder, config() | {"socket_path": "beluna.jsonc/s"})
+    command = [sys.executable, "-X", "importtime", "-m", "beluna_gateway"]
+    done = subprocess.run(command, cwd=at.folder, env=at.environment, capture_output=True, text=True, check=False)
+
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert done.returncode == 73, done.stderr
+    assert {"pydantic", "uvloop", "beluna_gateway.daemon.server"} <= loaded
+    assert not loaded & {"importlib.metadata", "email", "shutil", "difflib", "html", "jsonschema", "yarl"}
+    assert not loaded & {"beluna_gateway.wire.server_frames", "beluna_gateway.adapters.http.adapter"}
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(at: Surroundings, shell: str):
     """A script for the shell, which the shell can read, and which knows each command."""

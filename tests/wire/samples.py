@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter
 
 from beluna_gateway.wire.frame_schemas import server_frame_schema
-from beluna_gateway.wire.frames import ServerFrame
+from beluna_gateway.wire.server_frames import ServerFrame
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 
