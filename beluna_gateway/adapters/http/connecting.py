@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import encodings.idna  # noqa: F401 - otherwise the first connection loads it
 import ssl
 from collections.abc import Callable
 from ipaddress import IPv4Address
