@@ -314,5 +314,8 @@ def too_early(cell: Any, stream: bool) -> Iterator[Cell]:
     if stream:  # one of both ways is enough for megabytes
         yield cell("413 early, stays open", verdict, refusal, "silence", large=True, reads_request=False)
         yield cell("413 early, closed", verdict, refusal, "close", large=True, reads_request=False)
+        for how in ("close", "drop"):
+            tls = {"endpoint": "https://localhost:{tls}"}
+            yield cell(f"413 early, TLS {how}", verdict, refusal, how, large=True, reads_request=False, **tls)
     else:
         yield cell("413 early", verdict, refusal, "close", reads_request=False)

@@ -35,8 +35,11 @@ class Receiver(Protocol):
     def data_received(self, data: bytes) -> None:
         """Takes bytes of the response."""
 
-    def disconnected(self, error: Exception | None) -> None:
-        """Takes the end of the connection, or of its readable half."""
+    def unread(self) -> bytes:
+        """What was received on a broken connection and the event loop did not read; over TLS records."""
+
+    def disconnected(self, error: Exception | None, rest: bytes = b"") -> None:
+        """Takes the end of the connection, or of its readable half, and the last bytes of the response."""
 
     def pause_writing(self) -> None:
         """The transport's buffer is full."""
@@ -54,15 +57,19 @@ class PooledProtocol(asyncio.Protocol):
     Over TLS an orderly end is one with close_notify: without it anybody on the way may have ended the connection, and
     a body with it (RFC 8446, section 6.1).
 
+    Where a connection breaks, the event loop neither reads what the kernel has received nor passes on what its TLS
+    layer has not deciphered yet. A response may be in there, see `RequestWriter`.
+
     Args:
         pool: Told when the connection is made and when it is lost.
     """
 
-    __slots__ = ("_poll", "_pool", "_tls", "exchange", "transport")
+    __slots__ = ("_poll", "_pool", "_records", "_tls", "exchange", "transport")
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
         self._tls: ssl.SSLObject | None = None
+        self._records: asyncio.BufferedProtocol | None = None
         self._poll: select.poll | None = None
         self.transport: asyncio.Transport
         self.exchange: Receiver | None = None
@@ -70,6 +77,8 @@ class PooledProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's own class is no subclass of it
         self._tls = transport.get_extra_info("ssl_object")
+        # The event loop's TLS layer, which takes records: uvloop has a name for it, asyncio an attribute.
+        self._records = transport.get_extra_info("uvloop.sslproto") or getattr(transport, "_ssl_protocol", None)
         raw = transport.get_extra_info("socket")
         if raw is not None and raw.fileno() >= 0:
             self._poll = select.poll()
@@ -92,15 +101,19 @@ class PooledProtocol(asyncio.Protocol):
     def eof_received(self) -> None:
         if self.exchange is not None:
             # asyncio calls this without close_notify too, uvloop does not.
-            orderly = self._tls is None or _has_close_notify(self._tls)
-            self.exchange.disconnected(None if orderly else _no_close_notify())
+            rest, orderly = (b"", True) if self._tls is None else _deciphered(self._tls)
+            self.exchange.disconnected(None if orderly else _no_close_notify(), rest)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._pool.lost(self)
         if self.exchange is not None:
-            if error is None and self._tls is not None:
-                error = _no_close_notify()  # an orderly end calls `eof_received` first
-            self.exchange.disconnected(error)
+            rest = self.exchange.unread()
+            if self._tls is not None:
+                if self._records is not None:
+                    _add_records(self._records, rest)
+                rest, orderly = _deciphered(self._tls)
+                error = None if orderly else error or _no_close_notify()
+            self.exchange.disconnected(error, rest)
 
     def pause_writing(self) -> None:
         if self.exchange is not None:
@@ -231,14 +244,27 @@ class ConnectionPool:
             await self._all_closed
 
 
-def _has_close_notify(tls: ssl.SSLObject) -> bool:
-    """Whether the peer has ended TLS properly. Called where nothing is left to be read."""
+def _add_records(layer: asyncio.BufferedProtocol, records: bytes) -> None:
+    """Gives records to the TLS layer of a lost connection, which then only keeps them for its `ssl.SSLObject`."""
+    while records:
+        buffer = memoryview(layer.get_buffer(len(records)))
+        size = min(len(buffer), len(records))
+        buffer[:size] = records[:size]
+        layer.buffer_updated(size)
+        records = records[size:]
+
+
+def _deciphered(tls: ssl.SSLObject) -> tuple[bytes, bool]:
+    """What the records say that the TLS layer still has, and whether they end with close_notify."""
+    text = bytearray()
     try:
-        return not tls.read(1)
+        while piece := tls.read(64 * 1024):
+            text += piece
     except ssl.SSLZeroReturnError:
-        return True
-    except ssl.SSLError:
-        return False
+        pass
+    except ssl.SSLError:  # the rest of a record is missing, or is none
+        return bytes(text), False
+    return bytes(text), True
 
 
 def _no_close_notify() -> Exception:

@@ -105,6 +105,8 @@ class Exchange:
             await self._wait()
         if not self._parser.status:
             raise self._broken()
+        if 200 <= self._parser.status < 300:
+            self._writer.accepted()
 
     def header(self, name: bytes) -> str | None:
         """The header's value, the last one where it is repeated. `name` in lower case."""
@@ -238,9 +240,20 @@ class Exchange:
         if len(data) >= LARGE_READ_BYTES and self._state == "open" and parser.phase == "body":
             self._buffer.end_turn()
 
-    def disconnected(self, error: Exception | None) -> None:
-        """Takes the end of the connection, or of its readable half."""
-        self._parser.feed(self._writer.early_answer())
+    def unread(self) -> bytes:
+        """What was received on a broken connection while the request was being sent, and the event loop did not read;
+        over TLS records.
+        """
+        return self._writer.unread()
+
+    def disconnected(self, error: Exception | None, rest: bytes = b"") -> None:
+        """Takes the end of the connection, or of its readable half.
+
+        Args:
+            error: Why it ended; None where the end was orderly.
+            rest: The last bytes of the response.
+        """
+        self._parser.feed(rest)
         self._parser.feed_eof(error)
         self.data_received(b"")  # delivers the end
 

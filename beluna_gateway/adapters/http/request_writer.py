@@ -26,20 +26,22 @@ class RequestWriter:
 
     A backend may answer a large request, with 413 say, and close the connection without reading the rest. Then writing
     fails (EPIPE, ECONNRESET), and the event loop closes its descriptor without reading what the kernel has received:
-    so until the kernel has taken such a request the writer holds a second descriptor of the socket, for `early_answer`.
+    so until the kernel has taken such a request the writer holds a second descriptor of the socket, for `unread`.
     """
 
-    __slots__ = ("_body", "_descriptor", "_transport", "_writable")
+    __slots__ = ("_body", "_descriptor", "_tells_when_sent", "_transport", "_writable")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._body = _NOTHING
         self._writable = True
         self._descriptor: int | None = None
+        # A TLS transport does not count what the TCP transport below it has not written yet.
+        self._tells_when_sent = transport.get_extra_info("sslcontext") is None
 
     @property
     def sent(self) -> bool:
-        """Whether the kernel has taken the whole request."""
+        """Whether the transport has passed on the whole request: to the kernel, or over TLS as records."""
         transport = self._transport
         return not (self._body or transport.get_write_buffer_size() or transport.is_closing())
 
@@ -49,9 +51,8 @@ class RequestWriter:
             self._transport.write(head + body)
             return
         self._descriptor = _duplicate(self._transport)
-        if self._descriptor is not None:
-            # Now `resume` is called when the kernel has taken everything. Not over TLS, whose transports never call it
-            # with this limit: they pause at it, not above it.
+        if self._descriptor is not None and self._tells_when_sent:
+            # Now `resume` is called when the kernel has taken everything.
             self._transport.set_write_buffer_limits(high=0)
         if len(body) <= PIECE_BYTES:
             self._transport.write(head + body)
@@ -71,11 +72,13 @@ class RequestWriter:
         self._write_more()
         self._close_descriptor_if_sent()
 
-    def early_answer(self) -> bytes:
-        """What the kernel had received when the connection broke while the request was being sent.
+    def accepted(self) -> None:
+        """The backend answers with success: it will read the request to its end."""
+        if not self._tells_when_sent:
+            self._close_descriptor()
 
-        Empty over TLS, where these bytes are encrypted.
-        """
+    def unread(self) -> bytes:
+        """What the kernel had received when the connection broke while the request was being sent; over TLS records."""
         if self._descriptor is None:
             return b""
         answer = bytearray()
@@ -103,7 +106,7 @@ class RequestWriter:
         self._close_descriptor()
 
     def _close_descriptor_if_sent(self) -> None:
-        if self._descriptor is not None and self.sent:
+        if self._tells_when_sent and self.sent:
             self._close_descriptor()
 
     def _close_descriptor(self) -> None:
@@ -118,9 +121,9 @@ class RequestWriter:
 
 
 def _duplicate(transport: asyncio.Transport) -> int | None:
-    """A second descriptor of the transport's socket. None over TLS, and where there is none to be had."""
+    """A second descriptor of the transport's socket. None where there is none to be had."""
     raw = transport.get_extra_info("socket")
-    if transport.get_extra_info("sslcontext") is not None or raw is None or raw.fileno() < 0:
+    if raw is None or raw.fileno() < 0:
         return None
     try:
         return os.dup(raw.fileno())
