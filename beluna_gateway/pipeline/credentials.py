@@ -51,17 +51,22 @@ class CredentialResolver:
         secret = await self.secret(profile.backend.credential, profile.folder, profile)
         return _NOTHING if secret is None and proxy is None else ResolvedCredential(secret, proxy)
 
-    async def secret(self, credential: CredentialRef, folder: Path, whose: BackendProfile | str) -> str | None:
+    async def secret(
+        self, credential: CredentialRef, folder: Path, whose: BackendProfile | str, refused: str | None = None
+    ) -> str | None:
         """What a reference stands for; None where it says that there is nothing.
 
         Args:
             credential: The reference.
             folder: What a relative path is relative to.
             whose: The backend, or the setting, that it is of.
+            refused: What it stood for before, and was refused: a command that printed it is asked again.
 
         Raises:
             GatewayError: As `resolve`.
         """
+        if refused is not None and isinstance(credential, CommandCredential):
+            self._commands.refused(credential, folder, refused)
         match credential:
             case NoCredential():
                 return None

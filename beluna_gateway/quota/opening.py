@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from ..config.settings import Shared
 from .owner import QuotaOwner
-from .store import QuotaStore
+from .store import QuotaStore, Secret
 
 
-def open_quota(settings: Shared, folder: Path, secret: Callable[[], Awaitable[str | None]]) -> QuotaOwner:
+def open_quota(settings: Shared, folder: Path, secret: Secret) -> QuotaOwner:
     """The owner of a store, which contacts it when it is started or first asked.
 
     Args:

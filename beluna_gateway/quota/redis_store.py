@@ -8,7 +8,7 @@ has a number.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from hashlib import sha1
 from importlib.resources import files
@@ -36,7 +36,7 @@ from ..config.settings import Tls
 from ..errors import GatewayError
 from .decision import Answer, Use
 from .limits import Limits, Reason, Scope
-from .store import Command, End, QuotaStore, Renew, Reply, StoreAway, Take
+from .store import Command, End, QuotaStore, Renew, Reply, Secret, StoreAway, Take
 
 SCRIPT = files(__package__).joinpath("quota.lua").read_text("utf-8")
 SHA = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
@@ -46,9 +46,6 @@ USE_WORDS = len(fields(Use))
 CONNECT_ATTEMPTS = 3
 RETRY_SECONDS = 0.005
 LISTEN_AGAIN_SECONDS = 1.0
-
-Secret = Callable[[], Awaitable[str | None]]
-"""The server's password, asked for at each connection; raises `GatewayError`."""
 
 
 class RedisStore(QuotaStore):
@@ -98,6 +95,7 @@ class RedisStore(QuotaStore):
         if issubclass(self._class, SSLConnection) and tls is not None:
             names = {"ssl_ca_certs": tls.ca_file, "ssl_certfile": tls.cert_file, "ssl_keyfile": tls.key_file}
             self._options |= {key: str(folder / name) for key, name in names.items() if name is not None}
+        self._refused: str | None = None
         self._connection: Connection | None = None
         self._listener: asyncio.Task[None] | None = None
         self._log = structlog.get_logger("beluna_gateway")
@@ -140,10 +138,14 @@ class RedisStore(QuotaStore):
     # --- the connection --------------------------------------------------------------------------------------
 
     async def _connected(self) -> Connection:
-        connection = self._class(**self._options, password=await self._secret())
+        password = await self._secret(self._refused)
+        self._refused = None
+        connection = self._class(**self._options, password=password)
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, AuthenticationError):
+                self._refused = password
             await connection.disconnect(nowait=True)
             raise
         return connection

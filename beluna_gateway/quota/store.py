@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from .decision import Answer, Use
@@ -50,6 +50,10 @@ class Renew:
 Command = Take | End | Renew
 Reply = Answer | tuple[Use, ...]
 """`Answer` to `Take`, what is used of each scope to the others."""
+
+Secret = Callable[[str | None], Awaitable[str | None]]
+"""The server's password, asked for at each connection; None where there is none. The argument is the one that it has
+just refused, None where it has not. Raises `GatewayError`."""
 
 
 class QuotaStore(ABC):

@@ -345,7 +345,7 @@ async def _spend(redis: RedisServer, micros: int, days_ago: int) -> None:
     assert redis.call("HGET", STATE, "day_micros") == str(micros)
 
 
-async def _no_password() -> None:
+async def _no_password(refused: str | None) -> None:
     return None
 
 

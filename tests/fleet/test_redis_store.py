@@ -40,7 +40,7 @@ def emptied(server: RedisServer) -> None:
     server.call("FLUSHALL")
 
 
-async def no_password() -> str | None:
+async def no_password(refused: str | None) -> str | None:
     return None
 
 
@@ -332,3 +332,24 @@ async def test_what_a_server_refuses_is_told_and_not_tried_again(server: RedisSe
                 await take(one, "a")
 
     assert connections == 1
+
+
+async def test_another_password_is_asked_for_where_one_was_refused(server: RedisServer):
+    """As it is rotated: with the one that does not do any more, so that whoever keeps it asks anew."""
+    asked: list[str | None] = []
+
+    async def secret(refused: str | None) -> str | None:
+        asked.append(refused)
+        return "first" if refused is None else "second"
+
+    rights = ("on", "resetkeys", "~*", "&*", "+@all")
+    server.call("ACL", "SETUSER", "rotated", *rights, ">first")
+    async with store(server, secret=secret, url=f"redis://rotated@127.0.0.1:{server.port}") as one:
+        await take(one, "a")
+        server.call("ACL", "SETUSER", "rotated", *rights, "resetpass", ">second")
+        server.call("CLIENT", "KILL", "USER", "rotated")
+        with pytest.raises(StoreAway, match="invalid username-password"):
+            await take(one, "b")
+        assert (await take(one, "b")).granted == 1
+
+    assert "first" in asked

@@ -33,7 +33,7 @@ SECONDS = 10.0
 ROUND_TRIP = 0.001
 
 
-async def _no_password() -> None:
+async def _no_password(refused: str | None) -> None:
     return None
 
 
