@@ -58,7 +58,7 @@ from .telemetry.records import RequestRecord, TelemetrySink
 from .telemetry.redaction import Redactor
 from .wire.frames import CountTokens, Embed, Infer, Models, OperationFrame, RequestFrame
 from .wire.ndjson import RejectedLine, validated
-from .worker import Large, value_of
+from .worker import Large, Worker, value_of
 
 MESSAGE_CHARACTERS = 2000
 """The longest `error.message` (protocol/README.md, "Error mapping")."""
@@ -101,7 +101,10 @@ class AIGateway:
         self._prices = PriceList()
         self.telemetry: list[TelemetrySink] = list(telemetry)
         self._log = structlog.get_logger("beluna_gateway")
-        self._live = LiveConfiguration(config, folder or Path.cwd(), adapters, clock, self._credentials)
+        self.worker: Worker | None = None
+        """Decodes large answers; the daemon's. A program that embeds the gateway has none: the thread would take the
+        program's own objects from the garbage collector."""
+        self._live = LiveConfiguration(config, folder or Path.cwd(), adapters, clock, self._credentials, self._aside)
 
     @property
     def backends(self) -> Mapping[str, LiveBackend]:
@@ -339,6 +342,10 @@ class AIGateway:
         forget_frames(error)
         return newer
 
+    async def _aside(self, function: Callable[[], R]) -> R:
+        """See `Aside`."""
+        return function() if self.worker is None else await self.worker.run(function)
+
     def _later(self, function: Callable[[], None]) -> None:
         """Runs `function` after the event loop's next I/O poll and its callbacks."""
         self._loop.call_soon(self._loop.call_soon, function)
@@ -547,6 +554,7 @@ async def _run(
     return await large.use(lambda _: prepare(request, credential))
 
 
+R = TypeVar("R")
 F = TypeVar("F", Infer, CountTokens, Embed, Models)
 P = TypeVar("P", CountTokens, Embed, Models)
 

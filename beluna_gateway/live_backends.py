@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 import structlog
 
-from .adapters.base import BackendAdapter
+from .adapters.base import Aside, BackendAdapter
 from .config.settings import HTTP_DIALECTS, BackendProfile, Config, Shared, aliases, profiles
 from .config.tls_files import system_context
 from .pipeline.budget import BudgetEnforcer
@@ -42,7 +42,8 @@ class LiveBackend:
         profile: BackendProfile,
         make_adapter: AdapterFactory,
         clock: Callable[[], float],
-        quota: QuotaOwner | None = None,
+        quota: QuotaOwner | None,
+        aside: Aside,
     ) -> None:
         self.profile = profile
         self.id = profile.id
@@ -57,11 +58,14 @@ class LiveBackend:
         self.requests = 0
         self.failures = 0
         self._make_adapter = make_adapter
+        self._aside = aside
 
     @cached_property
     def adapter(self) -> BackendAdapter:
         """Made on first use: its imports take most of the daemon's start-up time."""
-        return self._make_adapter(self.profile)
+        adapter = self._make_adapter(self.profile)
+        adapter.aside = self._aside
+        return adapter
 
     @property
     def has_adapter(self) -> bool:
@@ -161,6 +165,7 @@ class LiveConfiguration:
         adapters: Dialect name → factory of its adapter.
         clock: Monotonic seconds, for circuit breakers.
         credentials: Has the password of the store of shared limits.
+        aside: For what takes long with large answers.
     """
 
     def __init__(
@@ -170,10 +175,12 @@ class LiveConfiguration:
         adapters: Mapping[str, AdapterFactory],
         clock: Callable[[], float],
         credentials: CredentialResolver,
+        aside: Aside,
     ) -> None:
         self._folder = folder
         self._adapters = adapters
         self._clock = clock
+        self._aside = aside
         self._log = structlog.get_logger("beluna_gateway")
         self._retiring: dict[LiveBackend, asyncio.Task[None]] = {}
         self._starting: set[asyncio.Task[None]] = set()
@@ -306,7 +313,7 @@ class LiveConfiguration:
         for profile in configured.values():
             backend = None if before is None else before.backends.get(profile.id)
             if backend is None or not backend.profile.equals(profile):
-                backend = LiveBackend(profile, self._adapters[profile.backend.dialect], self._clock, quota)
+                backend = LiveBackend(profile, self._adapters[profile.backend.dialect], self._clock, quota, self._aside)
             backends[profile.id] = backend
         budgets = {profile.id: profile.budget for profile in configured.values()}
         clients = ClientTable(config.server, budgets, None if before is None else before.clients, quota)

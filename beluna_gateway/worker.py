@@ -1,4 +1,4 @@
-"""A thread for large frames: decoding one, checking it and encoding it for its backend would hold up the event loop.
+"""A thread for large frames and answers: decoding one, checking it and encoding it would hold up the event loop.
 
 Python code in a thread gives others their turn every half millisecond (`SWITCH_SECONDS`), C code does not: what it does
 with large values is done in pieces (`wire.json_pieces`), and the garbage collector, whose full run over the values of
@@ -38,7 +38,7 @@ _Result = TypeVar("_Result")
 
 
 class Worker:
-    """One thread, started by the first large frame; large frames of all clients are served in order of arrival."""
+    """One thread, started by the first large value; those of all clients are served in order of arrival."""
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
@@ -52,6 +52,17 @@ class Worker:
         """Ends the thread after the job that it has; does not wait for it."""
         if self._thread is not None:
             self._jobs.put(None)
+
+    async def run(self, function: Callable[[], _Result]) -> _Result:
+        """What `function` gives, in the thread. Cancelling ends the work at the next piece."""
+        job = _Job(function)
+        self.submit(job)
+        try:
+            result: _Result = await job.done
+        except asyncio.CancelledError:
+            job.abandoned = True
+            raise
+        return result
 
     def submit(self, job: _Job) -> None:
         """Has `job` done after those before it."""
@@ -164,32 +175,17 @@ class Large:
             finally:
                 json_pieces.free(before)
 
-        await self._done(work)
+        await self._worker.run(work)
 
     async def use(self, function: Callable[[Any], _Result]) -> _Result:
         """What `function` makes of the value, which stays."""
-        result: list[_Result] = []
-
-        def work() -> None:
-            result.append(function(self.value))
-
-        await self._done(work)
-        return result[0]
+        return await self._worker.run(lambda: function(self.value))
 
     def close(self) -> None:
         """Frees the value, in the thread. Whoever else holds it has to have let go of it before."""
         if not self._closed:
             self._closed = True
             self._worker.submit(_Job(self._free))
-
-    async def _done(self, work: Callable[[], None]) -> None:
-        job = _Job(work)
-        self._worker.submit(job)
-        try:
-            await job.done
-        except asyncio.CancelledError:
-            job.abandoned = True
-            raise
 
     def _free(self) -> None:
         values, self.value = [self.value], None

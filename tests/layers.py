@@ -30,7 +30,7 @@ pipeline:           errors canonical wire config telemetry processes quota
 event_stream:       canonical
 adapters.decoding:  errors canonical wire
 adapters.encoding:  errors canonical config
-adapters.base:      errors canonical config telemetry adapters.decoding
+adapters.base:      errors canonical wire config telemetry adapters.decoding
 adapters.dialects:  errors canonical wire config adapters.base adapters.decoding adapters.encoding
 adapters.operations: errors canonical wire adapters.base adapters.decoding adapters.encoding
 adapters.http:      version errors canonical config wire telemetry processes adapters.base adapters.decoding \

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import JsonValue
 from pydantic_core import from_json
@@ -18,7 +18,10 @@ from ..canonical import BackendRawEvent, CanonicalRequest, JsonObject, Operation
 from ..config.settings import BackendProfile, Capabilities
 from ..errors import GatewayError, protocol_violation, unsupported
 from ..telemetry.service import ProgramStatus
+from ..wire import json_pieces
 from .decoding.provider_errors import ProviderError, error_of_status
+
+_Result = TypeVar("_Result")
 
 
 class Emit(Protocol):
@@ -51,6 +54,13 @@ class SilenceTimer(Protocol):
         """Stops all timers until `progressed`: the client is waited for, not the backend."""
 
 
+class Aside(Protocol):
+    """Runs a function off the event loop, where `wire.json_pieces` works in pieces; see `worker.Worker.run`."""
+
+    async def __call__(self, function: Callable[[], _Result], /) -> _Result:
+        """What `function` gives. Cancelling ends the work at the next piece."""
+
+
 class Call(Protocol):
     """One encoded request. All that can be refused before sending has been."""
 
@@ -78,6 +88,8 @@ class BackendAdapter(ABC):
 
     capabilities: Capabilities
     """Those of the dialect, with the configuration's overrides."""
+    aside: Aside | None = None
+    """For what takes long with a large answer; the gateway sets it when it has made the adapter."""
 
     @abstractmethod
     def prepare(self, request: CanonicalRequest, model: str, credential: ResolvedCredential) -> Call:
@@ -234,14 +246,27 @@ MAX_JSON_VALUES = 1_000_000
 """The most values in one event or body: parsed, a small value takes up to a hundred times its bytes."""
 
 
+_CUT_BYTES = 4 * json_pieces.PIECE_BYTES
+"""Longer JSON may be parsed in pieces; nearly every event is shorter."""
+
+_COUNTED_BYTES = 1024 * 1024
+
+
 def check_json_size(payload: bytes) -> None:
     """Refuses JSON with too many values, before it is parsed.
 
     Raises:
         GatewayError: `protocol_violation`.
     """
+    if len(payload) <= MAX_JSON_VALUES:
+        return
     # Every value but the first of an array or object follows a comma. Commas inside strings are counted as well.
-    if payload.count(b",") + payload.count(b"[") + payload.count(b"{") > MAX_JSON_VALUES:
+    # Some bytes at a time: one call for megabytes would hold up other threads.
+    values = 0
+    for start in range(0, len(payload), _COUNTED_BYTES):
+        end = start + _COUNTED_BYTES
+        values += payload.count(b",", start, end) + payload.count(b"[", start, end) + payload.count(b"{", start, end)
+    if values > MAX_JSON_VALUES:
         raise protocol_violation(f"the backend sent JSON with more than {MAX_JSON_VALUES} values")
 
 
@@ -251,11 +276,13 @@ def parse_object(payload: bytes) -> JsonObject:
     Raises:
         GatewayError: `protocol_violation` where it is not a JSON object.
     """
-    if len(payload) > MAX_JSON_VALUES:
-        check_json_size(payload)
     try:
-        # cache_strings="keys": events repeat their keys, and hardly ever their values.
-        value = from_json(payload, allow_inf_nan=False, cache_strings="keys")
+        if len(payload) > _CUT_BYTES:
+            check_json_size(payload)
+            value = json_pieces.read(payload)
+        else:
+            # cache_strings="keys": events repeat their keys, and hardly ever their values.
+            value = from_json(payload, allow_inf_nan=False, cache_strings="keys")
     except ValueError as error:
         raise protocol_violation(f"the backend sent an event that is not JSON: {error}") from error
     if not isinstance(value, dict):

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol, cast
 
-from ..canonical import Completed, Failed, GatewayEvent, OperationResult
+from ..canonical import Completed, Embedding, Failed, GatewayEvent, OperationResult
 from ..config.settings import Server
 from ..errors import GatewayError
 from ..gateway import AIGateway, cancel_begun, new_request_id
@@ -44,6 +44,9 @@ LARGE_BYTES = 64 * 1024
 
 LARGE_VALUES = 2000
 """So is a line with more arrays, objects and commas. 333 short messages have as many: 2 ms to decode and normalise."""
+
+LARGE_NUMBERS = 10_000
+"""Vectors with more numbers in all are encoded off the event loop: a million takes 0.1 s or more."""
 
 REQUEST_COSTS = 3.0
 """Normalising and encoding a request takes about twice as long again as decoding it."""
@@ -207,6 +210,11 @@ class Connection(asyncio.Protocol):
     # --- what the daemon uses --------------------------------------------------------------------------------
 
     @property
+    def worker(self) -> Worker:
+        """For large frames, of either side."""
+        return self._daemon.worker
+
+    @property
     def in_flight(self) -> int:
         """Requests that have not ended."""
         return len(self._requests)
@@ -348,6 +356,11 @@ class Connection(asyncio.Protocol):
 _ENDS = (Completed, Failed)
 
 
+def _is_large_result(result: OperationResult) -> bool:
+    """Whether encoding `result` would hold up the event loop."""
+    return isinstance(result, Embedding) and sum(map(len, result.vectors)) > LARGE_NUMBERS
+
+
 class Request:
     """One request in flight: its task, and the `EventSink` that writes its frames."""
 
@@ -383,8 +396,17 @@ class Request:
             result = await performed
         except GatewayError as error:
             self.write([Failed(error)])
-        else:
+            return
+        if not _is_large_result(result):
             self._write(self._encoder.result(result), last=True)
+            return
+        large = Large(self._connection.worker, result)
+        del result  # it is freed in the thread, when it is encoded
+        try:
+            await large.step(self._encoder.result)
+            self._write(large.value, last=True)
+        finally:
+            large.close()
 
     def write(self, events: Sequence[GatewayEvent]) -> None:
         """See `EventSink`."""

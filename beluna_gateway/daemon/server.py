@@ -56,7 +56,7 @@ class Daemon:
         self.gateway = gateway
         self.stopping = False
         self.hangups = HangupWatch()
-        self.worker = Worker()
+        self.worker = gateway.worker = Worker()
         self.turns = Turns()
         self._folder = folder
         self._connections: set[Connection] = set()

@@ -74,6 +74,15 @@ def parse(text: bytes) -> tuple[Any, str | None]:
     raise AssertionError("a text was refused in pieces and taken as a whole")
 
 
+def read(text: bytes) -> Any:
+    """The value of `text`, also where `parse` would refuse it although it is JSON: a backend's answer.
+
+    Raises:
+        ValueError: It is not JSON in UTF-8, or nested deeper than the parser can go.
+    """
+    return _parsed(text) if _pause.get() is None else parse(text)[0]
+
+
 def _parsed(text: bytes) -> Any:
     return from_json(text, allow_inf_nan=False, cache_strings="keys")
 
@@ -389,6 +398,10 @@ _ITEMS = 16
 """Items of a container, none of them heavy, that are written in one call."""
 
 
+_WEIGHED = (dict, list, tuple, int)
+"""A constant: a million numbers are asked."""
+
+
 def _weigh(value: Any, heavy: set[int]) -> int:
     """The number of values in `value`; notes the containers with many."""
     if isinstance(value, dict):
@@ -399,9 +412,7 @@ def _weigh(value: Any, heavy: set[int]) -> int:
         return (value.bit_length() // 64) ** 2 // 20  # its digits: 0.1 ms for 4,000, the most that the parser takes
     else:
         return 0
-    weight = (
-        1 + len(value) + sum([_weigh(item, heavy) for item in items if isinstance(item, dict | list | tuple | int)])
-    )
+    weight = 1 + len(value) + sum([_weigh(item, heavy) for item in items if isinstance(item, _WEIGHED)])
     if weight > PIECE_OBJECTS:
         heavy.add(id(value))
     return weight

@@ -202,7 +202,10 @@ class FrameEncoder:
         """The frame that answers `embed`, `count_tokens` or `models`."""
         match result:
             case Embedding(vectors, usage):
-                return self._frame(b"embedding", {"vectors": vectors, "usage": usage_object(usage)})
+                # In pieces, where the result is large and so encoded in a thread.
+                told = to_json({"usage": usage_object(usage)}, inf_nan_mode="null")
+                head = b'{"type":"embedding","request_id":%b,"vectors":' % self._id
+                return b"".join((head, json_pieces.dump(vectors), b",", told[1:], b"\n"))
             case TokenCount(count):
                 return self._frame(b"token_count", {"input_tokens": count})
             case ModelList(models):

@@ -289,7 +289,7 @@ class HttpCall:
             async with self._adapter.exchange(self._method, self._url, self._headers, self._body) as exchange:
                 # Created while the backend works on its answer.
                 decoder = self._decoder()
-                answer = Answer(decoder, self._framing, self._limit, emit, timer)
+                answer = Answer(decoder, self._framing, self._limit, emit, timer, self._adapter.aside)
                 await exchange.head()
                 if not 200 <= exchange.status < 300:
                     raise await self._adapter.failure(exchange)

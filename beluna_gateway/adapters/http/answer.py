@@ -7,11 +7,13 @@ the client, all within the transport's callback. No socket and no event loop is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Protocol
 
 from ...canonical import BackendRawEvent
 from ...errors import GatewayError, protocol_violation
-from ..base import Emit, ResponseDecoder, SilenceTimer, parse_object
+from ...wire import json_pieces
+from ..base import Aside, Emit, ResponseDecoder, SilenceTimer, parse_object
 from .connections import BrokenExchange
 from .ndjson import NdjsonParser
 from .payloads import BYTE_ORDER_MARK, DONE_MARK, BrokenStream, may_be_cut, parses, payloads_of
@@ -22,6 +24,9 @@ LATE_USAGE_SECONDS = 1.0
 
 MAX_QUOTE = 300
 """The most characters of an answer that an error message quotes."""
+
+LARGE_BYTES = 256 * 1024
+"""A longer body that is not streamed is decoded off the event loop: a megabyte of vectors takes 20 ms."""
 
 _QUOTE_BYTES = 4 * MAX_QUOTE
 
@@ -47,9 +52,11 @@ class Answer:
         limit: The most bytes of one event, or of an unstreamed body.
         emit: Receives the events.
         timer: The attempt's timer.
+        aside: For large bodies; without it they are decoded in one go.
     """
 
     __slots__ = (
+        "_aside",
         "_beginning",
         "_body",
         "_decoder",
@@ -66,8 +73,17 @@ class Answer:
         "_undecided",
     )
 
-    def __init__(self, decoder: ResponseDecoder, framing: str, limit: int, emit: Emit, timer: SilenceTimer) -> None:
+    def __init__(
+        self,
+        decoder: ResponseDecoder,
+        framing: str,
+        limit: int,
+        emit: Emit,
+        timer: SilenceTimer,
+        aside: Aside | None = None,
+    ) -> None:
         self._decoder = decoder
+        self._aside = aside
         self._limit = limit
         self._emit = emit
         self._timer = timer
@@ -103,14 +119,14 @@ class Answer:
     async def _read(self, body: Body, stream: bool) -> bool:
         if not stream:
             await body.until(self._collect)
-            self._decode_whole()
+            await self._decode_collected()
             return True
         emit, timer = self._emit, self._timer
         ended = await body.until(self._take_beginning)
         if self._body:
             if not ended:
                 await body.until(self._collect)
-            self._decode_whole()
+            await self._decode_collected()
             return True
         while not (ended or self._over):
             if emit.blocked:
@@ -258,29 +274,43 @@ class Answer:
                 self._over = True
                 return
 
-    def _decode_whole(self) -> None:
-        """Decodes an answer that is not streamed: one JSON object, or an array of chunks."""
+    async def _decode_collected(self) -> None:
+        """Decodes an answer that is not streamed, a large one beside everything else."""
+        events: list[BackendRawEvent] = []
+        try:
+            if self._aside is None or len(self._body) <= LARGE_BYTES:
+                self._decode_whole(events)
+            else:
+                self._timer.suspended()  # it is not the backend that is waited for
+                await self._aside(partial(self._decode_whole, events))
+        except GatewayError:
+            if events:
+                self._push(events)
+            raise
+        self._push(events)
+
+    def _decode_whole(self, events: list[BackendRawEvent]) -> None:
+        """Appends the events of an answer that is not streamed: one JSON object, or an array of chunks."""
         decoder = self._decoder
         body = bytes(self._body).removeprefix(BYTE_ORDER_MARK).strip()
         self._beginning = self._body[:_QUOTE_BYTES]
-        events: list[BackendRawEvent] = []
+        elements = payloads_of(body) if body.startswith(b"[") else [body] * bool(body)
+        self._silent = not elements
         try:
-            elements = payloads_of(body) if body.startswith(b"[") else [body] * bool(body)
-            self._silent = not elements
-            try:
-                if len(elements) == 1:
-                    decoder.feed_whole(parse_object(elements[0]), events)
-                else:
-                    for element in elements:
-                        decoder.feed(element, events)
-            except GatewayError as error:
-                if events or error.kind != "protocol_violation":
-                    raise
-                raise self._quoting(error) from error
-            self._finish(events)
-        finally:
-            if events:
-                self._push(events)
+            if len(elements) == 1:
+                whole = [parse_object(elements[0])]
+                try:
+                    decoder.feed_whole(whole[0], events)
+                finally:
+                    json_pieces.free(whole)
+            else:
+                for element in elements:
+                    decoder.feed(element, events)
+        except GatewayError as error:
+            if events or error.kind != "protocol_violation":
+                raise
+            raise self._quoting(error) from error
+        self._finish(events)
 
     def _close(self, *, whole: bool) -> None:
         """Ends a response that ended without the provider saying so: the decoder knows whether the answer is complete.
