@@ -13,9 +13,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .commands.starter import FILE_NAME, VARIABLE, config_places, find_config
@@ -45,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that is not UTF-8 gets escapes, not a traceback
             stream.reconfigure(errors="backslashreplace")
-    _disable_plugins()
+    # Otherwise pydantic searches the metadata of every installed package for plugins, at least 10 ms of each start.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     options = _parser().parse_args(arguments)
     options.named_config = options.config
     if options.config is None:
@@ -58,16 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     return status
-
-
-def _disable_plugins() -> None:
-    """Has pydantic search for no plugins: it would read the metadata of every installed package, at least 10 ms of each
-    start. To import what searches, with `importlib.metadata` and `email`, takes as long again, and 1.7 MB.
-    """
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    no_search = ModuleType("pydantic.plugin._loader")
-    vars(no_search)["get_plugins"] = tuple
-    sys.modules.setdefault(no_search.__name__, no_search)
 
 
 def _open_standard_descriptors() -> None:
@@ -93,26 +82,6 @@ def _complain(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-class _Help(argparse.HelpFormatter):
-    """Finds out itself how wide the terminal is: argparse makes a formatter for each argument, and imports `shutil` for
-    that, with the libraries of all compressions: 2 ms and half a megabyte of each start.
-    """
-
-    def __init__(self, prog: str, **options: Any) -> None:
-        super().__init__(prog, width=_terminal_width() - 2, **options)
-
-
-@cache
-def _terminal_width() -> int:
-    """In columns, as `shutil.get_terminal_size` has it."""
-    if (columns := os.environ.get("COLUMNS", "")).isdecimal() and int(columns) > 0:
-        return int(columns)
-    try:
-        return os.get_terminal_size(1).columns or 80
-    except OSError:
-        return 80
-
-
 class _Parser(argparse.ArgumentParser):
     """Ends with the status of sysexits.h for wrong arguments, where argparse has 2."""
 
@@ -134,14 +103,14 @@ def _parser(complete_files: Any = None) -> argparse.ArgumentParser:
     def path_argument(parser: argparse.ArgumentParser, name: str, **options: Any) -> None:
         vars(parser.add_argument(name, type=Path, **options))["complete"] = complete_files
 
-    parser = _Parser(prog="beluna-gateway", formatter_class=_Help, description="One Unix socket for every model call.")
+    parser = _Parser(prog="beluna-gateway", description="One Unix socket for every model call.")
     parser.add_argument("--version", action="version", version=f"beluna-gateway {__version__}")
     path_argument(parser, "--config", metavar="FILE", help=_CONFIG_HELP)
     parser.set_defaults(run=_serve)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", description="without one: serve")
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, formatter_class=_Help, help=text, description=text)
+        added = commands.add_parser(name, help=text, description=text)
         # SUPPRESS: otherwise its default would replace a --config before the command
         path_argument(added, "--config", default=argparse.SUPPRESS, metavar="FILE", help=_CONFIG_HELP)
         added.set_defaults(run=run)

@@ -128,7 +128,7 @@ class AIGateway:
 
     async def start(self) -> None:
         """Starts model servers that are to run before the first request (`launch`), and loads the default backend's
-        adapter, what TLS needs and the model of inference. Optional: otherwise the first request does it.
+        adapter and the model of inference. Optional: otherwise the first request does it.
         """
         await self._live.start()
         Infer.model_rebuild()  # 6 ms

@@ -20,7 +20,6 @@ import structlog
 
 from .adapters.base import Aside, BackendAdapter
 from .config.settings import HTTP_DIALECTS, BackendProfile, Config, Shared, aliases, profiles
-from .config.tls_files import system_context
 from .pipeline.budget import BudgetEnforcer
 from .pipeline.clients import ClientTable
 from .pipeline.credentials import CredentialResolver
@@ -210,16 +209,13 @@ class LiveConfiguration:
 
     async def start(self) -> None:
         """Starts model servers that are to run before the first request (`launch`), and loads the default backend's
-        adapter and what TLS needs. Optional: otherwise the first request does it.
+        adapter. Optional: otherwise the first request does both.
         """
         if self.in_effect.quota is not None:
             self.in_effect.quota.start()
         for backend in self.in_effect.backends.values():
             if self._starts_early(self.in_effect, backend):
                 await backend.adapter.start()
-        settings = [backend.profile.backend for backend in self.in_effect.backends.values()]
-        if any(one.tls is None and (one.endpoint or "").lower().startswith("https:") for one in settings):
-            await asyncio.to_thread(system_context)  # now, while no request waits for it
 
     def reload(self, config: Config) -> BackendChanges:
         """Puts `config` into effect for the requests that begin from now on; those in flight end as they began.

@@ -20,10 +20,10 @@ def _words(text: str) -> frozenset[str]:
 # Third parties and the outside world → the modules that are their door.
 DOORS: dict[str, set[str]] = {
     "python_socks": {"adapters.http.proxy"},
-    "aiohappyeyeballs": {"adapters.http.connecting"},
+    "aiohttp": {"adapters.http.proxy", "adapters.http.connections", "adapters.http.exchange"},
     "httptools": {"adapters.http.response_parser"},
     "multidict": {"adapters.http.adapter"},
-    "yarl": {"adapters.http.adapter", "adapters.http.connecting", "adapters.http.connections", "adapters.http.proxy"},
+    "yarl": {"adapters.http.adapter", "adapters.http.connections"},
     "aiolimiter": {"pipeline.budget"},
     "jsonschema": {"wire.verdict"},
     "referencing": {"wire.verdict"},
@@ -38,13 +38,7 @@ DOORS: dict[str, set[str]] = {
     "opentelemetry": {"telemetry.otlp"},
     "genai_prices": {"pipeline.price_list"},
     "subprocess": {"processes.child_process"},
-    "socket": {
-        "daemon.sockets",
-        "daemon.systemd",
-        "adapters.http.connecting",
-        "adapters.http.request_writer",
-        "processes.local_model.__main__",
-    },
+    "socket": {"daemon.sockets", "daemon.systemd", "adapters.http.request_writer", "processes.local_model.__main__"},
 }
 
 # Values in, values out: no event loop, no clock, no environment, no files. Rooms as a whole, or single modules of them.

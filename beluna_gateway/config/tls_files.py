@@ -1,20 +1,11 @@
-"""What TLS is spoken with: the system's authorities, or the files of a backend's `tls` section."""
+"""Reads the files of a backend's `tls` section into an SSL context."""
 
 from __future__ import annotations
 
 import ssl
-from functools import cache
 from pathlib import Path
 
 from .settings import Tls
-
-
-@cache
-def system_context() -> ssl.SSLContext:
-    """For backends without a `tls` section. To read the authorities takes 50 ms, once."""
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    return context
 
 
 def tls_context(tls: Tls, folder: Path) -> ssl.SSLContext:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,9 +79,7 @@ def find_program(command: str) -> str:
         raise GatewayError("backend_permanent", f"the program {command} {what}")
     # Not resolved: in a venv the Python is a link, and its neighbours are the venv's.
     beside = str(Path(sys.executable).parent)
-    from shutil import which  # most daemons start no program, and it brings the libraries of all compressions
-
-    found = which(command, path=beside) or which(command)
+    found = shutil.which(command, path=beside) or shutil.which(command)
     if found is None:
         raise GatewayError(
             "backend_permanent",

@@ -155,7 +155,7 @@ class _QueueLogger:
 
 
 class _StandardHandler(logging.Handler):
-    """Passes records of the standard library's loggers on: asyncio's, those of libraries, and `warnings`."""
+    """Passes records of the standard library's loggers on: asyncio's, aiohttp's, and `warnings`."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

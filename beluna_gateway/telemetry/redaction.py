@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import string
 from collections import OrderedDict
@@ -90,7 +91,6 @@ def _written(secret: str) -> Iterator[str]:
         yield _lower_escapes(in_url)
 
 
-_ALWAYS_IN_HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 _IN_HTML = {
     '"': ('"', "&quot;", "&#34;"),
     "'": ("'", "&#x27;", "&#39;", "&apos;"),
@@ -101,7 +101,7 @@ _IN_HTML = {
 
 
 def _in_html(secret: str) -> Iterator[str]:
-    escaped = secret.translate(_ALWAYS_IN_HTML)
+    escaped = html.escape(secret, quote=False)
     present = [character for character in _IN_HTML if character in secret]
     for way in product(*map(_IN_HTML.__getitem__, present)):
         yield escaped.translate({ord(character): form for character, form in zip(present, way, strict=True)})

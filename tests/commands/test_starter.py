@@ -245,12 +245,12 @@ def test_the_version_is_printed_without_loading_the_gateway(at: Surroundings):
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert done.stdout.startswith("beluna-gateway ")
     assert "beluna_gateway.cli" in loaded
-    assert loaded.isdisjoint({"pydantic", "structlog", "asyncio", "uvloop", "yarl", "pyjson5"})
+    assert loaded.isdisjoint({"pydantic", "structlog", "asyncio", "uvloop", "aiohttp", "pyjson5"})
 
 
 def test_a_start_loads_only_what_a_daemon_needs(at: Surroundings):
-    """Nothing that only finds plugins, suggests keys, measures terminals or describes frames, and no adapter before the
-    socket is there: here it cannot be made."""
+    """Nothing that only suggests keys, judges output or describes frames. No adapter before the socket is there, which
+    here cannot be made."""
     write_config(at.folder, config() | {"socket_path": "beluna.jsonc/s"})
     command = [sys.executable, "-X", "importtime", "-m", "beluna_gateway"]
     done = subprocess.run(command, cwd=at.folder, env=at.environment, capture_output=True, text=True, check=False)
@@ -258,7 +258,7 @@ def test_a_start_loads_only_what_a_daemon_needs(at: Surroundings):
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert done.returncode == 73, done.stderr
     assert {"pydantic", "uvloop", "beluna_gateway.daemon.server"} <= loaded
-    assert not loaded & {"importlib.metadata", "email", "shutil", "difflib", "html", "jsonschema", "yarl"}
+    assert not loaded & {"difflib", "jsonschema", "aiohttp", "yarl"}
     assert not loaded & {"beluna_gateway.wire.server_frames", "beluna_gateway.adapters.http.adapter"}
 
 

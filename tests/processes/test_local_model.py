@@ -134,7 +134,7 @@ def test_unix_socket(run, tmp_path):
 
 def test_light():
     """Importing the package loads none of the gateway's libraries: it runs beside a daemon that has them already."""
-    script = "import sys, beluna_gateway.local_model; print(sorted({'pydantic', 'asyncio'} & set(sys.modules)))"
+    script = "import sys, beluna_gateway.local_model; print(sorted({'pydantic', 'aiohttp'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert done.stdout == "[]\n"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from math import ceil
 from typing import NamedTuple
 
@@ -524,8 +525,6 @@ def retry_after_ms(value: str | None, now: float) -> int | None:
     value = value.strip()
     if _NUMBER.fullmatch(value):
         return _seconds(value)
-    from email.utils import parsedate_to_datetime  # dates are rare, and it takes 3 ms
-
     try:
         return max(0, ceil((parsedate_to_datetime(value).timestamp() - now) * 1000))
     except (ValueError, OverflowError):

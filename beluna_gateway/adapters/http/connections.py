@@ -1,7 +1,10 @@
-"""The connections to one backend: kept while they are idle, and made where there is none.
+"""The connections to one backend: aiohttp's pool, which resolves names, connects, speaks TLS and keeps connections.
 
-`exchange.py` speaks HTTP on them. A connection on which bytes or an end come while nothing was asked is closed: they
-are no answer to what will be asked next.
+This is the package's one door to aiohttp's client. What is used of it (`tests/adapters/http/test_aiohttp.py` fails
+when that changes): `BaseConnector.connect(request, traces, timeout)`, which is documented, and of the connection that
+it returns `transport`, `protocol`, `release()` and `close()`. aiohttp's protocol gets the transport's callbacks while
+a connection is idle; where bytes or an end come then, its `should_close` turns true. aiohttp's own HTTP, its parsers,
+timeouts, redirects and cookies, is not used: `exchange.py` speaks on the connections.
 """
 
 from __future__ import annotations
@@ -11,18 +14,17 @@ import os
 import select
 import ssl
 from collections.abc import Callable
-from functools import partial
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
+import aiohttp
 from yarl import URL
 
 from ...config.settings import BackendProfile
-from ...config.tls_files import system_context, tls_context
+from ...config.tls_files import tls_context
 from ...errors import GatewayError
-from .connecting import Connector, TcpConnector, UnixConnector, UnusableHost
 
-IDLE_SECONDS = 15.0
-"""A connection that has been idle for longer is closed: servers close theirs, too, and a request must not meet that."""
+if TYPE_CHECKING:
+    from aiohttp.connector import Connection
 
 
 class BrokenExchange(GatewayError):
@@ -49,7 +51,7 @@ class Receiver(Protocol):
 
 
 class PooledProtocol(asyncio.Protocol):
-    """The protocol of a pooled connection's transport: passes everything to the exchange under way.
+    """The protocol of a pooled connection's transport: passes everything to the exchange under way, or to aiohttp's.
 
     It stays for all exchanges of a connection, because to change a transport's protocol costs system calls: the event
     loop stops reading and starts again.
@@ -61,51 +63,46 @@ class PooledProtocol(asyncio.Protocol):
     layer has not deciphered yet. A response may be in there, see `RequestWriter`.
 
     Args:
-        pool: Told when the connection is made and when it is lost.
+        idle: aiohttp's protocol, for the time between two exchanges.
+        transport: The connection's.
     """
 
-    __slots__ = ("_poll", "_pool", "_records", "_tls", "exchange", "transport")
+    __slots__ = ("_idle", "_poll", "_records", "_tls", "exchange")
 
-    def __init__(self, pool: ConnectionPool) -> None:
-        self._pool = pool
-        self._tls: ssl.SSLObject | None = None
-        self._records: asyncio.BufferedProtocol | None = None
-        self._poll: select.poll | None = None
-        self.transport: asyncio.Transport
-        self.exchange: Receiver | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's own class is no subclass of it
-        self._tls = transport.get_extra_info("ssl_object")
+    def __init__(self, idle: asyncio.Protocol, transport: asyncio.Transport) -> None:
+        self._idle = idle
+        self._tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         # The event loop's TLS layer, which takes records: uvloop has a name for it, asyncio an attribute.
-        self._records = transport.get_extra_info("uvloop.sslproto") or getattr(transport, "_ssl_protocol", None)
+        self._records: asyncio.BufferedProtocol | None = transport.get_extra_info("uvloop.sslproto") or getattr(
+            transport, "_ssl_protocol", None
+        )
+        self._poll: select.poll | None = None
         raw = transport.get_extra_info("socket")
         if raw is not None and raw.fileno() >= 0:
             self._poll = select.poll()
             self._poll.register(raw.fileno(), select.POLLIN | select.POLLRDHUP)
-        self._pool.opened(self)
+        self.exchange: Receiver | None = None
 
-    def is_quiet(self) -> bool:
-        """Whether nothing waits on an open connection on which nothing was asked: bytes or an end in the kernel that
-        the event loop has not read yet would be taken for the next response. Over TLS a record that waits counts
-        likewise: what a server sends after its handshake (session tickets) has been read with the response before.
+    def has_input(self) -> bool:
+        """Whether bytes or an end wait in the kernel, of an open connection on which nothing was asked: what the event
+        loop has not read yet would be taken for the next response. Over TLS a record that waits counts likewise: what a
+        server sends after its handshake (session tickets) has been read with the response before.
         """
-        return not self.transport.is_closing() and self._poll is not None and not self._poll.poll(0)
+        return self._poll is None or bool(self._poll.poll(0))
 
     def data_received(self, data: bytes) -> None:
-        if self.exchange is None:
-            self.transport.abort()
-        else:
-            self.exchange.data_received(data)
+        (self.exchange or self._idle).data_received(data)
 
     def eof_received(self) -> None:
         if self.exchange is not None:
             # asyncio calls this without close_notify too, uvloop does not.
             rest, orderly = (b"", True) if self._tls is None else _deciphered(self._tls)
             self.exchange.disconnected(None if orderly else _no_close_notify(), rest)
+        else:
+            self._idle.eof_received()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._pool.lost(self)
+        self._idle.connection_lost(error)
         if self.exchange is not None:
             rest = self.exchange.unread()
             if self._tls is not None:
@@ -136,87 +133,51 @@ class ConnectionPool:
     def __init__(self, url: URL, unix_path: str | None, profile: BackendProfile) -> None:
         self.loop = asyncio.get_running_loop()
         self._profile = profile
-        self._encrypted = url.scheme == "https"
         tls = profile.backend.tls
-        self._context = None if tls is None else tls_context(tls, profile.folder)
-        self._seconds = profile.reliability.connect_timeout_ms / 1000
+        context = True if tls is None else tls_context(tls, profile.folder)
         self.proxy_credential: str | None = None
         """`user:password` for the proxy; the latest one counts for new connections."""
+        self._connector: aiohttp.BaseConnector
         if unix_path is not None:
-            connector: Connector = UnixConnector(unix_path)
+            self._connector = aiohttp.UnixConnector(unix_path, limit=0)
         elif profile.backend.proxy is not None:
             from .proxy import ProxyConnector  # only configurations with a proxy pay for the import
 
-            connector = ProxyConnector(profile.backend.proxy, url, self._seconds, lambda: self.proxy_credential)
+            self._connector = ProxyConnector(profile, context, lambda: self.proxy_credential)
         else:
-            connector = TcpConnector(url)
-        self._connector = connector
-        self._open: set[PooledProtocol] = set()
-        self._idle: dict[PooledProtocol, float] = {}
-        """With the time from which on each is idle, the latest one last."""
-        self._expiry: asyncio.TimerHandle | None = None
-        self._all_closed: asyncio.Future[None] | None = None
-        """Exists from `close` on."""
+            self._connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, ssl=context)
+        # Tells aiohttp where to connect to; it is never sent.
+        self._request = aiohttp.ClientRequest("GET", url)
+        # ceil_threshold: aiohttp rounds timeouts above it up to whole seconds; they must hold as configured.
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, connect=profile.reliability.connect_timeout_ms / 1000, ceil_threshold=1e9
+        )
         self.on_close: set[Callable[[], None]] = set()
         """Called when the pool is closed, by exchanges that linger after their request has ended."""
 
-    async def connect(self) -> PooledProtocol:
-        """A connection that nobody else uses.
+    async def connect(self) -> tuple[Connection, asyncio.Transport, PooledProtocol]:
+        """A connection that nobody else uses, with its transport and protocol.
 
         Raises:
             GatewayError: There is none to be had.
         """
-        while self._idle:
-            # The latest one: it is the least likely to be closed by the server, and those that are too many expire.
-            protocol, _ = self._idle.popitem()
-            if protocol.is_quiet():
-                return protocol
-            protocol.transport.abort()
-        try:
-            async with asyncio.timeout(self._seconds):
-                protocol = await self._connector.connect(partial(PooledProtocol, self), await self._tls_context())
-        except (OSError, UnicodeError, UnusableHost) as error:
-            raise _failure_to_connect(error, self._profile) from error
-        if self._all_closed is not None:
-            protocol.transport.abort()
-            raise self.cut("the daemon closes it")
-        return protocol
-
-    def release(self, protocol: PooledProtocol) -> None:
-        """Takes back a connection whose response has ended."""
-        if self._all_closed is not None:
-            protocol.transport.abort()
-        elif not protocol.transport.is_closing():
-            self._idle[protocol] = self.loop.time()
-            if self._expiry is None:
-                self._expiry = self.loop.call_later(IDLE_SECONDS, self._expire)
-
-    def _expire(self) -> None:
-        """Closes what has been idle for too long."""
-        self._expiry = None
-        oldest = self.loop.time() - IDLE_SECONDS
-        for protocol, since in list(self._idle.items()):
-            if since > oldest:
-                self._expiry = self.loop.call_at(since + IDLE_SECONDS, self._expire)
-                break
-            del self._idle[protocol]
-            protocol.transport.close()
-
-    def opened(self, protocol: PooledProtocol) -> None:
-        """A connection has been made."""
-        self._open.add(protocol)
-
-    def lost(self, protocol: PooledProtocol) -> None:
-        """A connection is no more."""
-        self._open.discard(protocol)
-        self._idle.pop(protocol, None)
-        if self._all_closed is not None and not self._open and not self._all_closed.done():
-            self._all_closed.set_result(None)
-
-    async def _tls_context(self) -> ssl.SSLContext | None:
-        if self._encrypted and self._context is None:
-            self._context = await asyncio.to_thread(system_context)  # at once where it is there, else 50 ms
-        return self._context if self._encrypted else None
+        while True:
+            try:
+                connection = await self._connector.connect(self._request, [], self._timeout)
+            except (aiohttp.ClientError, OSError, UnicodeError) as error:
+                raise _failure_to_connect(error, self._profile) from error
+            transport, idle = connection.transport, connection.protocol
+            if transport is None or idle is None or idle.should_close:
+                connection.close()  # the peer wrote or closed while the connection was idle
+                continue
+            protocol = transport.get_protocol()
+            if not isinstance(protocol, PooledProtocol):
+                protocol = PooledProtocol(idle, transport)
+                transport.set_protocol(protocol)
+            elif protocol.has_input():
+                connection.close()
+                continue
+            return connection, transport, protocol
 
     def cut(self, why: object) -> BrokenExchange:
         """The error for a response that did not come to its end."""
@@ -234,14 +195,7 @@ class ConnectionPool:
         """Closes all connections."""
         for end in list(self.on_close):
             end()
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._all_closed = self.loop.create_future()
-        for protocol in self._open:
-            protocol.transport.abort()
         await self._connector.close()
-        if self._open:
-            await self._all_closed
 
 
 def _add_records(layer: asyncio.BufferedProtocol, records: bytes) -> None:
@@ -272,9 +226,9 @@ def _no_close_notify() -> Exception:
 
 
 def _failure_to_connect(error: Exception, profile: BackendProfile) -> GatewayError:
-    """Why there is no connection, as a `GatewayError`."""
+    """The exceptions of aiohttp and of the system as a `GatewayError`."""
     endpoint = profile.backend.endpoint
-    if isinstance(error, TimeoutError) and error.errno is None:  # not the system's ETIMEDOUT
+    if isinstance(error, TimeoutError):
         limit = profile.reliability.connect_timeout_ms
         return GatewayError(
             "timeout", f"no connection to {endpoint} within {limit} ms (reliability.connect_timeout_ms)", retryable=True
@@ -283,11 +237,12 @@ def _failure_to_connect(error: Exception, profile: BackendProfile) -> GatewayErr
         return GatewayError(
             "backend_transient", f"no connection to {endpoint}: no host has such a name", retryable=True
         )
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return GatewayError("backend_permanent", f"the TLS certificate of {endpoint} is not accepted: {error}")
-    if isinstance(error, OSError):
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(error, aiohttp.ClientConnectorCertificateError) or isinstance(cause, ssl.SSLCertVerificationError):
+        return GatewayError("backend_permanent", f"the TLS certificate of {endpoint} is not accepted: {cause}")
+    if isinstance(cause, OSError):
         # asyncio's own text has the number of the error and repeats the address, but not what the number means.
-        named = (error.strerror or "").startswith("Connect call failed")
-        why = os.strerror(error.errno) if named and error.errno is not None else error
+        named = (cause.strerror or "").startswith("Connect call failed")
+        why = os.strerror(cause.errno) if named and cause.errno is not None else cause
         return GatewayError("backend_transient", f"no connection to {endpoint}: {why}", retryable=True)
-    return GatewayError("backend_permanent", f"no connection to {endpoint}: {error}")
+    return GatewayError("backend_permanent", f"no connection to {endpoint}: {type(error).__name__}: {error}")

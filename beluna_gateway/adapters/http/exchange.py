@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from .body_buffer import LARGE_READ_BYTES, BodyBuffer
 from .connections import BrokenExchange, ConnectionPool, PooledProtocol
 from .request_writer import RequestWriter
 from .response_parser import ResponseParser
+
+if TYPE_CHECKING:
+    from aiohttp.connector import Connection
 
 LATE_END_SECONDS = 1.0
 """How long a response has for its own end, once the answer in it is complete, so that its connection can be used
@@ -36,6 +39,7 @@ class Exchange:
 
     __slots__ = (
         "_buffer",
+        "_connection",
         "_late",
         "_parser",
         "_pool",
@@ -59,6 +63,7 @@ class Exchange:
         self._waiter: asyncio.Future[bool] | None = None
         self._late: asyncio.TimerHandle | None = None
         # Set when the block is entered:
+        self._connection: Connection
         self._transport: asyncio.Transport
         self._protocol: PooledProtocol
         self._buffer: BodyBuffer
@@ -66,8 +71,8 @@ class Exchange:
         self._writer: RequestWriter
 
     async def __aenter__(self) -> Self:
-        self._protocol = protocol = await self._pool.connect()
-        self._transport = transport = protocol.transport
+        connection, transport, protocol = await self._pool.connect()
+        self._connection, self._transport, self._protocol = connection, transport, protocol
         self._buffer = BodyBuffer(transport, self._pool.loop)
         self._parser = ResponseParser(self._buffer.pieces)
         self._writer = RequestWriter(transport)
@@ -149,6 +154,7 @@ class Exchange:
             self._writer.reset_if_unsent()
             self._transport.abort()
             self._detach()
+            self._connection.close()
 
     async def _wait(self) -> bool:
         self._waiter = self._pool.loop.create_future()
@@ -202,7 +208,7 @@ class Exchange:
     def _give_back(self) -> None:
         if self._parser.reusable and self._writer.sent:
             self._detach()
-            self._pool.release(self._protocol)
+            self._connection.release()
         else:
             self.abort()
 

@@ -2,43 +2,45 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import aiohttp
 from python_socks import ProxyConnectionError, ProxyError, ProxyType
 from python_socks.async_.asyncio import Proxy
-from yarl import URL
 
+from ...config.settings import BackendProfile
 from ...errors import GatewayError
-from .connecting import P
+
+if TYPE_CHECKING:
+    from aiohttp.client_proto import ResponseHandler
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-class ProxyConnector:
-    """Connects through a proxy, which resolves the backend's name.
+class ProxyConnector(aiohttp.BaseConnector):
+    """aiohttp's pool, whose connections are made by a proxy. The proxy resolves the backend's name.
 
     Args:
-        proxy: The URL of the proxy.
-        url: Has the backend's host and port.
-        seconds: The longest time until the tunnel is there.
+        profile: The backend's, with a `proxy`.
+        context: What TLS inside of the tunnel is made with; True: the system's authorities.
         credential: `user:password` for the proxy, or None, asked for each connection.
     """
 
-    def __init__(self, proxy: str, url: URL, seconds: float, credential: Callable[[], str | None]) -> None:
-        self._proxy = urlsplit(proxy)
-        self._host, self._port = url.host or "", url.port or _DEFAULT_PORTS[url.scheme]
+    def __init__(
+        self, profile: BackendProfile, context: ssl.SSLContext | bool, credential: Callable[[], str | None]
+    ) -> None:
+        super().__init__(limit=0)
+        self._proxy = urlsplit(profile.backend.proxy or "")
+        self._context = ssl.create_default_context() if isinstance(context, bool) else context
         self._credential = credential
-        self._seconds = seconds
+        self._seconds = profile.reliability.connect_timeout_ms / 1000
 
-    async def connect(self, make_protocol: Callable[[], P], context: ssl.SSLContext | None) -> P:
-        """See `Connector`.
-
-        Raises:
-            GatewayError: The proxy is not there, or does not connect.
-        """
+    async def _create_connection(self, req: aiohttp.ClientRequest, *_: object) -> ResponseHandler:
+        """What `BaseConnector` asks its subclasses for."""
+        host, port = req.url.host or "", req.url.port or _DEFAULT_PORTS[req.url.scheme]
         user, _colon, password = (self._credential() or "").partition(":")
         proxy = Proxy(
             ProxyType.HTTP,
@@ -48,20 +50,21 @@ class ProxyConnector:
             password=password or None,
         )
         try:
-            tunnel = await proxy.connect(self._host, self._port, timeout=self._seconds)
+            tunnel = await proxy.connect(host, port, timeout=self._seconds)
         except ProxyConnectionError as error:
             raise GatewayError(
                 "backend_transient", f"no connection to the proxy {self._proxy.geturl()}: {error}", retryable=True
             ) from error
         except ProxyError as error:
             raise _refused(self._proxy.geturl(), error) from error
-        _, protocol = await asyncio.get_running_loop().create_connection(
-            make_protocol, sock=tunnel, ssl=context, server_hostname=None if context is None else self._host
+        encrypted = req.url.scheme == "https"
+        _transport, protocol = await self._loop.create_connection(
+            self._factory,
+            sock=tunnel,
+            ssl=self._context if encrypted else None,
+            server_hostname=host if encrypted else None,
         )
         return protocol
-
-    async def close(self) -> None:
-        """See `Connector`."""
 
 
 def _refused(proxy: str, error: ProxyError) -> GatewayError:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
+import aiohttp
 import pytest
 import uvloop
 from yarl import URL
@@ -68,7 +69,8 @@ async def pool_of(server: socket.socket, tls: ssl.SSLContext | None = None) -> A
     )
     pool = ConnectionPool(URL(url), None, BackendProfile(backend, Reliability(), Budget(), Path()))
     if tls is not None:
-        pool._context = tls
+        await pool._connector.close()
+        pool._connector = aiohttp.TCPConnector(limit=0, ssl=tls)
     try:
         yield pool
     finally:
