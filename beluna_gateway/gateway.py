@@ -37,7 +37,7 @@ from .canonical import (
     TokenCount,
 )
 from .config.settings import Config
-from .errors import GatewayError, forget_frames
+from .errors import GatewayError, forget_frames, invalid_request
 from .event_stream import EventStream, InferenceResult, collect
 from .live_backends import AdapterFactory, BackendChanges, InEffect, LiveBackend, LiveConfiguration
 from .pipeline.budget import BudgetEnforcer, NarrowedBudget
@@ -560,7 +560,7 @@ P = TypeVar("P", CountTokens, Embed, Models)
 
 
 def _frame(kind: type[F], request: tuple[F | Mapping[str, Any], ...], fields: Mapping[str, Any]) -> tuple[F, str]:
-    """The frame of one kind, from a frame, a mapping or fields."""
+    """The frame of one kind, from a frame, a mapping or fields; `invalid_request` where a line could not say it."""
     if len(request) == 1 and isinstance(request[0], kind):
         frame = request[0]
     else:
@@ -569,6 +569,10 @@ def _frame(kind: type[F], request: tuple[F | Mapping[str, Any], ...], fields: Ma
             frame = validated(kind, {"type": name, **dict(*request), **fields})
         except RejectedLine as rejected:
             raise rejected.error from None
+    from .wire.python_values import mistake  # a daemon never needs it
+
+    if (why := mistake(frame)) is not None:
+        raise invalid_request(why)
     return frame, frame.request_id or new_request_id()
 
 

@@ -66,6 +66,26 @@ async def by_keywords(gateway: AIGateway) -> list[list[float]]:
     return (await gateway.embed(inputs=["a"])).vectors
 
 
+async def a_stream_by_keywords(gateway: AIGateway) -> None:
+    """A stream's fields are checked, too: one by one, as a typed dictionary, and what is no field or no word of one."""
+    request: InferRequest = {
+        "messages": [{"role": "user", "parts": [{"text": {"text": "hello"}}], "cache": True}],
+        "tools": [{"name": "f", "input_schema": {"type": "object"}, "strict": True}],
+        "tool_choice": {"specific": {"name": "f"}},
+        "reasoning": {"budget_tokens": 2048},
+        "cache": {"retention": "long"},
+        "include_annotations": True,
+    }
+    async with gateway.infer_stream(**request) as events:
+        assert_type(events, EventStream)
+    async with gateway.infer_stream(messages=[], parallel_tool_calls=False, service_tier="flex") as events:
+        assert_type(await anext(aiter(events)), GatewayEvent)
+    gateway.infer_stream(request)
+    gateway.infer_stream(message=[])  # type: ignore[call-overload]
+    gateway.infer_stream(messages=[], cache={"retention": "for ever"})  # type: ignore[call-overload]
+    gateway.infer_stream(request, stream=False)  # type: ignore[call-overload]
+
+
 async def a_stream(gateway: AIGateway) -> str:
     """Event by event; the type checker sees that none is forgotten."""
     said = ""
