@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..canonical import CanonicalRequest, Operation, UsageStats
@@ -96,7 +96,7 @@ class BudgetEnforcer:
         """
         if self.scope is None and self.spend is None:
             return BudgetLease(self)
-        return account_lease((self,))
+        return AccountLease(self)
 
     def limits_in_use(self) -> list[dict[str, Any]]:
         """What is used of the limits of money and of those that daemons share, for `status` frames."""
@@ -137,7 +137,7 @@ class NarrowedBudget:
         """See `BudgetEnforcer`. The client's own slot comes first: its queue must not hold slots of the backend."""
         both = self._own, self._backend
         if any(one.scope is not None or one.spend is not None for one in both):
-            return account_lease(both)
+            return AccountLease(*both)
         return self._local_lease()
 
     @asynccontextmanager
@@ -202,6 +202,10 @@ class BudgetLease:
         budget.in_flight += 1
 
     async def __aexit__(self, *_: object) -> None:
+        self.give_back()
+
+    def give_back(self) -> None:
+        """The request has ended."""
         self._budget.in_flight -= 1
         self._budget.places.release()
 
@@ -231,26 +235,49 @@ class Account:
             self._queue.settle(charge.micros, charge.estimated, charge.tokens)
 
 
-@asynccontextmanager
-async def account_lease(budgets: Sequence[BudgetEnforcer]) -> AsyncIterator[Account]:
+class AccountLease:
     """A lease of one or two budgets whose money counts, or whose limits daemons share.
 
     The local slots come first, so that what waits for a shared one waits in one line, and holds none meanwhile.
     """
-    spends = [budget.spend for budget in budgets if budget.spend is not None]
-    scopes = [budget.scope for budget in budgets if budget.scope is not None]
-    quota = next((budget.quota for budget in budgets if budget.scope is not None), None)
-    queue = None if quota is None else quota.queue(scopes)
-    async with AsyncExitStack() as stack:
-        for budget in budgets:
-            await stack.enter_async_context(BudgetLease(budget))
-        for spend in spends:
-            spend.check()
-        if queue is not None:
-            with _waiting(budgets):
-                lease_id = await queue.acquire()
-            stack.callback(queue.release, lease_id)
-        yield Account(spends, queue)
+
+    __slots__ = ("_budgets", "_lease_id", "_queue", "_taken")
+
+    def __init__(self, *budgets: BudgetEnforcer) -> None:
+        self._budgets = budgets
+        self._taken: list[BudgetLease] = []
+        self._queue: QuotaQueue | None = None
+        self._lease_id: str | None = None
+
+    async def __aenter__(self) -> Account:
+        budgets = self._budgets
+        spends = [budget.spend for budget in budgets if budget.spend is not None]
+        quota = next((budget.quota for budget in budgets if budget.scope is not None), None)
+        if quota is not None:
+            self._queue = quota.queue(budget.scope for budget in budgets if budget.scope is not None)
+        try:
+            for budget in budgets:
+                lease = BudgetLease(budget)
+                await lease.__aenter__()
+                self._taken.append(lease)
+            for spend in spends:
+                spend.check()
+            if self._queue is not None:
+                with _waiting(budgets):
+                    self._lease_id = await self._queue.acquire()
+        except BaseException:
+            self._give_back()
+            raise
+        return Account(spends, self._queue)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._give_back()
+
+    def _give_back(self) -> None:
+        if self._queue is not None and self._lease_id is not None:
+            self._queue.release(self._lease_id)
+        for lease in reversed(self._taken):
+            lease.give_back()
 
 
 @contextmanager

@@ -62,7 +62,7 @@ class SpendingMeter:
     """
 
     def __init__(self, request: CanonicalRequest | Operation) -> None:
-        self._asked = _tokens_in(request)
+        self._request = request
         self.characters = 0
         """Of text, reasoning and arguments, of all attempts."""
         self.attempts = 0
@@ -90,11 +90,12 @@ class SpendingMeter:
         if usage is not None and (usage.cost is not None or known):
             return Charge(round((usage.cost or 0) * MICROS), 0, _total(usage))
         worked = self.attempts and (self.characters or outcome in ("completed", "cancelled", "timeout"))
-        if self._asked is None or not worked:
+        asked = _tokens_in(self._request) if worked else None
+        if asked is None:
             return Charge(0, 0, _total(reported))
         estimate = replace(
             reported,
-            input_tokens=self._asked if reported.input_tokens is None else reported.input_tokens,
+            input_tokens=asked if reported.input_tokens is None else reported.input_tokens,
             output_tokens=(
                 -(-self.characters // CHARACTERS_PER_TOKEN)
                 if reported.output_tokens is None

@@ -145,13 +145,13 @@ _actions = st.lists(
 )
 
 
-@given(_actions, st.integers(1, 4))
-@settings(max_examples=60, deadline=None)
-async def test_everything_taken_comes_back(actions: list[tuple[str, int]], places: int):
+@given(_actions, st.integers(1, 4), st.sampled_from([{}, {"spend_usd_per_day": 1.0}]))
+@settings(max_examples=100, deadline=None)
+async def test_everything_taken_comes_back(actions: list[tuple[str, int]], places: int, money: dict[str, float]):
     """After any mixture of success, failure, cancel and double cancel nothing is in flight and nothing queued; there
     are never more leases than places; and places are given in the order of arrival.
     """
-    budget = enforcer(max_concurrency_per_backend=places)
+    budget = enforcer(max_concurrency_per_backend=places, **money)
     tasks: list[asyncio.Task[None]] = []
     events: list[asyncio.Event] = []
     order: list[int] = []
