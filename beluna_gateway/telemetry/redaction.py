@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-import json
+import re
 import string
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -23,13 +23,24 @@ _BASE64 = string.ascii_letters + string.digits + "+/-_"
 MAX_TOKEN = 4096
 """How far around an encoded secret the end of its base64 text is looked for, in characters."""
 
+# One or more backslashes, and what they escape: a UTF-16 code unit or two, or a character. JSON in JSON writes several.
+_ESCAPE = re.compile(
+    r"\\++(?:u([dD][89abAB][0-9a-fA-F]{2})\\++u([dD][c-fC-F][0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|(.)|$)", re.DOTALL
+)
+_UNESCAPINGS = 3
+"""How often a text is unescaped, where that makes new escapes (`\\u005cu0041`)."""
+
+_LONGEST_ESCAPE = len(r"\\ud83d\\ude00")
+"""Of one character, in JSON in JSON."""
+
 
 class Redactor:
     """Knows the secrets that were resolved lately, in each form in which they may turn up in a text."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[str, tuple[frozenset[str], frozenset[str]]] = OrderedDict()
+        self._known: OrderedDict[str, tuple[frozenset[str], frozenset[str], frozenset[str]]] = OrderedDict()
         self._forms: tuple[str, ...] = ()
+        self._unescaped_forms: tuple[str, ...] = ()
         self._inside_base64: tuple[str, ...] = ()
         self._shortest = 0
         self.longest_form = 0
@@ -42,13 +53,17 @@ class Redactor:
         if secret in self._known:
             self._known.move_to_end(secret)
             return
-        self._known[secret] = frozenset(_forms(secret)), frozenset(_inside_base64(secret))
+        forms = frozenset(_forms(secret))
+        unescaped = frozenset(_unescaped(form)[0] if "\\" in form else form for form in forms) - {""}
+        self._known[secret] = forms, unescaped, frozenset(_inside_base64(secret))
         if len(self._known) > MAX_SECRETS:
             self._known.popitem(last=False)
-        self._forms = tuple({form for forms, _ in self._known.values() for form in forms})
-        self._inside_base64 = tuple({form for _, forms in self._known.values() for form in forms})
-        lengths = [len(form) for form in (*self._forms, *self._inside_base64)]
-        self._shortest, self.longest_form = min(lengths), max(lengths)
+        self._forms, self._unescaped_forms, self._inside_base64 = (
+            tuple(frozenset().union(*kind)) for kind in zip(*self._known.values(), strict=True)
+        )
+        lengths = [len(form) for form in (*self._forms, *self._unescaped_forms, *self._inside_base64)]
+        self._shortest = min(lengths)
+        self.longest_form = max(*lengths, _LONGEST_ESCAPE * max(map(len, self._known)))
 
     def redact(self, text: str) -> str:
         """`text` with every known secret replaced. Cut a text to length after this, never before."""
@@ -56,6 +71,10 @@ class Redactor:
             return text
         found = [place for form in self._forms for place in _places(form, text)]
         found += [_token(place, text) for form in self._inside_base64 for place in _places(form, text)]
+        if "\\" in text:
+            unescaped, at = _unescaped(text)
+            for form in self._unescaped_forms:
+                found += [(at[start], at[end]) for start, end in _places(form, unescaped)]
         if not found:
             return text
         pieces, done = [], 0
@@ -69,9 +88,12 @@ class Redactor:
 
 def _forms(secret: str) -> Iterator[str]:
     data = secret.encode()
-    for written in (secret, *_written(secret)):
-        yield written
-        yield from _in_json(written)  # a provider's answer that is quoted as it came
+    yield secret
+    yield repr(secret)[1:-1]
+    yield from _in_html(secret)
+    for in_url in (quote(secret, safe=""), quote(secret), quote_plus(secret)):
+        yield in_url
+        yield _lower_escapes(in_url)
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         in_base64 = encode(data).decode()
         yield in_base64
@@ -79,16 +101,6 @@ def _forms(secret: str) -> Iterator[str]:
     if len(data) >= MIN_ENCODED_BYTES:
         yield data.hex()
         yield data.hex().upper()
-
-
-def _written(secret: str) -> Iterator[str]:
-    """As a Python value, in JSON, in HTML and in a URL."""
-    yield repr(secret)[1:-1]
-    yield from _in_json(secret)
-    yield from _in_html(secret)
-    for in_url in (quote(secret, safe=""), quote(secret), quote_plus(secret)):
-        yield in_url
-        yield _lower_escapes(in_url)
 
 
 _IN_HTML = {
@@ -107,11 +119,34 @@ def _in_html(secret: str) -> Iterator[str]:
         yield escaped.translate({ord(character): form for character, form in zip(present, way, strict=True)})
 
 
-def _in_json(text: str) -> Iterator[str]:
-    for ascii_only in (True, False):
-        escaped = json.dumps(text, ensure_ascii=ascii_only)[1:-1]
-        yield escaped
-        yield escaped.replace("/", "\\/")
+def _unescaped(text: str) -> tuple[str, list[int]]:
+    """`text` without the escapes of JSON, however often they were applied, and where each character stood in it.
+
+    The same comes of a text and of each way to write it in JSON, where any character may be escaped: so no backslash is
+    left of either. A last entry has the end of `text`.
+    """
+    at = list(range(len(text) + 1))
+    for _ in range(_UNESCAPINGS):
+        pieces: list[str] = []
+        places: list[int] = []
+        done = 0
+        for escape in _ESCAPE.finditer(text):
+            start, end = escape.span()
+            pieces += [text[done:start], _meant(escape)]
+            places += at[done : start + 1]
+            done = end
+        unescaped = "".join([*pieces, text[done:]])
+        if unescaped == text:
+            break
+        text, at = unescaped, places + at[done:]
+    return text, at
+
+
+def _meant(escape: re.Match[str]) -> str:
+    high, low, unit, character = escape.groups()
+    if high is not None:
+        return chr(0x10000 + ((int(high, 16) & 0x3FF) << 10) + (int(low, 16) & 0x3FF))
+    return character or ("" if unit is None else chr(int(unit, 16)))
 
 
 def _inside_base64(secret: str) -> Iterable[str]:

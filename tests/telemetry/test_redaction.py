@@ -6,6 +6,7 @@ import base64
 import html
 import json
 import re
+import time
 from collections.abc import Callable
 from urllib.parse import quote, quote_plus
 
@@ -85,6 +86,44 @@ def test_no_secret_survives(secret, before, after, form):
     assert REDACTED in text
     if secret not in REDACTED:
         assert secret not in text.replace(REDACTED, "\0")
+
+
+def escapes(character: str) -> list[str]:
+    """Each way in which JSON may write it in a string, RFC 8259, section 7."""
+    units = character.encode("utf-16-be").hex()
+    unit_by_unit = "".join(f"\\u{units[start : start + 4]}" for start in range(0, len(units), 4))
+    short = [f"\\{character}"] if character in '"\\/' else []
+    return [*short, unit_by_unit, unit_by_unit.upper().replace("U", "u"), *([] if character in '"\\' else [character])]
+
+
+@given(st.text("abu09/=\\\"'<é😀", min_size=1, max_size=8), st.data())
+def test_no_escapes_of_json_hide_a_secret(secret, data):
+    """Whichever of its characters are escaped, and however: also in JSON in JSON."""
+    text = "".join(data.draw(st.sampled_from(escapes(character))) for character in secret)
+    if data.draw(st.booleans()):
+        text = json.dumps(text)[1:-1].replace("/", data.draw(st.sampled_from(["/", "\\/"])))
+    redacted = knowing(secret).redact(f'{{"key":"{text}","x":"y"}}')
+
+    assert REDACTED in redacted
+    assert text not in redacted.replace(REDACTED, "\0")
+
+
+def test_several_escapes_in_one_text():
+    """As PHP's `JSON_HEX_TAG` and Gson write a key, and a log that quotes their answer."""
+    redactor = knowing('sk/a=b<c/😀"d')
+    nested = r"sk\\\/a\\u003db<c\\\/\\ud83d\\ude00\\\"d"
+
+    for text in (r"sk\/a\u003db\u003Cc/\ud83d\uDE00\"d", nested, r"sk/a=b\u005cu003cc/😀\u0022d"):
+        assert redactor.redact(f'"{text}", "x"') == f'"{REDACTED}", "x"'
+
+
+@pytest.mark.parametrize("piece", ["\\", r"\/", r"\u005c", r"\u0041", "a\\"])
+def test_many_escapes_cost_time_in_proportion(piece):
+    """A hostile answer is read once per level of escapes: 0.3 s here, where a square of its length would be minutes."""
+    text, started = piece * 80_000, time.process_time()
+
+    assert knowing("sk-123456").redact(text) == text
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize("form", ENCODED.values(), ids=ENCODED)
