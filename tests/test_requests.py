@@ -103,32 +103,6 @@ async def test_mistakes_are_told_as_on_the_wire(fields: dict[str, Any], told: st
     assert "validation error" not in caught.value.message
 
 
-HOLDS_ITSELF: dict[str, Any] = {}
-HOLDS_ITSELF["a"] = [HOLDS_ITSELF]
-NO_JSON = [
-    (float("inf"), "provider_options.a: found inf, expected a finite number"),
-    (float("nan"), "provider_options.a: found nan, expected a finite number"),
-    ([{"b": (1, float("-inf"))}], "provider_options.a[0].b[1]: found -inf, expected a finite number"),
-    (10**400, "provider_options.a: found a number that is too large for a 64-bit float"),
-    ({1: "x"}, "provider_options.a: found a key that is a Python value of the type 'int', expected a string"),
-    ({"b": {"x"}}, "provider_options.a.b: found a Python value of the type 'set', expected an object, an array, a"),
-    (b"bytes", "provider_options.a: found a Python value of the type 'bytes', expected"),
-    ("\ud800", "provider_options.a: found a lone surrogate"),
-    (HOLDS_ITSELF, "nested deeper than 200, or in itself"),
-]
-
-
-@pytest.mark.parametrize(("value", "told"), NO_JSON, ids=[told[:40] for _, told in NO_JSON])
-async def test_what_no_line_can_say_is_refused(value: Any, told: str):
-    """A program's own values are judged as a line is: by their path, before anything is sent."""
-    async with stage() as played:
-        with pytest.raises(GatewayError) as caught:
-            await played.gateway.infer_once(messages=MESSAGES, provider_options={"a": value})
-
-    assert caught.value.kind == "invalid_request"
-    assert told in caught.value.message
-
-
 @pytest.mark.parametrize(
     ("fields", "path"),
     [
@@ -156,16 +130,3 @@ async def test_wherever_json_may_stand_it_has_to_be_json(fields: dict[str, Any],
                 await played.gateway.infer_once(request)
 
             assert caught.value.message == f"{path}: found nan, expected a finite number"
-
-
-async def test_what_a_line_can_say_is_taken():
-    """Numbers of both kinds, tuples for arrays, 200 levels, one value in several places."""
-    deep: Any = 1
-    for _ in range(190):
-        deep = [deep]
-    shared = {"x": None}
-    options: dict[str, Any] = {"a": (1, 2.5, True, None, "é"), "b": [shared, shared], "deep": deep, "big": 2**70}
-    async with stage(text("ok")) as played:
-        await played.gateway.infer_once(messages=MESSAGES, provider_options=options)
-
-        assert played.adapter.prepared[0][0].provider_options == options

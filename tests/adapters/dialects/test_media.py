@@ -184,6 +184,22 @@ def test_files_elsewhere_are_refused(name: str, role: str) -> None:
         assert "file" in refusal(name, *messages)
 
 
+@pytest.mark.parametrize("name", ["openai_compatible", "openai_responses", "anthropic"])
+@pytest.mark.parametrize(("part", "field"), [(PNG, "image_url"), (file(data=PDF), "file")])
+def test_a_refused_part_of_an_assistant_is_named_by_its_place(name: str, part: Any, field: str) -> None:
+    """Also where another one before it is the same but for what it is."""
+    refused = refusal(name, USER, {"role": "assistant", "parts": [text("See"), text("See"), part]}, USER)
+
+    assert refused.startswith(f"messages[1].parts[2].{field}: ")
+
+
+def test_a_refused_url_in_a_turn_of_geminis_model_is_named_by_its_place() -> None:
+    """Which may hold media, but none that has to be fetched by http."""
+    turn = {"role": "assistant", "parts": [PNG, {"image_url": {"url": "http://h/i.png"}}]}
+
+    assert refusal("gemini", USER, turn, USER).startswith("messages[1].parts[1].image_url.url: ")
+
+
 # --- media in results ----------------------------------------------------------------------------------------
 
 

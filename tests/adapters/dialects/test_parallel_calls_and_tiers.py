@@ -150,3 +150,25 @@ def test_the_tier_that_served_is_reported(name: str, answer: Any) -> None:
     (usage,) = [event.usage for event in events if isinstance(event, Usage)]
 
     assert usage.service_tier == "flex"
+
+
+@pytest.mark.parametrize(
+    ("header", "usage", "tier"),
+    [
+        ("standard", {"serviceTier": "flex"}, "standard"),
+        (None, {"serviceTier": "flex", "trafficType": "ON_DEMAND_FLEX"}, "flex"),
+        ("", {"trafficType": "ON_DEMAND_FLEX"}, "ON_DEMAND_FLEX"),
+        (None, {}, None),
+    ],
+)
+def test_gemini_says_the_tier_in_one_of_three_places(header: str | None, usage: Any, tier: str | None) -> None:
+    """In a header of the Developer API, in its usage, or as Vertex's kind of traffic."""
+    request = canonical({"type": "infer", "messages": [{"role": "user", "parts": [{"text": {"text": "Hi"}}]}]})
+    decoder, events = dialect("gemini").decoder(request, "m"), list[BackendRawEvent]()
+    decoder.head({b"x-gemini-service-tier": header}.get)
+    body: Any = GEMINI | {"usageMetadata": {"promptTokenCount": 1, **usage}}
+    decoder.feed_whole(body, events)
+    decoder.finish(events)
+    (found,) = [event.usage for event in events if isinstance(event, Usage)]
+
+    assert found.service_tier == tier

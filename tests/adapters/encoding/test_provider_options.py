@@ -1,0 +1,44 @@
+"""`provider_options` in a body: added at every depth, and never in place of what the gateway has set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from beluna_gateway.adapters.encoding.provider_options import merge_options
+from beluna_gateway.errors import GatewayError
+
+
+@pytest.mark.parametrize(
+    ("options", "merged"),
+    [
+        (None, {"a": 1, "b": {"c": {"d": 1}}}),
+        ({}, {"a": 1, "b": {"c": {"d": 1}}}),
+        ({"x": [1], "b": {"e": None}}, {"a": 1, "x": [1], "b": {"c": {"d": 1}, "e": None}}),
+        ({"b": {"c": {"f": 2}}}, {"a": 1, "b": {"c": {"d": 1, "f": 2}}}),
+    ],
+)
+def test_options_are_added_member_by_member(options: Any, merged: Any) -> None:
+    """What is there stays."""
+    body: Any = {"a": 1, "b": {"c": {"d": 1}}}
+    merge_options(body, options)
+
+    assert body == merged
+
+
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        ({"a": 1}, "provider_options.a"),
+        ({"a": {}}, "provider_options.a"),
+        ({"b": 1}, "provider_options.b"),
+        ({"b": {"c": {"d": 2}}}, "provider_options.b.c.d"),
+    ],
+)
+def test_what_the_gateway_sets_is_named(options: Any, path: str) -> None:
+    """By its whole path, also where it is the same value, and of another type."""
+    with pytest.raises(GatewayError) as refused:
+        merge_options({"a": 1, "b": {"c": {"d": 1}}}, options)
+
+    assert (refused.value.kind, refused.value.message.split(": ")[0]) == ("invalid_request", path)
