@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .commands.starter import FILE_NAME, VARIABLE, config_places, find_config
 from .telemetry.journal import is_journal, with_priority
-from .telemetry.terminal import printable, printable_json
+from .telemetry.terminal import counted, printable, printable_json
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -364,7 +364,7 @@ def _status(options: argparse.Namespace) -> int:
         return OK
     print(
         f"beluna-gateway {frame['version']}, pid {frame['pid']}, up {frame['uptime_ms'] / 1000:.0f} s, "
-        f"{frame['connections']} connections, {frame['in_flight']} requests in flight"
+        f"{counted(frame['connections'], 'connection')}, {counted(frame['in_flight'], 'request')} in flight"
     )
     counts = ("in_flight", "queued", "requests", "failures", "used_tokens")
     _print_rows(("id", "dialect", "default_model", "breaker", *counts), frame["backends"])

@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ..telemetry.terminal import printable
+from ..telemetry.terminal import counted, printable
 from .top_view import BackendRow, ClientRow, LimitRow, Row, View
 
 NARROW, WIDE = 100, 116
@@ -63,7 +63,7 @@ def _title(view: View) -> RenderableType:
     left = Text.assemble(
         ("beluna-gateway ", "bold cyan"),
         (printable(view.version), "bold"),
-        (f"   pid {view.pid} · up {duration(view.uptime)} · {_plural(view.connections, 'connection')}", "dim"),
+        (f"   pid {view.pid} · up {duration(view.uptime)} · {counted(view.connections, 'connection')}", "dim"),
     )
     if view.lost_for is None:
         right = Text("● live", style="green")
@@ -279,7 +279,3 @@ def duration(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size} {name} {whole % size // small} {below}"
     return f"{whole} s"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -137,8 +137,8 @@ def _too_long(path: Path) -> SocketError:
 
 
 def check_path(path: Path) -> None:
-    """Looks whether `listening_socket` could listen at `path`, without touching or contacting anything. A socket that
-    is there already is taken for the daemon's own, or one that systemd hands over.
+    """Looks whether `listening_socket` could listen at `path`, without contacting anybody or leaving anything. A socket
+    that is there already is taken for the daemon's own, or one that systemd hands over.
 
     Raises:
         SocketError: It could not.
@@ -151,10 +151,23 @@ def check_path(path: Path) -> None:
         folder = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
         if not folder.is_dir():
             raise SocketError(f"cannot listen on {path}: {folder} is not a folder") from None
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise SocketError(f"cannot listen on {path}: this user may not write to {folder}") from None
+        _check_creatable(path, folder)
     except OSError as error:
         raise SocketError(f"cannot listen on {path}: {error.strerror}") from None
+
+
+def _check_creatable(path: Path, folder: Path) -> None:
+    """Makes a socket's file in `folder`, as `bind` does, and removes it: no permission tells of a folder like `/proc`,
+    in which nobody can create anything.
+    """
+    attempt = folder / f".beluna-gateway-check-{os.getpid()}"
+    try:
+        os.mknod(attempt, stat.S_IFSOCK)
+    except PermissionError:
+        raise SocketError(f"cannot listen on {path}: this user may not write to {folder}") from None
+    except OSError as error:
+        raise SocketError(f"cannot listen on {path}: nothing can be created in {folder}: {error.strerror}") from None
+    attempt.unlink()
 
 
 def check_address(host: str, port: int) -> None:

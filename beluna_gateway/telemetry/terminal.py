@@ -1,4 +1,4 @@
-"""Text from outside as a terminal may show it: control characters as escapes, so that they control nothing."""
+"""Text for a terminal: from outside with control characters as escapes, so that they control nothing; counts."""
 
 from __future__ import annotations
 
@@ -16,3 +16,8 @@ def printable(text: str, keep: str = "") -> str:
 def printable_json(text: str) -> str:
     r"""JSON `text` with the control characters that JSON allows in a string as ``\u009b``: the same value."""
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 request`, `2 requests`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

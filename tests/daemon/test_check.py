@@ -347,6 +347,14 @@ def test_folders_that_will_be_made_are_no_mistake(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+def test_a_folder_in_which_nothing_can_be_created_is_a_mistake():
+    """Whatever its permissions say, for root too."""
+    for path in ("/proc/x.sock", "/proc/a/b/x.sock"):
+        with pytest.raises(SocketError, match=f"cannot listen on {path}: .* /proc"):
+            check_path(Path(path))
+
+
 # --- the store of shared limits ---
 
 

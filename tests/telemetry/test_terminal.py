@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beluna_gateway.telemetry.terminal import printable, printable_json
+from beluna_gateway.telemetry.terminal import counted, printable, printable_json
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,8 @@ def test_json_keeps_its_value(text: str):
 
     assert json.loads(shown) == [text]
     assert printable(shown) == shown
+
+
+def test_counts_have_their_plural():
+    """One of a thing is told in the singular."""
+    assert [counted(count, "request") for count in (0, 1, 2)] == ["0 requests", "1 request", "2 requests"]
