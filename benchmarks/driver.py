@@ -170,6 +170,7 @@ async def load(
     await asyncio.gather(*map(client, drivers))
     return {
         "first_us": statistics.median(first) * 1e6 if first else None,
+        "first_99_us": sorted(first)[int(len(first) * 0.99)] * 1e6 if first else None,
         "total_us": statistics.median(total) * 1e6 if total else None,
         "tokens_per_s": counts["tokens"] / seconds,
         "requests_per_s": counts["requests"] / seconds,

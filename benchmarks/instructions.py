@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,8 @@ class Work:
     model: str = "n20-d0"
     stream: bool = False
     agent: bool = False
+    way: str = "daemon"
+    """One of `STORES`: where its limits are kept."""
 
     @property
     def frame(self) -> bytes:
@@ -80,6 +83,8 @@ ROWS: dict[str, tuple[Work, Work, int]] = {
     "first request": (Work(0), Work(1), 1),
     "unstreamed request": (Work(1), Work(201), 200),
     "unstreamed request of an agent": (Work(1, agent=True), Work(51, agent=True), 50),
+    "unstreamed request, SQLite": (Work(1, way="sqlite"), Work(201, way="sqlite"), 200),
+    "unstreamed request, Redis": (Work(1, way="redis"), Work(201, way="redis"), 200),
     # One token every 10 ms: each arrives alone, also under valgrind.
     "streamed request of 10 tokens": (Work(1, "n10-d10", True), Work(21, "n10-d10", True), 20),
     "paced token": (Work(5, "n10-d10", True), Work(5, "n90-d10", True), 400),
@@ -115,7 +120,7 @@ class Callgrind:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.instructions", description=__doc__)
     parser.add_argument("--tree", type=Path, action="append", help="a checkout to measure; this one by default")
-    parser.add_argument("--rows", default=",".join(ROWS), help="which rows, separated by commas")
+    parser.add_argument("--rows", default=";".join(ROWS), help="which rows, separated by semicolons")
     parser.add_argument("--keep", type=Path, help="a folder for the counter's files, for callgrind_annotate")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="beluna-bench-") as folder:
@@ -123,12 +128,11 @@ def main() -> None:
         if counter is None:
             print("instructions: neither perf's instructions:u nor valgrind is to be had here: nothing was counted")
             return
+        rows = [row for row in options.rows.split(";") if ROWS[row][0].way != "redis" or shutil.which("redis-server")]
         kept = options.keep or Path(folder)
         kept.mkdir(parents=True, exist_ok=True)
         trees = options.tree or [Path(__file__).parent.parent]
-        measured = [
-            measure(counter, tree.resolve(), options.rows.split(","), kept / str(n)) for n, tree in enumerate(trees)
-        ]
+        measured = [measure(counter, tree.resolve(), rows, kept / str(n)) for n, tree in enumerate(trees)]
     print(f"instructions in user mode, counted by {counter.name}")
     for row in measured[0]:
         numbers = [result[row] for result in measured]
@@ -156,16 +160,18 @@ def measure(counter: Perf | Callgrind, tree: Path, rows: Sequence[str], folder: 
     """
     folder.mkdir(exist_ok=True)
     works = list(dict.fromkeys(work for row in rows for work in ROWS[row][:2]))
-    with subprocess.Popen([sys.executable, bench.HERE / "upstream.py"], stdout=subprocess.PIPE, text=True) as upstream:
+    with ExitStack() as stack:
+        upstream = stack.enter_context(
+            subprocess.Popen([sys.executable, bench.HERE / "upstream.py"], stdout=subprocess.PIPE, text=True)
+        )
+        stack.callback(upstream.terminate)
         assert upstream.stdout is not None
         address = f"127.0.0.1:{upstream.stdout.readline().strip()}"
-        try:
-            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-                numbers = range(len(works))
-                counts = pool.map(lambda n: count(counter, tree, works[n], address, folder / str(n)), numbers)
-                counted = dict(zip(works, counts, strict=True))
-        finally:
-            upstream.terminate()
+        redis = stack.enter_context(bench.redis_server(folder)) if any(work.way == "redis" for work in works) else 0
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            numbers = range(len(works))
+            counts = pool.map(lambda n: count(counter, tree, works[n], address, folder / str(n), redis), numbers)
+            counted = dict(zip(works, counts, strict=True))
     results = {}
     for row in rows:
         less, more, units = ROWS[row]
@@ -173,7 +179,7 @@ def measure(counter: Perf | Callgrind, tree: Path, rows: Sequence[str], folder: 
     return results
 
 
-def count(counter: Perf | Callgrind, tree: Path, work: Work, upstream: str, folder: Path) -> int:
+def count(counter: Perf | Callgrind, tree: Path, work: Work, upstream: str, folder: Path, redis: int) -> int:
     """The instructions of one daemon from its start to its end, with `work` in between."""
     folder.mkdir(exist_ok=True)
     counts = folder / "counts"
@@ -183,7 +189,7 @@ def count(counter: Perf | Callgrind, tree: Path, work: Work, upstream: str, fold
         "-m",
         "beluna_gateway",
         "--config",
-        str(bench.configured(folder, upstream)),
+        str(bench.configured(folder, upstream, bench.store(work.way, redis))),
     ]
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONHASHSEED": "0"}
     with subprocess.Popen(command, env=environment, cwd=tree) as daemon, connected(folder / "s", daemon) as client:
