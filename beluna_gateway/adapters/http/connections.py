@@ -10,6 +10,7 @@ timeouts, redirects and cookies, is not used: `exchange.py` speaks on the connec
 from __future__ import annotations
 
 import asyncio
+import encodings.idna  # noqa: F401 - the codec of host names, which the first connection would load otherwise
 import os
 import select
 import ssl
