@@ -96,6 +96,20 @@ async def test_a_client_has_money_of_its_own(tmp_path: Path):
         assert "server.clients[].budget.spend_usd_per_month" in error["message"]
 
 
+async def test_a_client_shares_money_of_its_own_with_itself_at_other_daemons(tmp_path: Path):
+    """What it spent at one daemon is spent at the next one; it is told as the client's."""
+    limits = {"shared_spend_usd_per_month": 0.00001}
+    server = {"clients": [{"name": "notes", "uids": [os.getuid()], "budget": limits}]}
+    shared = {"sqlite": str(tmp_path / "quota.db")}
+    async with daemon(tmp_path / "a", shared, server=server) as running, running.client() as client:
+        assert (await outcome(client, "a"))["type"] == "completed"
+    async with daemon(tmp_path / "b", shared, server=server) as running, running.client() as client:
+        error = await outcome(client, "b")
+
+        assert error["message"].startswith("client 'notes' at backend 'b': $0.000013 of the $1e-05 of a UTC month")
+        assert "server.clients[].budget.shared_spend_usd_per_month" in error["message"]
+
+
 async def test_a_file_that_cannot_be_used_refuses(tmp_path: Path):
     """With its name, and retryable."""
     (tmp_path / "quota.db").write_text("something else" * 100)
