@@ -210,7 +210,7 @@ class RedisStore(QuotaStore):
             case Renew(_, ids):
                 arguments = ("renew", *head, self._lease, len(scopes), *tokens, *ids)
             case End(_, ids, number, micros, estimated, used):
-                keys.append(f"{tag}:counted:{self._daemon}:{'+'.join(map(_whose, scopes))}")
+                keys.append(f"{tag}:counted:{self._daemon}:{'+'.join(map(_counted, scopes))}")
                 what = (scopes[0].backend_id, number, micros, estimated, used)
                 arguments = ("end", *head, *what, len(scopes), *tokens, *ids)
         return ("EVALSHA", SHA, len(keys), *keys, *arguments)
@@ -255,6 +255,11 @@ def _keys(tag: str, scope: Scope) -> tuple[str, str, str]:
 
 def _whose(scope: Scope) -> str:
     return "all" if scope.client is None else f"client:{quote(scope.client, safe='')}"
+
+
+def _counted(scope: Scope) -> str:
+    """With its limits: numbers are those of a queue, and one of the same scope with other limits has its own."""
+    return f"{_whose(scope)}:{','.join(map(str, _limits(scope.limits)))}"
 
 
 def _limits(limits: Limits) -> tuple[int, ...]:

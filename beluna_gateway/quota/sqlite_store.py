@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -166,8 +167,11 @@ class SqliteStore(QuotaStore):
                 )
 
     def _count(self, file: sqlite3.Connection, command: End, now: int) -> bool:
-        """Whether this `End` has not been counted yet; from now on it has."""
-        key = self._daemon, json.dumps([self._key(scope) for scope in command.scopes])
+        """Whether this `End` has not been counted yet; from now on it has.
+
+        Numbers are those of a queue, and one of the same scopes with other limits has its own.
+        """
+        key = self._daemon, json.dumps([[*self._key(scope), asdict(scope.limits)] for scope in command.scopes])
         with closing(file.execute("SELECT number FROM counted WHERE daemon = ? AND scopes = ?", key)) as found:
             row = found.fetchone()
         if row is not None and row[0] >= command.number:

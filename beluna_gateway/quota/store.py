@@ -33,7 +33,7 @@ class End:
     scopes: tuple[Scope, ...]
     ids: tuple[str, ...]
     number: int
-    """Rises with each `End` of these scopes."""
+    """Rises with each `End` of these scopes; of the same scopes with other limits it has its own sequence."""
     micros: int
     estimated: int
     tokens: int

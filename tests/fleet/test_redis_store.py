@@ -170,6 +170,17 @@ async def test_daemons_share_places_and_money(server: RedisServer):
         assert (await take(other, "1.1", "1.2")).granted == 2
 
 
+async def test_money_counts_after_the_limits_have_changed(server: RedisServer):
+    """The same scope of the same daemon, by another limit: its numbers begin anew, and nothing seems a repeat."""
+    async with store(server) as one:
+        for limit in (1000, 2000):
+            scope = Scope("b", None, Limits(day=limit))
+            for number in (1, 2, 2):
+                await one.exchange([end(number, 7, scope=scope)])
+
+    assert server.call("HGET", "n:{b}:all:state", "day_micros") == "28"
+
+
 async def test_the_server_forgets_leases_by_itself(server: RedisServer):
     """A daemon that is killed leaves nothing: its keys expire, even if nobody asks."""
     async with store(server, lease=100_000) as one:

@@ -14,6 +14,7 @@ import pytest
 
 from beluna_gateway.quota.decision import DAY, Answer
 from beluna_gateway.quota.limits import Limits, Scope
+from beluna_gateway.quota.owner import QuotaOwner
 from beluna_gateway.quota.sqlite_store import SqliteStore
 from beluna_gateway.quota.store import End, Renew, StoreAway, Take
 
@@ -83,6 +84,22 @@ async def test_what_is_sent_twice_counts_once(tmp_path: Path):
     finally:
         await one.close()
         await two.close()
+
+
+async def test_money_counts_after_the_limits_have_changed(tmp_path: Path):
+    """A reload gives the same daemon another limit for the same scope: what it tells then is not taken for what it has
+    told before.
+    """
+    quota = QuotaOwner(store(tmp_path), "d", lease_seconds=15, timeout_seconds=5, refuses=True)
+    for limit in (1000, 2000, 1000):
+        queue = quota.queue([Scope("b", None, Limits(day=limit))])
+        queue.settle(7, 0, 0)
+        async with asyncio.timeout(20):
+            while not queue.is_idle:
+                await asyncio.sleep(0.001)
+    await quota.close()
+
+    assert queue.uses[0].day_micros == 3 * 7
 
 
 async def test_leases_are_renewed(tmp_path: Path):
@@ -159,6 +176,7 @@ import asyncio, sys, time
 from pathlib import Path
 from beluna_gateway.quota import owner
 from beluna_gateway.quota.limits import Limits, Scope
+from beluna_gateway.quota.owner import QuotaOwner
 from beluna_gateway.quota.sqlite_store import SqliteStore
 
 async def main():
