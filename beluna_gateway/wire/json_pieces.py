@@ -157,13 +157,13 @@ class _Open:
 
     __slots__ = ("begin", "comma", "expects", "key", "opened", "value")
 
-    def __init__(self, opened: int) -> None:
+    def __init__(self, opened: int, comma: int) -> None:
         self.opened = opened
         """Where its bracket stands."""
         self.begin = opened + 1
         """Up to here its text has been read into `value`."""
-        self.comma = -1
-        """The last comma between two of its items."""
+        self.comma = comma
+        """The last comma between two of its items; -1 before one."""
         self.expects = _FRESH
         self.value: Any = None
         """Made as soon as it is known not to fit into one piece."""
@@ -176,6 +176,10 @@ class _PieceParser:
         self._text = text
         self._pause = pause
         self._stack: list[_Open] = []
+        # The containers inside of the last of `_stack`, by where their brackets and their last commas stand. Most are
+        # closed before anything of them is read, and an object for each would cost more than all the rest.
+        self._brackets: list[int] = []
+        self._commas: list[int] = []
         self.mistake: str | None = None
         self._too_deep = False
         self._read_to = 0
@@ -183,12 +187,12 @@ class _PieceParser:
     def value(self, position: int) -> Any:
         """The value of the text, whose first bracket stands at `position`."""
         text, stack, pattern = self._text, self._stack, _TOKEN
-        stack.append(_Open(position))
+        stack.append(_Open(position, -1))
         self._read_to = position
         position += 1
         while True:
             position, end = self._scan(pattern, position)
-            if pattern is _TOKEN and len(stack) >= MAX_DEPTH:
+            if pattern is _TOKEN and len(stack) + len(self._brackets) >= MAX_DEPTH:
                 pattern = _PLAIN_TOKEN  # below the deepest level each bracket counts
             elif text[position] == _QUOTE:
                 position = self._end_of_string(end)
@@ -207,38 +211,60 @@ class _PieceParser:
             self.mistake = _TOO_DEEP
         return root.value
 
-    def _scan(self, pattern: re.Pattern[bytes], position: int) -> tuple[int, int]:
+    def _scan(  # noqa: C901 - the loop over millions of tokens: a call for one costs more than all its branches
+        self, pattern: re.Pattern[bytes], position: int
+    ) -> tuple[int, int]:
         """Goes on to the end of the whole, to a long string, or to the deepest level; returns where that stands."""
-        text, stack = self._text, self._stack
+        text, stack, brackets, commas = self._text, self._stack, self._brackets, self._commas
+        openers, closing, quote = _OPENERS, _CLOSING, _QUOTE
         careless = pattern is _TOKEN
+        room = MAX_DEPTH - len(stack)  # levels that `brackets` may have
+        enough = self._read_to + PIECE_BYTES
         for token in pattern.finditer(text, position):
             start, end = token.span()
             byte = text[start]
-            if careless and len(stack) >= MAX_DEPTH:
+            if careless and len(brackets) >= room:
                 return start, end
-            if byte in _OPENERS and end - start == 1:
-                stack.append(_Open(start))
-                if len(stack) > MAX_DEPTH:
+            if byte in openers and end - start == 1:
+                brackets.append(start)
+                commas.append(-1)
+                if len(brackets) > room:
                     self._deep(end)
-            elif byte in _CLOSING:
-                if len(stack) == 1:
+            elif byte in closing:
+                if brackets:
+                    brackets.pop()
+                    commas.pop()
+                elif len(stack) == 1:
                     return start, end
-                closed = stack.pop()
-                if closed.value is not None:
-                    self._close(closed, start)
-            elif byte == _QUOTE:
+                else:
+                    self._close(stack.pop(), start)
+                    room += 1
+            elif byte == quote:
                 if end - start == 1:
                     return start, end
             elif (comma := text.rfind(b",", start, end)) >= 0:
-                stack[-1].comma = comma
-            self._read_some(end)
+                if commas:
+                    commas[-1] = comma
+                else:
+                    stack[-1].comma = comma
+            if end > enough:
+                self._read_some(end)
+                room = MAX_DEPTH - len(stack)
+                enough = self._read_to + PIECE_BYTES
         raise _Refused
+
+    def _note(self) -> None:
+        """Moves what is open into `_stack`."""
+        self._stack += map(_Open, self._brackets, self._commas)
+        self._brackets.clear()
+        self._commas.clear()
 
     def rest(self) -> bytes:
         """The text with everything blanked out that has been read: the parser refuses it where it refuses the whole.
 
         It counts as one line, so that a refusal gives the column in the whole text.
         """
+        self._note()
         blanked = bytearray(self._text.replace(b"\n", b"\r"))
         for container in self._stack:
             inside, begin = container.opened + 1, container.begin
@@ -268,7 +294,7 @@ class _PieceParser:
 
     def _deep(self, end: int) -> None:
         """A container below the deepest level: taken by the parser where it is empty."""
-        if len(self._stack) > MAX_DEPTH + 1 or _EMPTY.match(self._text, end) is None:
+        if len(self._stack) + len(self._brackets) > MAX_DEPTH + 1 or _EMPTY.match(self._text, end) is None:
             self._read(end)
             raise _Refused
         self._too_deep = True
@@ -294,6 +320,7 @@ class _PieceParser:
     def _read(self, end: int) -> None:
         """Reads all items that are complete before `end` into the containers that are open there."""
         self._pause()
+        self._note()
         text, stack = self._text, self._stack
         for level, container in enumerate(stack):
             if container.value is None:
@@ -398,6 +425,9 @@ _ITEMS = 16
 """Items of a container, none of them heavy, that are written in one call."""
 
 
+# Named, because to evaluate `list | tuple` for each of millions of values takes longer than the check itself.
+_ARRAYS = (list, tuple)
+_CONTAINERS = (dict, list, tuple)
 _WEIGHED = (dict, list, tuple, int)
 """A constant: a million numbers are asked."""
 
@@ -406,7 +436,7 @@ def _weigh(value: Any, heavy: set[int]) -> int:
     """The number of values in `value`; notes the containers with many."""
     if isinstance(value, dict):
         items: Any = value.values()
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, _ARRAYS):
         items = value
     elif isinstance(value, int):
         return (value.bit_length() // 64) ** 2 // 20  # its digits: 0.1 ms for 4,000, the most that the parser takes
@@ -465,7 +495,7 @@ def free(values: list[Any]) -> None:
         for start in range(0, len(level), PIECE_OBJECTS):
             short: list[Any] = []
             for item in level[start : start + PIECE_OBJECTS]:
-                if isinstance(item, list | tuple | dict) and len(item) > PIECE_OBJECTS:  # not in one call
+                if isinstance(item, _CONTAINERS) and len(item) > PIECE_OBJECTS:  # not in one call
                     inside: Any = item.values() if isinstance(item, dict) else item
                     below += [inner for inner in inside if gc.is_tracked(inner) or isinstance(inner, dict)]
                 else:
