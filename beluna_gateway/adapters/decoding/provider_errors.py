@@ -52,6 +52,7 @@ _STATUS_OF_WORD: dict[str, int] = {
     "not_supported": 400,
     "content_filter": 400,
     "content_policy_violation": 400,
+    "prohibited_content": 400,  # Gemini's
     "tool_use_failed": 400,
     "json_validate_failed": 400,
     "model_decommissioned": 400,
@@ -148,7 +149,7 @@ _NO_MONEY = frozenset(
 )
 
 _CODE_KEYS = ("code", "error_code", "type", "error_type", "__type", "status")
-_STATUS_KEYS = ("status_code", "http_status_code", "status", "statusCode", "code", "error_code")
+_STATUS_KEYS = ("status_code", "http_status_code", "status", "statusCode", "StatusCode", "code", "error_code")
 _FAILURE_KEYS = (*_STATUS_KEYS, "error_type", "__type")
 """Beside a text, a code of failure in one of these makes an object an error."""
 _TEXT_KEYS = (

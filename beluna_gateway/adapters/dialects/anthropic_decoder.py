@@ -80,6 +80,7 @@ class AnthropicDecoder(ResponseDecoder):
         self._kept = KeptBytes(max_bytes)
         self._not_carried = NotCarried()
         self._blocks: dict[int, _Block] = {}  # those that are open, by index
+        self._ended: set[int] = set()  # indexes of blocks that have ended
         self._call_keys: dict[int, int] = {}  # the last call that began at an index
         self._call_count = 0
         self._text_length = 0  # characters of text that are not noted yet
@@ -92,6 +93,7 @@ class AnthropicDecoder(ResponseDecoder):
         """Calls whose block was stopped after an end mark. That is no content: they become ready in `finish`."""
         self._without_input: list[int] = []
         """Calls that ended without any input, and were not cut: ready at the end, if none comes until then."""
+        self._begun = False  # a `message_start` has come
         self._message_id: str | None = None
         self._stop_reason = ""
         self._usage: JsonObject = {}
@@ -120,16 +122,9 @@ class AnthropicDecoder(ResponseDecoder):
     def feed_whole(self, body: JsonObject, events: list[BackendRawEvent]) -> None:
         if (error := error_in(body)) is not None:
             raise error
-        content = body.get("content")
-        if isinstance(content, str):
-            content = [{"type": "text", "text": content}]
-        if not isinstance(content, list):
-            raise protocol_violation("the backend sent a message whose `content` is not an array")
         self._message(body)
         pieces: list[BackendRawEvent] = []
-        for index, value in enumerate(content):
-            self._begin(index, expect_object(value, "a content block"), pieces)
-            self._stop(index, pieces, whole=True)
+        self._whole_content(body.get("content"), pieces)
         events += gathered(pieces)
         self._end(body)
         if not self.ended:
@@ -141,6 +136,7 @@ class AnthropicDecoder(ResponseDecoder):
     def finish(self, events: list[BackendRawEvent]) -> None:
         if not self.ended:
             raise cut_off("the backend's answer stopped without a stop_reason: it was cut off")
+        self._stop_open(events)
         cut = is_cut(self._stop_reason)
         if cut:
             for key in self._without_input:
@@ -165,7 +161,7 @@ class AnthropicDecoder(ResponseDecoder):
 
     # Events.
 
-    def _message_start(self, event: JsonObject, _: list[BackendRawEvent]) -> None:
+    def _message_start(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         message = expect_object(event.get("message"), "a message")
         message_id = word(message.get("id"))
         if self._message_id is not None and message_id not in (None, self._message_id):
@@ -175,6 +171,10 @@ class AnthropicDecoder(ResponseDecoder):
             return
         self._message_id = message_id or self._message_id
         self._message(message)
+        if not self._begun:
+            # Where the client went on with a tool of a program that the provider runs, the first blocks come whole.
+            self._whole_content(message.get("content"), events)
+        self._begun = True
 
     def _block_start(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         self._begin(_index(event), expect_object(event.get("content_block"), "a content_block"), events)
@@ -184,7 +184,12 @@ class AnthropicDecoder(ResponseDecoder):
 
     def _message_delta(self, event: JsonObject, _: list[BackendRawEvent]) -> None:
         self._merge_usage(event.get("usage"))
-        self._end(expect_object(event.get("delta"), "a message_delta's delta"))
+        if event.get("delta") is None:  # some servers have its fields beside it, or only usage
+            self._end(event)
+            return
+        delta = expect_object(event["delta"], "a message_delta's delta")
+        self._merge_usage(delta.get("usage"))  # where an earlier version of the API's documentation has it
+        self._end(delta)
 
     def _message_stop(self, _: JsonObject, __: list[BackendRawEvent]) -> None:
         self.done_mark()  # before any end mark it ends nothing: where the reads happen to cut would decide
@@ -201,14 +206,17 @@ class AnthropicDecoder(ResponseDecoder):
 
     def _delta(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         delta = expect_object(event.get("delta"), "a content_block_delta's delta")
-        kind = delta.get("type")
+        kind = delta.get("type") or ("text_delta" if "text" in delta else None)
         if kind == "text_delta":
             self._say(expect_text(delta.get("text"), "a text_delta's text"), events)
             return
         index = _index(event)
         block = self._blocks.get(index)
         if kind == "input_json_delta":
-            self._input(index, block, expect_text(delta.get("partial_json"), "an input_json_delta's JSON"), events)
+            text = delta.get("partial_json")
+            if isinstance(text, dict):
+                text = arguments_text(text)
+            self._input(index, block, expect_text(text, "an input_json_delta's JSON"), events)
         elif kind == "thinking_delta":
             self._think(block, expect_text(delta.get("thinking"), "a thinking_delta's thinking"), events)
         elif kind == "signature_delta":
@@ -253,12 +261,29 @@ class AnthropicDecoder(ResponseDecoder):
             raise protocol_violation("the backend sent an input_json_delta for a block that is not open")
         self._calls.fragment(key, events, arguments=text)
 
+    def _whole_content(self, content: JsonValue, events: list[BackendRawEvent]) -> None:
+        """The blocks of a `content`, none of which comes in pieces."""
+        if content is None:
+            return
+        if isinstance(content, str):
+            content = [{"type": "text", "text": content}]
+        if not isinstance(content, list):
+            raise protocol_violation("the backend sent a message whose `content` is not an array")
+        for index, value in enumerate(content, -len(content)):  # the indexes of events begin at 0
+            self._begin(index, expect_object(value, "a content block"), events)
+            self._stop(index, events, whole=True)
+
     def _begin(self, index: int, value: JsonObject, events: list[BackendRawEvent]) -> None:
-        if index in self._blocks:
-            raise protocol_violation(f"the backend began content block {index} twice")
+        kind = expect_text(value.get("type"), "a content block's type") or ("text" if "text" in value else "block")
+        if (before := self._blocks.get(index)) is not None and before.call is not None:
+            self._stop(index, events)
+            if self._doubtful == before.call:
+                raise protocol_violation(
+                    f"the backend began another content block at index {index}, whose tool call is not complete"
+                )
+        self._stop_open(events)
         self._settle_doubtful(events)
         self._flush_notes()
-        kind = expect_text(value.get("type"), "a content block's type")
         self._kept.add(_BLOCK_COST)
         block = self._blocks[index] = _Block(kind, value)
         if kind == "text":
@@ -293,10 +318,20 @@ class AnthropicDecoder(ResponseDecoder):
         self._kept.add_value([block.value.get("input"), extra])
         self._notes.call(call_id, extra)
 
+    def _stop_open(self, events: list[BackendRawEvent]) -> None:
+        """Ends the texts and thoughts that the backend has not: blocks follow each other, and some servers (Ollama,
+        Kimi) leave out a `content_block_stop`. A call's end proves something, and is never assumed.
+        """
+        for index in [index for index, block in self._blocks.items() if block.kind in ("text", "thinking")]:
+            self._stop(index, events)
+
     def _stop(self, index: int, events: list[BackendRawEvent], *, whole: bool = False) -> None:
         block = self._blocks.pop(index, None)
         if block is None:
+            if index in self._ended:
+                return  # ended twice (LiteLLM), or by the beginning of the next one
             raise protocol_violation(f"the backend ended content block {index}, which is not open")
+        self._ended.add(index)
         if block.kind == "text":
             self._cite(block.citations)
             self._flush_notes({"citations": block.citations} if block.citations else {})

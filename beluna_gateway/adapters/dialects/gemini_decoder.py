@@ -29,8 +29,8 @@ from ..decoding.gathering import gathered, is_answer
 from ..decoding.kept import KeptBytes
 from ..decoding.not_carried import NotCarried
 from ..decoding.provider_errors import ProviderError, error_in_stream, find_error
-from ..decoding.scalars import word
-from ..decoding.tool_calls import ToolCalls, arguments_text
+from ..decoding.scalars import whole_number, word
+from ..decoding.tool_calls import MAX_CALLS, ToolCalls, arguments_text
 from ..decoding.usage import count, merged, usage_stats
 from ..encoding.provider_state import TurnNotes
 
@@ -39,10 +39,14 @@ DIALECT = "gemini"
 _NOTE_COST = 300  # bytes of memory, about, that a note takes whatever is in it
 _SEPARATOR = "\n\n"
 
+_UNSPECIFIED = "_UNSPECIFIED"
+"""The end of the words for "not set" in the API's enumerations."""
+
 _ABOUT_A_PART = frozenset(
     {"thought", "thoughtSignature", "videoMetadata", "mediaResolution", "partMetadata", "mediaProcessing"}
 )
 """Fields of a part that are not its content."""
+_NO_CONTENT = _ABOUT_A_PART | {"text"}
 
 
 _NOT_CARRIED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -68,6 +72,8 @@ class GeminiDecoder(ResponseDecoder):
     def __init__(self, notes: TurnNotes, max_bytes: int) -> None:
         self._calls = ToolCalls(max_bytes)
         self._call_count = 0
+        self._without_args: JsonObject | None = None
+        """The last part, where it is a call without arguments."""
         self._notes = notes
         self._kept = KeptBytes(max_bytes)
         self._not_carried = NotCarried()
@@ -88,16 +94,18 @@ class GeminiDecoder(ResponseDecoder):
     def feed_whole(self, body: JsonObject, events: list[BackendRawEvent]) -> None:
         pieces: list[BackendRawEvent] = []
         self._chunk(body, pieces)
+        self._settle(pieces)
         if not self.ended:
             if not is_answer(pieces):
                 raise protocol_violation("the backend sent an unstreamed answer without a finishReason")
             self._end("STOP")  # the body is whole, and has something in it
-        events += gathered(pieces)
+        events += [event for event in gathered(pieces) if not isinstance(event, Progress)]
         self.done = True
 
     def finish(self, events: list[BackendRawEvent]) -> None:
-        if not self.ended:
+        if not (self.ended or self._word):
             raise cut_off("the backend's answer stopped without a finishReason: it was cut off")
+        self._settle(events)
         self._annotate(events)
         if self._usage:
             events.append(Usage(_usage(self._usage, self._tier)))
@@ -116,12 +124,14 @@ class GeminiDecoder(ResponseDecoder):
                 raise protocol_violation("the backend sent `candidates` that is not an array")
             for value in candidates:
                 candidate = expect_object(value, "a candidate")
-                if candidate.get("index") in (0, None):  # others were not asked for, and are passed over
+                if number := whole_number(candidate.get("index")):  # was not asked for, and is passed over
+                    self._not_carried.at_least("choice", min(number, MAX_CALLS))
+                else:
                     self._candidate(candidate, events)
         feedback = chunk.get("promptFeedback")
         if feedback is not None:
             blocked = said_reason(expect_object(feedback, "promptFeedback").get("blockReason"))
-            if blocked is not None:
+            if blocked is not None and not blocked.endswith(_UNSPECIFIED):
                 self._metadata["block_reason"] = blocked
                 self._end("content_filter")
         usage = chunk.get("usageMetadata")
@@ -144,12 +154,17 @@ class GeminiDecoder(ResponseDecoder):
         if not _PLAIN_FIELDS.issuperset(candidate):
             self._count(candidate)
         if (said := candidate.get("finishReason")) and (reason := said_reason(said)) is not None:
-            self._end(reason)
+            if reason.endswith(_UNSPECIFIED):
+                self._word = self._word or reason  # the reason where HTTP ends the answer without another one
+            else:
+                self._end(reason)
             if message := candidate.get("finishMessage"):
                 self._metadata["finish_message"] = message
 
     def _part(self, part: JsonObject, events: list[BackendRawEvent]) -> None:
         text = expect_text(part.get("text"), "a part's text")
+        if self._without_args is not None and part.get("functionCall") is None and any(part.values()):
+            self._settle(events)
         if text and len(part) == 1:  # as nearly always
             self._thinking = False
             self._unnoted += len(text)
@@ -159,12 +174,13 @@ class GeminiDecoder(ResponseDecoder):
         if part.get("functionCall") is not None:
             self._call(part, events)
             return
-        if part.get("thought") is True and ("text" in part or not _content(part)):
+        kinds = _content(part)
+        if part.get("thought") is True and (text or not kinds):
             if text:
                 self._think(text, events)
             if signature:
                 self._opaque(part, events)
-        elif "text" in part or (signature and not _content(part)):
+        elif text or (signature and not kinds):
             self._thinking = self._thinking and not text
             if text:
                 events.append(OutputTextDelta(text))
@@ -177,7 +193,7 @@ class GeminiDecoder(ResponseDecoder):
                 events.append(Progress())
             else:
                 self._unnoted += len(text)
-        elif kinds := _content(part):
+        elif kinds:
             # Code that it ran, a picture, a part of the future: no frame for it, but the provider wants it back.
             self._not_carried.add(_kind(part, kinds[0]))
             self._opaque(part, events)
@@ -200,6 +216,31 @@ class GeminiDecoder(ResponseDecoder):
         if call.get("willContinue") or call.get("partialArgs"):
             raise protocol_violation("the backend sent a functionCall in pieces, which the Gemini API does not")
         self._thinking = False
+        name = expect_text(call.get("name"), "a functionCall's name")
+        own_id = expect_text(call.get("id"), "a functionCall's id")
+        if (begun := self._without_args) is not None and not (name or own_id):
+            self._without_args = None
+            call = {**expect_object(begun["functionCall"], "a functionCall"), "args": call.get("args")}
+            part = {**begun, **part, "functionCall": call}
+        self._settle(events)
+        if call.get("name") and arguments_text(call.get("args")) in ("", "{}"):
+            self._keep(part)
+            self._without_args = part
+            events.append(Progress())
+        else:
+            self._whole_call(part, events)
+
+    def _settle(self, events: list[BackendRawEvent]) -> None:
+        """Ends a call without arguments, as something else follows it, or nothing.
+
+        A call comes whole, but some servers send its name in one part, and its arguments in the next one.
+        """
+        if (part := self._without_args) is not None:
+            self._without_args = None
+            self._whole_call(part, events)
+
+    def _whole_call(self, part: JsonObject, events: list[BackendRawEvent]) -> None:
+        call = expect_object(part["functionCall"], "a functionCall")
         own_id = expect_text(call.get("id"), "a functionCall's id")
         key = self._call_count
         self._call_count += 1
@@ -210,7 +251,7 @@ class GeminiDecoder(ResponseDecoder):
             name=expect_text(call.get("name"), "a functionCall's name"),
             arguments=arguments_text(call.get("args")) or "{}",
         )
-        self._calls.end(key, events)  # a call comes whole
+        self._calls.end(key, events)
         self._note_text()
         extra: JsonObject = {"id": own_id} if own_id == call_id else {}
         if signature := part.get("thoughtSignature"):
@@ -300,8 +341,8 @@ _PLAIN_FIELDS = frozenset({"content", "finishReason", "index"})
 
 
 def _content(part: JsonObject) -> list[str]:
-    """The keys of a part's content, of which the API gives one."""
-    return [key for key, value in part.items() if value is not None and key not in _ABOUT_A_PART]
+    """The keys of a part's content other than text; the API gives one of all."""
+    return [key for key, value in part.items() if value is not None and key not in _NO_CONTENT]
 
 
 def _kind(part: JsonObject, key: str) -> str:
@@ -317,12 +358,14 @@ def _usage(raw: JsonObject, tier: str | None) -> UsageStats:
     """The counts, and the tier: the header's, else the one in the usage; Vertex has `trafficType` in its place."""
     thoughts = count(raw.get("thoughtsTokenCount"))
     input_tokens = _sum(count(raw.get("promptTokenCount")), count(raw.get("toolUsePromptTokenCount")))
-    output_tokens = _sum(count(raw.get("candidatesTokenCount")), thoughts)
+    candidates, total = count(raw.get("candidatesTokenCount")), count(raw.get("totalTokenCount"))
+    # Some models and versions of the API count the thoughts among the candidates: the total shows it.
+    inclusive = candidates is not None and total == _sum(input_tokens, candidates)
     return usage_stats(
         raw,
         input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        total_tokens=count(raw.get("totalTokenCount")),
+        output_tokens=candidates if inclusive else _sum(candidates, thoughts),
+        total_tokens=total,
         cached_input_tokens=count(raw.get("cachedContentTokenCount")),
         reasoning_tokens=thoughts,
         service_tier=word(tier) or word(raw.get("serviceTier")) or word(raw.get("trafficType")),

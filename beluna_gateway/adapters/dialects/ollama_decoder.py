@@ -78,8 +78,10 @@ class OllamaDecoder(ResponseDecoder):
             raise protocol_violation("the backend sent `done` that is not a boolean")
 
     def _message(self, message: JsonObject, events: list[BackendRawEvent]) -> None:
-        if thinking := message.get("thinking"):
-            events.append(ReasoningDelta(expect_text(thinking, "thinking")))
+        for key in ("thinking", "reasoning_content", "reasoning"):  # Ollama's; those of other servers that have its API
+            if thinking := message.get(key):
+                events.append(ReasoningDelta(expect_text(thinking, key)))
+                break
         for kind, text in read_content(message.get("content"), self._not_carried):
             events.append(ReasoningDelta(text) if kind == "reasoning" else OutputTextDelta(text))
         if calls := message.get("tool_calls"):

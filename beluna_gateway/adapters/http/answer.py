@@ -16,7 +16,7 @@ from ...wire import json_pieces
 from ..base import Aside, Emit, ResponseDecoder, SilenceTimer, parse_object
 from .connections import BrokenExchange
 from .ndjson import NdjsonParser
-from .payloads import BYTE_ORDER_MARK, DONE_MARK, BrokenStream, may_be_cut, parses, payloads_of
+from .payloads import BYTE_ORDER_MARK, DONE_MARK, BrokenStream, may_be_cut, parses, payloads_of, values_of
 from .sse import SseParser
 
 LATE_USAGE_SECONDS = 1.0
@@ -297,8 +297,13 @@ class Answer:
         elements = payloads_of(body) if body.startswith(b"[") else [body] * bool(body)
         self._silent = not elements
         try:
-            if len(elements) == 1:
-                whole = [parse_object(elements[0])]
+            try:
+                whole = [parse_object(elements[0])] if len(elements) == 1 else []
+            except GatewayError:
+                whole, elements = [], values_of(body, self._limit)  # lines, or an error that was written twice
+                if not elements:
+                    raise
+            if whole:
                 try:
                     decoder.feed_whole(whole[0], events)
                 finally:

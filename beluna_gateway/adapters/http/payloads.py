@@ -13,6 +13,7 @@ from pydantic_core import from_json, to_json
 from ...errors import GatewayError, protocol_violation
 from ...wire import strict_json
 from ..base import check_json_size
+from ..decoding.provider_errors import find_error
 
 DONE_MARK = b"[DONE]"
 """The payload that the parsers give for `[DONE]`: always this object, so that it is recognised with ``is``."""
@@ -93,6 +94,33 @@ def error_payload(value: bytes) -> bytes:
     except ValueError:
         value = to_json(value.decode("utf-8", "replace"))
     return b'{"error":%b}' % value
+
+
+def named_error(data: bytes) -> bytes:
+    """The payload for the data of an ``event: error``: as it is where it says so itself, else as an error."""
+    try:
+        value = from_json(data)
+    except ValueError:
+        return data if data.lstrip().startswith(b"{") else error_payload(data)
+    return data if isinstance(value, dict) and find_error(value) is not None else error_payload(data)
+
+
+def values_of(body: bytes, limit: int) -> list[bytes]:
+    """The JSON values of a body that has one after the other, each of which begins on a line of its own.
+
+    Args:
+        body: What is not one JSON value.
+        limit: The most bytes of one value.
+
+    Returns:
+        The values, of which there are several; none where the body is not that.
+    """
+    bare, values = BareJson(limit), list[bytes]()
+    for line in body.splitlines():
+        if line.strip() and not (bare.open or bare.begins(line)):
+            return []
+        values += bare.feed(line) if line.strip() else []
+    return values if len(values) > 1 and not bare.open and all(map(parses, values)) else []
 
 
 class BareJson:

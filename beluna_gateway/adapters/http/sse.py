@@ -3,13 +3,22 @@
 Source: the HTML standard, section 9.2.6 "Interpreting an event stream". Ids, retry times and event names other than
 `error` are ignored: every dialect here repeats the event's type inside its JSON. Three things that real servers send
 are not in the standard: errors in a field `error:` (llama.cpp), JSON without `data:` (Gemini's errors in mid-stream),
-and a last event without its blank line.
+and events without their blank line.
 """
 
 from __future__ import annotations
 
 from ...errors import GatewayError, protocol_violation
-from .payloads import BYTE_ORDER_MARK, DONE_MARK, BareJson, BrokenStream, error_payload, parses, payloads_of
+from .payloads import (
+    BYTE_ORDER_MARK,
+    DONE_MARK,
+    BareJson,
+    BrokenStream,
+    error_payload,
+    named_error,
+    parses,
+    payloads_of,
+)
 
 _DONE_EVENT = b"data: %b\n\n" % DONE_MARK
 
@@ -117,6 +126,8 @@ class SseParser:
             raise self._too_large()
         name, _, value = line.partition(b":")
         if name == b"data":
+            if self._data and self._is_whole(value):
+                self._dispatch(events)
             events += filter(parses, self._bare.close())
             self._data.append(value.removeprefix(b" "))
             self._size += len(line)
@@ -128,6 +139,13 @@ class SseParser:
         elif name == b"event":
             self._is_error = value.strip() == b"error"
 
+    def _is_whole(self, following: bytes) -> bool:
+        """Whether the event that is being read is a whole object, and `following` the next one without a blank line."""
+        begins = following.lstrip()
+        if not (begins.startswith(b"{") or begins.rstrip() == DONE_MARK) or len(self._data) > 1:
+            return False
+        return self._data[0].lstrip().startswith(b"{") and parses(self._data[0])
+
     def _dispatch(self, events: list[bytes]) -> None:
         """Ends the event that is being read."""
         is_error, self._is_error = self._is_error, False
@@ -137,8 +155,8 @@ class SseParser:
         self._data.clear()
         self._size = 0
         payloads = payloads_of(data)
-        if is_error and payloads == [data] and not data.startswith(b"{"):
-            payloads = [error_payload(data)]
+        if is_error and payloads == [data]:
+            payloads = [named_error(data)]
         events += payloads
 
     def _too_large(self) -> GatewayError:

@@ -162,8 +162,8 @@ def block_delta(fields: Any) -> Any:
             "the backend ended content block 4, which is not open",
         ),
         (
-            [BEGUN, begin({"type": "text", "text": ""}), begin({"type": "text", "text": ""})],
-            "the backend began content block 0 twice",
+            [BEGUN, begin({"type": "tool_use", "id": "a", "name": "f"}), begin({"type": "text", "text": ""})],
+            "the backend began another content block at index 0, whose tool call is not complete",
         ),
         (
             [BEGUN, block_delta({"type": "input_json_delta", "partial_json": "{"})],

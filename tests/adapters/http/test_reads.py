@@ -55,7 +55,7 @@ def test_events_that_begin_with_an_object_are_the_same_in_any_reads(data: bytes,
     [
         ([b"data: {}\n\n: c"], [], [b"{}"]),
         ([b"data: one\n"], [], [b'one\n{"m":1}']),
-        ([b"event: error\n"], [b"data: x\n\n"], [b'{"m":1}', b"x"]),
+        ([b"event: error\n"], [b"data: x\n\n"], [b'{"error":{"m":1}}', b"x"]),
         ([b'{"a":1\n'], [b"}\n"], [b'{"m":1}']),
         ([b"data: {}\n\n"], [b"\xef\xbb\xbfdata: x\n\n"], [b"{}", b'{"m":1}']),
         ([b"\xef\xbb"], [], []),

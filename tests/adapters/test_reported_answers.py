@@ -1,0 +1,384 @@
+"""Answers that public bug reports and SDKs tell of, and what a client gets of them.
+
+Each case names its report. What a shape means is decided by protocol/README.md, "Order" and "Error mapping".
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from beluna_gateway.canonical import (
+    Completed,
+    OtherFinishReason,
+    OutputTextDelta,
+    ReasoningDelta,
+    ToolCallReady,
+    Usage,
+)
+
+from .recorded import canonical, decode, dialect
+
+PIECE = 7
+"""Bytes of a read, where an answer comes in small ones."""
+
+
+def outcome(name: str, body: bytes, *, stream: bool, piece: int) -> dict[str, Any]:
+    """What a client gets of an answer that comes in reads of `piece` bytes: only what there is."""
+    frame = {"type": "infer", "messages": [{"role": "user", "parts": [{"text": {"text": "Hi"}}]}], "stream": stream}
+    chunks = [body[start : start + piece] for start in range(0, len(body), piece)]
+    events, error = decode(dialect(name), canonical(frame), chunks, stream=stream)
+    found: dict[str, Any] = {
+        "text": "".join(event.delta for event in events if isinstance(event, OutputTextDelta)),
+        "reasoning": "".join(event.delta for event in events if isinstance(event, ReasoningDelta)),
+        "calls": [(e.call.name, e.call.arguments_json) for e in events if isinstance(e, ToolCallReady)],
+    }
+    for event in events:
+        if isinstance(event, Usage):
+            found["usage"] = (event.usage.input_tokens, event.usage.output_tokens, event.usage.total_tokens)
+        if isinstance(event, Completed):
+            reason = event.finish_reason
+            found["end"] = reason.other if isinstance(reason, OtherFinishReason) else reason
+            found["not_carried"] = event.backend_metadata.get("not_carried")
+    if error is not None:
+        found["end"] = (error.kind, error.retryable)
+        found["code"] = error.provider_code
+    return {key: value for key, value in found.items() if value}
+
+
+def check(name: str, body: bytes, expected: dict[str, Any], *, stream: bool = True) -> None:
+    assert outcome(name, body, stream=stream, piece=len(body)) == expected
+    assert outcome(name, body, stream=stream, piece=PIECE) == expected
+
+
+def data(*events: Any) -> bytes:
+    """Server-sent events; bytes stand as they are."""
+    return b"".join(e if isinstance(e, bytes) else b"data: %b\n\n" % json.dumps(e).encode() for e in events)
+
+
+# --- Messages ------------------------------------------------------------------------------------------------
+
+MESSAGE: dict[str, Any] = {"id": "m", "type": "message", "role": "assistant", "model": "c", "content": []}
+BEGIN = {"type": "message_start", "message": MESSAGE}
+TEXT: dict[str, Any] = {"type": "text", "text": ""}
+TOOL: dict[str, Any] = {"type": "tool_use", "id": "a", "name": "f", "input": {}}
+OTHER = TOOL | {"id": "b", "name": "g"}
+STOP = {"type": "message_stop"}
+
+
+def block(index: int, value: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "content_block_start", "index": index, "content_block": value}
+
+
+def said(text: str, index: int = 0) -> dict[str, Any]:
+    return {"type": "content_block_delta", "index": index, "delta": {"type": "text_delta", "text": text}}
+
+
+def thought(text: str, index: int = 0) -> dict[str, Any]:
+    return {"type": "content_block_delta", "index": index, "delta": {"type": "thinking_delta", "thinking": text}}
+
+
+def arguments(text: Any, index: int = 0) -> dict[str, Any]:
+    return {"type": "content_block_delta", "index": index, "delta": {"type": "input_json_delta", "partial_json": text}}
+
+
+def ended(index: int = 0) -> dict[str, Any]:
+    return {"type": "content_block_stop", "index": index}
+
+
+def reason(word: str | None) -> dict[str, Any]:
+    return {"type": "message_delta", "delta": {"stop_reason": word}}
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        pytest.param(
+            [
+                block(0, TEXT),
+                said("a"),
+                block(0, {"type": "thinking", "thinking": ""}),
+                thought("hm"),
+                ended(),
+                block(1, TEXT),
+                said("b", 1),
+                ended(1),
+                reason("end_turn"),
+                STOP,
+            ],
+            {"text": "ab", "reasoning": "hm", "end": "stop"},
+            id="ollama-17101: a block begins where another one was not ended",
+        ),
+        pytest.param(
+            [
+                block(0, TEXT),
+                said("a"),
+                block(1, TOOL),
+                arguments('{"x":1}', 1),
+                block(2, OTHER),
+                arguments('{"y":2}', 2),
+                reason("tool_use"),
+                STOP,
+            ],
+            {"text": "a", "calls": [("f", '{"x":1}'), ("g", '{"y":2}')], "end": "tool_calls"},
+            id="anthropic-sdk-kotlin-147: Kimi never ends a block",
+        ),
+        pytest.param(
+            [block(0, TOOL), arguments('{"x":1}'), block(0, OTHER), arguments('{"y":2}'), ended(), reason("tool_use")],
+            {"calls": [("f", '{"x":1}'), ("g", '{"y":2}')], "end": "tool_calls"},
+            id="a call at the index of a whole one",
+        ),
+        pytest.param(
+            [block(0, TOOL), arguments('{"x":'), block(0, OTHER), arguments('{"y":2}'), ended(), reason("tool_use")],
+            {"end": ("protocol_violation", False)},
+            id="a call at the index of one that is not whole",
+        ),
+        pytest.param(
+            [block(0, TOOL), arguments('{"x":1}'), ended(), ended(), reason("tool_use"), STOP],
+            {"calls": [("f", '{"x":1}')], "end": "tool_calls"},
+            id="litellm-37273: a block is ended twice",
+        ),
+        pytest.param(
+            [block(0, TEXT), thought("hm"), said("a"), ended(), reason("end_turn"), STOP],
+            {"text": "a", "reasoning": "hm", "end": "stop"},
+            id="litellm-33224: a thought in a block of text",
+        ),
+        pytest.param(
+            [block(0, TOOL), arguments('{"x":1}'), said("a"), ended(), reason("tool_use"), STOP],
+            {"text": "a", "calls": [("f", '{"x":1}')], "end": "tool_calls"},
+            id="sglang-24293: a text in the block of a call",
+        ),
+        pytest.param(
+            [block(0, TOOL), arguments('{"x":1}'), ended(), reason("end_turn"), STOP],
+            {"calls": [("f", '{"x":1}')], "end": "tool_calls"},
+            id="litellm-34692: end_turn with a call",
+        ),
+        pytest.param(
+            [block(0, {"type": "tool_use", "id": "a", "name": "f"}), arguments('{"x":1}'), ended(), reason("tool_use")],
+            {"calls": [("f", '{"x":1}')], "end": "tool_calls"},
+            id="llama.cpp-22960: a call begins without input",
+        ),
+        pytest.param(
+            [block(0, TOOL), arguments({"x": 1}), ended(), reason("tool_use"), STOP],
+            {"calls": [("f", '{"x":1}')], "end": "tool_calls"},
+            id="arguments as an object in place of a piece of text",
+        ),
+        pytest.param(
+            [
+                block(0, {"text": "a"}),
+                {"type": "content_block_delta", "index": 0, "delta": {"text": "b"}},
+                ended(),
+                reason("end_turn"),
+                STOP,
+            ],
+            {"text": "ab", "end": "stop"},
+            id="a text without its type",
+        ),
+        pytest.param(
+            [
+                block(0, TEXT),
+                said("a"),
+                ended(),
+                {"type": "message_delta", "delta": {"stop_reason": "end_turn", "usage": {"output_tokens": 15}}},
+            ],
+            {"text": "a", "usage": (None, 15, None), "end": "stop"},
+            id="AnthropicSwiftSDK-7: usage inside the delta, as an early version of the documentation has it",
+        ),
+        pytest.param(
+            [block(0, TEXT), said("a"), {"type": "message_delta", "usage": {"output_tokens": 1}}, reason("end_turn")],
+            {"text": "a", "usage": (None, 1, None), "end": "stop"},
+            id="a message_delta with usage alone",
+        ),
+        pytest.param(
+            [block(0, TEXT), said("a"), ended(), {"type": "message_delta", "delta": None, "stop_reason": "max_tokens"}],
+            {"text": "a", "end": "length"},
+            id="a stop_reason beside the delta",
+        ),
+        pytest.param(
+            [block(0, TEXT), said("a"), ended(), reason(None), STOP],
+            {"text": "a", "end": ("backend_transient", True)},
+            id="a message_stop without any reason",
+        ),
+        pytest.param(
+            [b'event: error\ndata: {"message":"m","request_id":"r"}\n\n'],
+            {"end": ("backend_transient", True)},
+            id="anthropic-sdk-python: whatever stands in an event that is named error is one",
+        ),
+        pytest.param(
+            [block(0, TEXT), {"error": {"code": 429, "message": "m", "status": "RESOURCE_EXHAUSTED"}}],
+            {"end": ("rate_limited", True), "code": "RESOURCE_EXHAUSTED"},
+            id="Vertex: Google's error in Claude's stream",
+        ),
+        pytest.param(
+            [block(0, TEXT), {"type": "error", "error": {"type": "billing_error", "message": "m"}}],
+            {"end": ("rate_limited", False), "code": "billing_error"},
+            id="the money is spent",
+        ),
+    ],
+)
+def test_messages(events: list[Any], expected: dict[str, Any]) -> None:
+    check("anthropic", data(BEGIN, *events), expected)
+
+
+def test_events_without_blank_lines_between_them() -> None:
+    """A server may leave them out where its clients read line by line: each event is one."""
+    events: list[dict[str, Any]] = [BEGIN, block(0, TEXT), said("a"), said("b"), ended(), reason("end_turn"), STOP]
+    lines = b"".join(b"event: %b\ndata: %b\n" % (e["type"].encode(), json.dumps(e).encode()) for e in events)
+
+    check("anthropic", lines, {"text": "ab", "end": "stop"})
+
+
+def test_content_of_a_message_start() -> None:
+    """langchain-34406: after a call of a program that the provider runs, the next call stands in `message_start`."""
+    begin = {"type": "message_start", "message": MESSAGE | {"content": [TOOL | {"input": {"x": 1}}]}}
+    whole = {"calls": [("f", '{"x":1}')], "end": "tool_calls"}
+
+    check("anthropic", data(begin, reason("tool_use"), STOP), whole)
+    check("anthropic", data(begin, begin, block(0, TEXT), said("a"), reason("tool_use")), {"text": "a", **whole})
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"content": None, "stop_reason": "end_turn"}, {"end": "stop"}),
+        ({"content": [{"text": "a"}], "stop_reason": "end_turn"}, {"text": "a", "end": "stop"}),
+        ({"content": [TOOL | {"input": '{"x":1}'}]}, {"calls": [("f", '{"x":1}')], "end": "tool_calls"}),
+    ],
+)
+def test_whole_messages(fields: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Asked for or not: a server that does not stream sends the same."""
+    for stream in (False, True):
+        check("anthropic", json.dumps(MESSAGE | fields).encode(), expected, stream=stream)
+
+
+# --- Gemini --------------------------------------------------------------------------------------------------
+
+
+def chunk(*parts: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {"candidates": [{"content": {"parts": list(parts)}, **fields}]}
+
+
+NAMED = {"functionCall": {"name": "ls", "args": {}}}
+NAMELESS = {"functionCall": {"args": {"path": "/x"}}}
+TWICE = b'{\n "error": {\n  "code": 503,\n  "message": "m",\n  "status": "UNAVAILABLE"\n }\n}\n' * 2
+
+
+@pytest.mark.parametrize(
+    ("chunks", "expected"),
+    [
+        pytest.param(
+            [chunk(NAMED), chunk(NAMELESS), chunk(NAMED), chunk({"text": ""}), chunk(NAMELESS, finishReason="STOP")],
+            {"calls": [("ls", '{"path":"/x"}')] * 2, "end": "tool_calls"},
+            id="vscode-unify-chat-provider-48: the arguments in a part of their own",
+        ),
+        pytest.param(
+            [chunk(NAMED), chunk(NAMED), chunk({"text": "a"}, finishReason="STOP")],
+            {"text": "a", "calls": [("ls", "{}")] * 2, "end": "tool_calls"},
+            id="calls without arguments",
+        ),
+        pytest.param(
+            [chunk({"text": "a"}, finishReason="STOP"), chunk(NAMED, finishReason="STOP")],
+            {"text": "a", "calls": [("ls", "{}")], "end": "tool_calls"},
+            id="a call without arguments after an end mark",
+        ),
+        pytest.param(
+            [chunk(NAMELESS)],
+            {"end": ("protocol_violation", False)},
+            id="arguments of no call",
+        ),
+        pytest.param(
+            [chunk({"text": "a"}, finishReason="FINISH_REASON_UNSPECIFIED"), chunk({"text": "b"}, finishReason="STOP")],
+            {"text": "ab", "end": "stop"},
+            id="a reason that is not set",
+        ),
+        pytest.param(
+            [chunk({"text": "a"}, finishReason="FINISH_REASON_UNSPECIFIED")],
+            {"text": "a", "end": "FINISH_REASON_UNSPECIFIED"},
+            id="no other reason until the end of the body",
+        ),
+        pytest.param(
+            [chunk({"text": "a"}) | {"promptFeedback": {"blockReason": "BLOCK_REASON_UNSPECIFIED"}}],
+            {"text": "a", "end": ("backend_transient", True)},
+            id="a prompt that was not blocked",
+        ),
+        pytest.param(
+            [chunk({"text": "", "inlineData": {"mimeType": "image/png", "data": "AA"}}, finishReason="STOP")],
+            {"end": "stop", "not_carried": {"image": 1}},
+            id="an image beside an empty text",
+        ),
+        pytest.param(
+            [chunk({"text": "b"}, index=1), chunk({"text": "a"}, finishReason="STOP")],
+            {"text": "a", "end": "stop", "not_carried": {"choice": 1}},
+            id="another candidate is counted",
+        ),
+        pytest.param(
+            [chunk({"text": "a"}), TWICE],
+            {"text": "a", "end": ("backend_transient", True), "code": "UNAVAILABLE"},
+            id="python-genai-1162: an error is written twice",
+        ),
+        pytest.param(
+            [TWICE],
+            {"end": ("backend_transient", True), "code": "UNAVAILABLE"},
+            id="and nothing before it",
+        ),
+        pytest.param(
+            [{"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}, "usageMetadata": {"promptTokenCount": 13}}],
+            {"usage": (13, None, None), "end": "content_filter"},
+            id="ai-19758: a prompt that was blocked",
+        ),
+        pytest.param(
+            [{"candidates": [{"content": {}, "finishReason": "MALFORMED_FUNCTION_CALL"}]}],
+            {"end": "MALFORMED_FUNCTION_CALL"},
+            id="ai-5039: content without parts",
+        ),
+    ],
+)
+def test_gemini(chunks: list[Any], expected: dict[str, Any]) -> None:
+    check("gemini", data(*chunks), expected)
+
+
+@pytest.mark.parametrize(
+    ("counts", "usage"),
+    [((10, 30, 20, 60), (10, 50, 60)), ((10, 30, 20, 40), (10, 30, 40)), ((10, None, 20, 30), (10, 20, 30))],
+)
+def test_geminis_thoughts_are_counted_once(counts: tuple[int | None, ...], usage: tuple[int, ...]) -> None:
+    """llm-gemini-75: whether they are among the candidates differs from model to model; the total shows it."""
+    names = ("promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount", "totalTokenCount")
+    body = chunk({"text": "a"}, finishReason="STOP") | {"usageMetadata": dict(zip(names, counts, strict=True))}
+
+    check("gemini", data(body), {"text": "a", "usage": usage, "end": "stop"})
+
+
+# --- Ollama --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        pytest.param(
+            [{"message": {"content": "a"}, "done": False}, {"message": {"content": "b"}, "done": True}],
+            {"text": "ab", "end": "stop"},
+            id="lines, whether they were asked for or not",
+        ),
+        pytest.param(
+            [{"message": {"reasoning_content": "hm"}, "done": False}, {"message": {"reasoning": "!"}, "done": True}],
+            {"reasoning": "hm!", "end": "stop"},
+            id="other servers' names for `thinking`",
+        ),
+        pytest.param(
+            [{"message": {"thinking": "hm"}, "done": False}, {"error": "error parsing tool call: raw='1', err=…"}],
+            {"reasoning": "hm", "end": ("backend_transient", True)},
+            id="ollama-12884: an error in mid-stream",
+        ),
+        pytest.param(
+            [{"StatusCode": 429, "Status": "429 Too Many Requests", "error": "m"}],
+            {"end": ("rate_limited", True), "code": "429"},
+            id="routes.go: the error of a cloud model",
+        ),
+    ],
+)
+def test_ollama(lines: list[Any], expected: dict[str, Any], stream: bool) -> None:
+    check("ollama", b"".join(json.dumps(line).encode() + b"\n" for line in lines), expected, stream=stream)
