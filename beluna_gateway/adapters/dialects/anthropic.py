@@ -169,6 +169,8 @@ class _Conversation:
             return self._assistant_blocks(index, message, path)
         if isinstance(message, ToolMessage):
             inner = _content_blocks(message.parts, path)
+            if message.is_error and not inner:
+                inner = _text_blocks("error")  # "content cannot be empty if `is_error` is true" (HTTP 400)
             # A result without `content` is one that is empty.
             content: JsonObject = {"content": _text_or_blocks(inner)} if inner else {}
             error: JsonObject = {"is_error": True} if message.is_error else {}

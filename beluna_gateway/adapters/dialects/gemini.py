@@ -238,12 +238,21 @@ def _signature(extra: JsonObject) -> JsonObject:
     return {"thoughtSignature": extra["thoughtSignature"]} if "thoughtSignature" in extra else {}
 
 
+def _has_reference(value: JsonValue) -> bool:
+    """Whether a result has a key `$ref`, as JSON Schema has it. Gemini takes it for the name of a part of the response:
+    "The referenced name … does not match to a display_name in the function_response.parts" (HTTP 400).
+    """
+    if isinstance(value, dict):
+        return "$ref" in value or any(map(_has_reference, value.values()))
+    return isinstance(value, list) and any(map(_has_reference, value))
+
+
 def _function_response(message: ToolMessage, path: str, call_id: str | None) -> JsonObject:
     texts = [part for part in message.parts if not isinstance(part, MediaPart) and part.text]
     # `response` must be an object; `output` and `error` are the API's own words for a result that is none, and for one
     # that says what went wrong.
     value: JsonValue = "\n".join(part.text for part in texts)
-    if len(texts) == 1 and isinstance(texts[0], JsonPart):
+    if len(texts) == 1 and isinstance(texts[0], JsonPart) and not _has_reference(texts[0].value):
         value = texts[0].value
     word = "error" if message.is_error else "output"
     response: JsonValue = value if isinstance(value, dict) and not message.is_error else {word: value}

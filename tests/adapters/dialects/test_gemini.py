@@ -230,10 +230,15 @@ def test_results_of_separate_steps_stay_in_separate_turns() -> None:
         ([{"json": {"value": None}}], {"output": None}),
         ([text('{"a": 1}')], {"output": '{"a": 1}'}),
         ([text("a"), {"json": {"value": {"b": 1}}}], {"output": 'a\n{"b":1}'}),
+        ([{"json": {"value": {"a": [{"$ref": "#/x"}]}}}], {"output": '{"a":[{"$ref":"#/x"}]}'}),
+        ([{"json": {"value": [{"$ref": "#/x"}]}}], {"output": '[{"$ref":"#/x"}]'}),
+        ([{"json": {"value": {"a": "$ref"}}}], {"a": "$ref"}),
     ],
 )
 def test_a_result_is_an_object(parts: Any, response: Any) -> None:
-    """Gemini takes objects only: an object goes as it is, anything else as its `output`; text stays text."""
+    """Gemini takes objects only: an object goes as it is, anything else as its `output`; text stays text, and an object
+    with a key that Gemini would take for its own goes as text, too.
+    """
     contents = encode(message("tool", *parts, tool_call_id="c", tool_name="look")).body["contents"]
 
     assert response == contents[0]["parts"][0]["functionResponse"]["response"]

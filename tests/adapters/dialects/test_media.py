@@ -263,6 +263,8 @@ def test_anthropic_is_told_that_a_call_failed() -> None:
         "is_error": True,
     }
     assert sent_result("anthropic", text("ok"), is_error=False) == sent_result("anthropic", text("ok"))
+    for empty in ("", " \n"):
+        assert sent_result("anthropic", text(empty), is_error=True)["content"] == "error"  # HTTP 400 without any
 
 
 @pytest.mark.parametrize(
