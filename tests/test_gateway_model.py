@@ -1,5 +1,5 @@
-"""The gateway and a reference model of it, through random histories: requests, cancels, disconnects, half-closes, slow
-readers, faults of backends, time, reloads and a shutdown.
+"""The gateway and a reference model of it, through random histories: requests (inference, embeddings, counts of tokens
+and lists of models), cancels, disconnects, half-closes, slow readers, faults of backends, time, reloads and a shutdown.
 
 Real: `AIGateway`, `Daemon`, its connections and their sockets. The backend is a `Puppet`, time is virtual. After each
 step everything is as the model says it must be (`tests/fakes/reference.py`).
@@ -32,10 +32,23 @@ from beluna_gateway.gateway import AIGateway
 from .fakes.client import user
 from .fakes.clock import VirtualLoop
 from .fakes.config import backend, config
-from .fakes.reference import BACKOFF, FAULTS, FIRST_EVENT, IDLE, OPEN, RETRIES, TOTAL, Attempt, Backend, Model, Puppet
+from .fakes.reference import (
+    BACKOFF,
+    FAULTS,
+    FIRST_EVENT,
+    IDLE,
+    OPEN,
+    OPERATIONS,
+    RETRIES,
+    TOTAL,
+    Attempt,
+    Backend,
+    Model,
+    Puppet,
+)
 from .fakes.reference import Request as Asked
 
-TERMINAL = ("completed", "failed")
+TERMINAL = ("completed", "failed", *(answer for answer, *_ in OPERATIONS.values()))
 LARGE = 300_000
 """Characters of a text that fills the buffers of a client that does not read."""
 
@@ -43,6 +56,8 @@ Variant = tuple[int, int]
 """Of a backend: its places, and the failures that open its circuit."""
 VARIANTS: list[Variant] = [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 3)]
 
+asked_for = st.sampled_from([*(("infer", name) for name in "aab" * 2), *((name, "a") for name in OPERATIONS)])
+"""The type of a frame, and its backend."""
 anyone = st.integers(0, 11)
 """Picks one of those that are there."""
 # Often enough a step does not wait for the gateway, so that the next one meets it half-way.
@@ -234,18 +249,19 @@ class GatewayMachine(RuleBasedStateMachine):
         self.run(connect())
 
     @precondition(lambda self: self.speaking and sum(len(self.unended(peer)) for peer in self.peers) < 8)
-    @rule(who=anyone, wanted=st.lists(st.sampled_from("aab"), min_size=1, max_size=4), cancels=rarely, wait=settled)
-    def ask(self, who: int, wanted: list[str], cancels: bool, wait: bool) -> None:
+    @rule(who=anyone, wanted=st.lists(asked_for, min_size=1, max_size=4), cancels=rarely, wait=settled)
+    def ask(self, who: int, wanted: list[tuple[str, str]], cancels: bool, wait: bool) -> None:
         """One to four requests in one write, perhaps with the cancel of the last one."""
         self.flush()
         if not self.speaking:
             return
         peer = self.pick(self.speaking, who)
         frames = []
-        for backend_id in wanted:
+        for kind, backend_id in wanted:
             name = f"r{next(self.numbers)}"
-            frames.append({"type": "infer", "request_id": name, "backend_id": backend_id, "messages": user()})
-            peer.asked.append(self.model.accepted(name, backend_id))
+            fields = OPERATIONS[kind][1] if kind in OPERATIONS else {"messages": user()}
+            frames.append({"type": kind, "request_id": name, "backend_id": backend_id, **fields})
+            peer.asked.append(self.model.accepted(name, backend_id, kind))
         if cancels:
             frames.append({"type": "cancel", "request_id": name})
             peer.cancels[name] = 1
@@ -326,13 +342,18 @@ class GatewayMachine(RuleBasedStateMachine):
     def attempts(self) -> list[Attempt]:
         return [attempt for attempt in self.model.attempts if not attempt.commanded_to_end and not attempt.suspended]
 
-    @precondition(lambda self: self.attempts)
+    @property
+    def inferences(self) -> list[Attempt]:
+        """Those that may say something before their end."""
+        return [attempt for attempt in self.attempts if attempt.request.type == "infer"]
+
+    @precondition(lambda self: self.inferences)
     @rule(
         which=anyone, large=st.sampled_from([False, False, True]), pause=st.sampled_from([0.0, IDLE + 1]), wait=settled
     )
     def say(self, which: int, large: bool, pause: float, wait: bool) -> None:
         """A backend says something; a large text comes as its client has stopped reading, for a while perhaps."""
-        attempt = self.attempts[which % len(self.attempts)]
+        attempt = self.inferences[which % len(self.inferences)]
         (peer,) = [peer for peer in self.peers if attempt.request in peer.asked]
         waiting = 0 if peer.connection.closed.done() else peer.connection.transport.get_write_buffer_size()
         large = large and waiting < LARGE  # with more, the daemon stops reading the client's own lines
@@ -472,8 +493,11 @@ class GatewayMachine(RuleBasedStateMachine):
             kinds = [frame["type"] for frame in heard if frame["type"] != "rejected"]
             texts = [frame["delta"] for frame in heard if frame["type"] == "output_text_delta"]
             assert len(rejected) <= peer.cancels.get(asked.name, 0) + peer.repeated.get(asked.name, 0)
-            assert kinds[:1] in ([], ["started"], ["failed"])
-            assert kinds.count("started") <= 1
+            if asked.type in OPERATIONS:
+                assert kinds in ([], ["failed"], [OPERATIONS[asked.type][0]])
+            else:
+                assert kinds[:1] in ([], ["started"], ["failed"])
+                assert kinds.count("started") <= 1
             assert not any(kind in TERMINAL for kind in kinds[:-1]), f"after the end of {asked}: {kinds}"
             assert texts == asked.texts[: len(texts)]
             ended = bool(kinds) and kinds[-1] in TERMINAL
@@ -482,13 +506,13 @@ class GatewayMachine(RuleBasedStateMachine):
                 continue
             assert ended, f"without an end: {asked}, {kinds}"
             assert texts == asked.texts
-            assert (kinds[0] == "started") == (asked.attempts > 0)
+            assert (kinds[0] == "started") == (asked.attempts > 0 and asked.type == "infer")
             assert self.told(heard) == self.outcome(asked)
 
     @staticmethod
     def told(heard: list[dict[str, Any]]) -> str:
         (last,) = [frame for frame in heard if frame["type"] in TERMINAL]
-        return "completed" if last["type"] == "completed" else str(last["error"]["kind"])
+        return str(last["error"]["kind"]) if last["type"] == "failed" else "completed"
 
     @staticmethod
     def outcome(asked: Asked) -> str | None:

@@ -9,16 +9,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Literal
 
 from beluna_gateway.adapters.base import BackendAdapter, Call, Emit, SilenceTimer
-from beluna_gateway.canonical import CanonicalRequest, Completed, OutputTextDelta, ResolvedCredential
+from beluna_gateway.canonical import (
+    BackendRawEvent,
+    CanonicalRequest,
+    Completed,
+    Embedding,
+    ModelList,
+    Operation,
+    OutputTextDelta,
+    ResolvedCredential,
+    TokenCount,
+    UsageStats,
+)
 from beluna_gateway.config.settings import BackendProfile, Capabilities
 from beluna_gateway.errors import GatewayError
 from beluna_gateway.live_backends import LiveBackend
 from beluna_gateway.telemetry.records import RequestRecord
+
+from .client import user
 
 FIRST_EVENT, IDLE, TOTAL, BACKOFF, OPEN = 20.0, 10.0, 60.0, 1.0, 15.0
 """The timers of every backend, in seconds."""
@@ -39,6 +53,13 @@ FAULTS: dict[str, Callable[[], BaseException | None]] = {
     "no end": lambda: None,
 }
 """How an attempt may go wrong, beside silence; None: it returns without an end."""
+
+OPERATIONS: dict[str, tuple[str, dict[str, Any], BackendRawEvent]] = {
+    "embed": ("embedding", {"inputs": ["one"]}, Embedding([[1.0]], UsageStats())),
+    "count_tokens": ("token_count", {"messages": user()}, TokenCount(3)),
+    "models": ("model_list", {}, ModelList([{"id": "m"}])),
+}
+"""What a client may ask beside `infer`: the frame that answers it, its own fields, and the backend's answer."""
 
 State = Literal["queued", "running", "waiting", "over", "ended"]
 
@@ -66,6 +87,8 @@ class Request:
     backend: Backend | None
     """As configured when it was accepted; None: it names none that was."""
     deadline: float
+    type: str = "infer"
+    """Of its frame."""
     state: State = "queued"
     attempts: int = 0
     texts: list[str] = field(default_factory=list)
@@ -85,7 +108,7 @@ class Request:
     def __repr__(self) -> str:
         where = "no backend" if self.backend is None else self.backend.live.id
         known = f"attempts={self.attempts} kind={self.kind} left={self.left} outcome={self.outcome}"
-        return f"<{self.name} at {where}: {self.state}, {known}, until {self.deadline:.3f}>"
+        return f"<{self.type} {self.name} at {where}: {self.state}, {known}, until {self.deadline:.3f}>"
 
 
 class Backend:
@@ -164,10 +187,10 @@ class Model:
 
     # --- what the test does ---
 
-    def accepted(self, name: str, backend_id: str) -> Request:
+    def accepted(self, name: str, backend_id: str, frame_type: str = "infer") -> Request:
         """A request's line has been sent to a gateway that takes it."""
         backend = self.current.get(backend_id)
-        request = self.requests[name] = Request(name, backend, self.clock() + TOTAL)
+        request = self.requests[name] = Request(name, backend, self.clock() + TOTAL, frame_type)
         if backend is not None:
             backend.queue.append(request)
             backend.unended += 1
@@ -344,6 +367,9 @@ class Puppet(BackendAdapter):
     def prepare(self, request: CanonicalRequest, model: str, credential: ResolvedCredential) -> Call:
         return _PuppetCall(self, request.request_id)
 
+    def prepare_operation(self, request: Operation, model: str, credential: ResolvedCredential) -> Call:
+        return _PuppetCall(self, request.request_id)
+
     async def probe(self, credential: ResolvedCredential) -> str:
         return "a puppet"
 
@@ -381,7 +407,7 @@ class _PuppetCall(Call):
         while True:
             command, what = await attempt.commands.get()
             if command == "complete":
-                emit([Completed("stop", {})])
+                emit([deepcopy(OPERATIONS[request.type][2]) if request.type in OPERATIONS else Completed("stop", {})])
                 model.ends(attempt, "completed")
                 return None
             if command == "fail":
