@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beluna_gateway.adapters.decoding.annotations import MAX_ANNOTATIONS, Annotations, gemini_annotations
+from beluna_gateway.adapters.decoding.annotations import (
+    MAX_ANNOTATIONS,
+    Annotations,
+    claude_annotation,
+    gemini_annotations,
+    openai_annotation,
+    perplexity_annotations,
+)
 from beluna_gateway.adapters.dialects.openai_responses_decoder import ResponsesDecoder
 from beluna_gateway.canonical import Annotation, BackendRawEvent, Completed, OutputTextDelta, Progress, Usage
 from beluna_gateway.errors import GatewayError
@@ -414,6 +421,30 @@ def test_asking_a_provider_that_cites_nothing_gives_nothing() -> None:
     line = {"message": {"content": "x"}, "done": True, "done_reason": "stop"}
 
     assert decode("ollama", line) == decode("ollama", line, annotated=False)
+
+
+def test_a_position_may_be_empty_and_at_the_border() -> None:
+    """As a mark between two words is, or one at the end of the text."""
+    kept = Annotations(1000)
+    for start, end in ((0, 0), (2, 2), (3, 3), (0, 3)):
+        kept.add(Annotation("k", {}, start=start, end=end))
+
+    assert [(one.start, one.end) for one in kept.events(3)] == [(0, 0), (2, 2), (3, 3), (0, 3)]
+
+
+def test_what_a_provider_leaves_out_of_a_citation_is_left_out() -> None:
+    """A citation without a type has a kind all the same; the other names of a place and a title count."""
+    search = {"source": "https://h/", "title": "H", "cited_text": "quoted"}
+
+    assert openai_annotation({"url": "https://h/"}) == Annotation(
+        "annotation", {"url": "https://h/"}, url="https://h/", start=None, end=None
+    )
+    assert claude_annotation(search, 0, 1) == Annotation(
+        "citation", search, url="https://h/", title="H", text="quoted", start=0, end=1
+    )
+    assert openai_annotation(5) is claude_annotation(5, 0, 1) is None
+    for results in ({"url": "https://h/"}, "https://h/", [5], None):
+        assert list(perplexity_annotations(results, [5, "", None])) == []
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 9), (2, 1), (None, 1), (0, None)])

@@ -46,21 +46,40 @@ def test_texts_come_in_their_order(content: Any, texts: Any) -> None:
 
 
 def test_other_parts_are_counted_by_their_type() -> None:
-    """What no frame carries is not dropped in silence."""
+    """What no frame carries is not dropped in silence, wherever it stands."""
     not_carried = NotCarried()
-    parts: Any = [TEXT, {"type": "image_url", "image_url": {}}, {"type": "reference"}, {"type": "reference"}]
+    reference = {"type": "reference"}
+    parts: Any = [TEXT, {"type": "image_url", "image_url": {}}, reference, reference]
+    parts += [{"type": kind, kind: [reference]} for kind in ("text", "refusal", "thinking")]
 
     assert read_content(parts, not_carried) == [("text", "4")]
-    assert not_carried.metadata() == {"not_carried": {"image": 1, "reference": 2}}
+    assert not_carried.metadata() == {"not_carried": {"image": 1, "reference": 5}}
 
 
-@pytest.mark.parametrize("content", [5, True, [5], [{}], {"a": 1}, [{"type": "text", "text": 5}], [[[[["deep"]]]]]])
-def test_what_is_no_content_is_a_protocol_violation(content: Any) -> None:
+NO_CONTENT = "`content` that is neither a string nor an array of parts"
+NO_PART = "a part of `content` with neither `type` nor `text`"
+
+
+@pytest.mark.parametrize(
+    ("content", "mistake"),
+    [
+        (5, NO_CONTENT),
+        (True, NO_CONTENT),
+        ([5], NO_CONTENT),
+        ([{}], NO_PART),
+        ({"a": 1}, NO_PART),
+        ([{"type": "text", "text": 5}], NO_CONTENT),
+        ([[[[["deep"]]]]], NO_CONTENT),
+        *(([{"type": kind, kind: [[[["deep"]]]]}], NO_CONTENT) for kind in ("text", "refusal", "thinking")),
+    ],
+)
+def test_what_is_no_content_is_a_protocol_violation(content: Any, mistake: str) -> None:
     """A number, an object that is no part, arrays without end."""
     with pytest.raises(GatewayError) as failure:
         read_content(content, NotCarried())
 
     assert failure.value.kind == "protocol_violation"
+    assert failure.value.message.endswith(f"the backend sent {mistake}")
 
 
 @pytest.mark.parametrize("kind", [{"error": {}}, ["text"], 5, None, "", "_url"])

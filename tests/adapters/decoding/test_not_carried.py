@@ -36,8 +36,10 @@ def test_what_is_repeated_in_each_event_is_counted_once():
     for number in (1, 3, 2, 0):
         counts.at_least("citations", number)
     counts.add("citations")
+    counts.at_least("logprobs", 0)
+    counts.at_least("image")
 
-    assert counts.metadata() == {"not_carried": {"citations": 4}}
+    assert counts.metadata() == {"not_carried": {"citations": 4, "image": 1}}
 
 
 def test_a_call_that_no_frame_carries_is_refused_by_its_name():
@@ -46,5 +48,7 @@ def test_a_call_that_no_frame_carries_is_refused_by_its_name():
     long = client_action("x" * 1000, "y" * 1000)
 
     assert error.kind == "unsupported_capability"
-    assert "'custom_tool_call' ('apply')" in error.message
+    assert "'custom_tool_call' ('apply'), which waits" in error.message
+    assert "'custom_tool_call', which waits" in client_action("custom_tool_call").message
+    assert error.message.endswith("no frame can carry it")
     assert len(long.message) < 400

@@ -444,6 +444,9 @@ def test_http_429_for_a_spent_quota_is_not_worth_another_try(code: str, kind: st
         (b'{"unknown":{"shape":1}}', '{"unknown":{"shape":1}}'),
         (b'data: {"error":{"message":"m"}}\n\n', "m"),
         (b'event: error\ndata: {"error":{"message":"m"}}\n\n', "m"),
+        (b': waiting\n\ndata: {"error":{"message":"m"}}\n\n', "m"),
+        (b'error: {"error":{"message":"m"}}\n', "m"),
+        (b'oops\ndata: {"error":{"message":"m"}}', 'oops\ndata: {"error":{"message":"m"}}'),
         (b'{"error":{"message":"cut in the mid', "cut in the mid"),
         (b"5", "5"),
         (b"{}", None),
@@ -452,6 +455,33 @@ def test_http_429_for_a_spent_quota_is_not_worth_another_try(code: str, kind: st
 def test_the_message_is_the_providers_own_text(body: bytes, message: str | None) -> None:
     """From wherever the body has it; from a body that was cut, too; else the body itself."""
     assert read_error_body(body).message == message
+
+
+def test_a_body_without_a_text_loses_nothing_else() -> None:
+    """It is quoted, and its code, its status and its wait count all the same."""
+    body = b'{"error":{"code":"rate_limit_exceeded","status":429,"details":[{"retryDelay":"17s"}]}}'
+    error = error_in_stream(read_error_body(body))
+
+    assert (error.kind, error.provider_code, error.retry_after_ms) == ("rate_limited", "rate_limit_exceeded", 17_000)
+    assert error.message.endswith(body.decode())
+    assert read_error_body(body).words == ("rate_limit_exceeded",)
+    assert read_error_body(body).status == 429
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "the backend answered HTTP 429"),
+        (b"5", "the backend answered HTTP 429: 5"),
+        (b"<html>", "the backend answered HTTP 429: <html>"),
+        (b'{"error":"m"}', "the backend answered HTTP 429: m"),
+    ],
+)
+def test_an_http_error_says_its_status_and_the_providers_text(body: bytes, message: str) -> None:
+    """The status alone where there is no text; and with the place that the caller names."""
+    assert error_of_status(429, read_error_body(body)).message == message
+    at_login = error_of_status(429, read_error_body(body), where="the login answered").message
+    assert at_login == message.replace("the backend", "the login")
 
 
 def test_a_body_that_was_cut_shows_its_text_and_no_escapes() -> None:

@@ -382,7 +382,8 @@ def test_of_two_equal_keys_the_last_counts() -> None:
 def completed(begun: str, whole: str, *, piece_otherwise: bool = False) -> list[BackendRawEvent]:
     """The events of one call whose fragments say `begun`, and which is then repeated as `whole`."""
     calls, events = ToolCalls(), list[BackendRawEvent]()
-    Fragment(0, "a", "f", begun).feed(calls, events)
+    Fragment(0, "a", "f", begun[:1]).feed(calls, events)
+    Fragment(0, "a", None, begun[1:]).feed(calls, events)
     calls.whole(0, events, call_id="a", name="f", arguments=whole, piece_otherwise=piece_otherwise)
     calls.end_all(events)
     assert_consistent(events)
@@ -421,10 +422,32 @@ def test_a_whole_call_that_contradicts_its_fragments_is_refused(begun: str, whol
 
 def test_what_is_not_the_whole_may_be_a_piece() -> None:
     """In a dialect that does not tell them apart, what does not begin with what was said goes on after it."""
-    for begun, whole in (('{"x"', ":1}"), ('{"x":', "1}"), ('{"x"', '{"x":1}'), ("", '{"x":1}')):
+    pieces = [('{"x"', ":1}"), ('{"x":', "1}"), ("{", '"x":1}'), ('{"x"', '{"x":1}'), ("", '{"x":1}')]
+    for begun, whole in (*pieces, ('{"x":1}', '{"x":1}')):
         (call,) = ready_calls(completed(begun, whole, piece_otherwise=True))
 
-        assert call.arguments == {"x": 1}
+        assert call.arguments_json == '{"x":1}'
+    calls, events = ToolCalls(), list[BackendRawEvent]()
+    Fragment(0, "a", "f", "{").feed(calls, events)
+    with pytest.raises(GatewayError, match="other arguments"):
+        calls.whole(0, events, arguments='"x":1}')
+
+
+def test_a_whole_call_without_an_index_begins_a_call_by_its_name() -> None:
+    """Without arguments, too; and so does one at the index of a call that is complete."""
+    calls, events = ToolCalls(), list[BackendRawEvent]()
+    calls.whole(None, events, name="f")
+    calls.end_all(events)
+    calls.whole(0, events, name="g", arguments='{"x":1}')
+    calls.whole(0, events, call_id="b", name="h", arguments="{}")
+    calls.end_all(events)
+
+    assert_consistent(events)
+    assert [(call.name, call.arguments_json) for call in ready_calls(events)] == [
+        ("f", "{}"),
+        ("g", '{"x":1}'),
+        ("h", "{}"),
+    ]
 
 
 def test_a_whole_call_may_be_the_first_that_is_said_of_it() -> None:
@@ -465,9 +488,11 @@ def test_a_ready_call_may_be_repeated_but_not_changed() -> None:
     calls, events = ToolCalls(), list[BackendRawEvent]()
     Fragment(0, "a", "f", '{"x":1}').feed(calls, events)
     Fragment(1, "b", "g", "").feed(calls, events)
+    Fragment(2, "c", "h", " ").feed(calls, events)
+    Fragment(2, "c", None, " ").feed(calls, events)
     calls.end_all(events)
     before = list(events)
-    for key, same in ((0, ""), (0, '{"x":1}'), (0, '{ "x": 1 }'), (0, '{"x":1} '), (1, "{}")):
+    for key, same in ((0, ""), (0, '{"x":1}'), (0, '{ "x": 1 }'), (0, '{"x":1} '), (1, "{}"), (2, "  {}")):
         calls.whole(key, events, arguments=same)
     assert events == before
 
@@ -533,7 +558,7 @@ def test_arguments_are_a_text_or_an_object(value: Any, text: str) -> None:
 @pytest.mark.parametrize("value", [5, True, [1], 1.5])
 def test_other_arguments_are_a_protocol_violation(value: Any) -> None:
     """A number or an array is neither."""
-    with pytest.raises(GatewayError) as failure:
+    with pytest.raises(GatewayError, match="arguments that are neither a string nor an object$") as failure:
         arguments_text(value)
 
     assert failure.value.kind == "protocol_violation"
