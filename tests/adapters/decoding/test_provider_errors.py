@@ -250,6 +250,7 @@ def test_an_error_without_a_text_is_quoted(body: Any, said: str) -> None:
         ({"code": "InvalidApiKey", "message": "m", "request_id": "r"}, "authentication", "InvalidApiKey", "m"),
         ({"code": "10007", "msg": "m"}, "backend_transient", "10007", "m"),
         ({"code": -1, "message": "m"}, "backend_transient", None, "m"),
+        ({"code": 300, "message": "m"}, "backend_transient", "300", "m"),
         ({"status_code": 400, "details": "m"}, "invalid_request", "400", "m"),
         ({"statusCode": 400, "error": "Bad Request", "message": "m"}, "invalid_request", "400", "m"),
         ({"type": "error", "message": "m"}, "backend_transient", None, "m"),
@@ -309,6 +310,7 @@ def test_an_error_is_found_wherever_servers_put_it(value: Any, kind: str, code: 
         {"base_resp": {"status_code": 0, "status_msg": "success"}},
         {"code": 0, "message": "ok"},
         {"code": "200", "msg": "success"},
+        {"code": 299, "msg": "m"},
         {"code": "Success", "message": "done"},
         {"status": "completed", "message": "m"},
         {"message": "m"},
@@ -524,6 +526,7 @@ def openrouter(reset: Any) -> dict[str, Any]:
     [
         ({}, {"retry_after": "1", "milliseconds": ["0", None]}, 1000),
         ({}, {"retry_after": "1", "milliseconds": ["2500"]}, 2500),
+        ({}, {"retry_after": formatdate(NOW + 30, usegmt=True)}, 30_000),
         ({}, {"milliseconds": [None, "1500.2"]}, 1501),
         ({}, {}, None),
         ({}, {"retry_after": "9" * 20, "milliseconds": ["9" * 5000, "soon"]}, None),

@@ -558,7 +558,7 @@ def test_arguments_are_a_text_or_an_object(value: Any, text: str) -> None:
 @pytest.mark.parametrize("value", [5, True, [1], 1.5])
 def test_other_arguments_are_a_protocol_violation(value: Any) -> None:
     """A number or an array is neither."""
-    with pytest.raises(GatewayError, match="arguments that are neither a string nor an object$") as failure:
+    with pytest.raises(GatewayError, match=r"arguments that are neither a string nor an object$") as failure:
         arguments_text(value)
 
     assert failure.value.kind == "protocol_violation"

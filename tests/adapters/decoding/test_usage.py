@@ -117,6 +117,26 @@ def test_the_provider_may_name_its_own_price(raw: Any, cost: float | None) -> No
     assert chat(**raw).cost == cost
 
 
+def test_all_of_a_usage_arrives() -> None:
+    """Each count in its own place, beside the provider's object as it came."""
+    details = {"prompt_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 4}}
+    raw = {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 31, "reasoning_tokens": 1, "cost": 0.5}
+
+    assert chat(**raw, **details) == UsageStats(
+        input_tokens=10,
+        output_tokens=21,
+        total_tokens=31,
+        cached_input_tokens=3,
+        cache_write_input_tokens=4,
+        reasoning_tokens=1,
+        cost=0.5,
+        provider_usage_raw={**raw, **details},
+    )
+    assert usage_stats({}, input_tokens=1, output_tokens=None, cache_write_1h_input_tokens=2) == UsageStats(
+        input_tokens=1, cache_write_1h_input_tokens=2, provider_usage_raw={}
+    )
+
+
 def test_the_tier_that_served_is_the_answers_or_the_usages() -> None:
     """A word that says nothing is none."""
     assert openai_usage({}, "a", "b", service_tier="flex").service_tier == "flex"
