@@ -434,7 +434,7 @@ def test_a_position_may_be_empty_and_at_the_border() -> None:
 
 def test_what_a_provider_leaves_out_of_a_citation_is_left_out() -> None:
     """A citation without a type has a kind all the same; the other names of a place and a title count."""
-    search = {"source": "https://h/", "title": "H", "cited_text": "quoted"}
+    search: Any = {"source": "https://h/", "title": "H", "cited_text": "quoted"}
 
     assert openai_annotation({"url": "https://h/"}) == Annotation(
         "annotation", {"url": "https://h/"}, url="https://h/", start=None, end=None
@@ -443,7 +443,8 @@ def test_what_a_provider_leaves_out_of_a_citation_is_left_out() -> None:
         "citation", search, url="https://h/", title="H", text="quoted", start=0, end=1
     )
     assert openai_annotation(5) is claude_annotation(5, 0, 1) is None
-    for results in ({"url": "https://h/"}, "https://h/", [5], None):
+    others: list[Any] = [{"url": "https://h/"}, "https://h/", [5], None]
+    for results in others:
         assert list(perplexity_annotations(results, [5, "", None])) == []
 
 

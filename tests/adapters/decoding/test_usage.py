@@ -119,7 +119,7 @@ def test_the_provider_may_name_its_own_price(raw: Any, cost: float | None) -> No
 
 def test_all_of_a_usage_arrives() -> None:
     """Each count in its own place, beside the provider's object as it came."""
-    details = {"prompt_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 4}}
+    details: Any = {"prompt_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 4}}
     raw = {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 31, "reasoning_tokens": 1, "cost": 0.5}
 
     assert chat(**raw, **details) == UsageStats(
