@@ -277,12 +277,19 @@ def parse_object(payload: bytes) -> JsonObject:
         GatewayError: `protocol_violation` where it is not a JSON object.
     """
     try:
+        # cache_strings="keys": events repeat their keys, and hardly ever their values.
         if len(payload) > _CUT_BYTES:
             check_json_size(payload)
-            value = json_pieces.read(payload)
+            try:
+                value = json_pieces.read(payload)
+            except ValueError:
+                if b"NaN" not in payload and b"Infinity" not in payload:
+                    raise
+                value = from_json(payload, cache_strings="keys")
         else:
-            # cache_strings="keys": events repeat their keys, and hardly ever their values.
-            value = from_json(payload, allow_inf_nan=False, cache_strings="keys")
+            # Python's json writes NaN and Infinity, though they are no JSON: in statistics, scores and logprobs, which
+            # must not cost an answer. What is passed on of an answer has null there, as for a number like 1e400.
+            value = from_json(payload, cache_strings="keys")
     except ValueError as error:
         raise protocol_violation(f"the backend sent an event that is not JSON: {error}") from error
     if not isinstance(value, dict):

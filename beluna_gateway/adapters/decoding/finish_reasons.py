@@ -14,9 +14,23 @@ _TOOL_CALLS = frozenset({"tool_calls", "tool_use", "function_call"})
 _CONTENT_FILTER = frozenset({"content_filter", "SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"})
 
 
+_BROKEN_OFF = frozenset(
+    {
+        "refusal",
+        "error",  # Mistral, OpenRouter
+        "model_length",  # Mistral
+        "insufficient_system_resource",  # DeepSeek
+        "sensitive",  # Zhipu, as the next
+        "network_error",
+        "abort",  # vLLM, SGLang
+    }
+)
+"""Further words for an answer that ended before its end. A client sees them as they are."""
+
+
 def is_cut(word: str) -> bool:
     """The answer ended where the model had not meant to end it: what was open then is unfinished."""
-    return word in _LENGTH or word in _CONTENT_FILTER or word == "refusal"
+    return word in _LENGTH or word in _CONTENT_FILTER or word in _BROKEN_OFF
 
 
 def said_reason(value: JsonValue) -> str | None:

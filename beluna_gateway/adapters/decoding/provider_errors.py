@@ -113,6 +113,14 @@ _STATUS_OF_WORD: dict[str, int] = {
     "unimplemented": 501,
     "deadline_exceeded": 504,
     "data_inspection_failed": 400,  # DashScope
+    # new-api (`types/error.go`), which stands before many providers
+    "sensitive_words_detected": 400,
+    "prompt_blocked": 400,
+    "token_concurrency_limit_reached": 429,
+    # ChatGPT's backend of Codex (openai/codex, `codex-api/src/sse/responses.rs`)
+    "cyber_policy": 400,
+    "usage_limit_reached": 429,
+    "tokens_limit_reached": 413,  # GitHub Models
     # AWS Bedrock: "InvokeModel", section Errors
     "access_denied": 403,
     "model_not_ready": 429,
@@ -123,6 +131,8 @@ _STATUS_OF_WORD: dict[str, int] = {
 _STATUS_OF_PIECE: tuple[tuple[str, int], ...] = (
     ("rate_limit", 429),
     ("throttl", 429),
+    ("quota_exceeded", 429),
+    ("too_many_", 429),
     ("overloaded", 529),
     ("context_length", 400),
     ("context_window", 400),
@@ -132,6 +142,7 @@ _STATUS_OF_PIECE: tuple[tuple[str, int], ...] = (
     ("missing_", 400),
     ("not_found", 404),
     ("too_large", 413),
+    ("policy_violation", 400),
 )
 
 _NO_MONEY = frozenset(
@@ -143,13 +154,18 @@ _NO_MONEY = frozenset(
         "insufficient_funds",
         "exceeded_current_quota",
         "credit_balance_too_low",
+        "insufficient_user_quota",  # new-api, as the next
+        "pre_consume_token_quota_failed",
         "payment_required",
         "arrearage",
     )
 )
 
 _CODE_KEYS = ("code", "error_code", "type", "error_type", "__type", "status")
-_STATUS_KEYS = ("status_code", "http_status_code", "status", "statusCode", "StatusCode", "code", "error_code")
+_STATUS_KEYS = (
+    *("status_code", "http_status_code", "status", "statusCode", "StatusCode", "http_code"),
+    *("code", "error_code"),
+)
 _FAILURE_KEYS = (*_STATUS_KEYS, "error_type", "__type")
 """Beside a text, a code of failure in one of these makes an object an error."""
 _TEXT_KEYS = (
@@ -201,7 +217,9 @@ def find_error(value: JsonValue) -> ProviderError | None:
 
 
 def _is_error(value: Mapping[str, JsonValue]) -> bool:
-    if any(_says(value.get(key)) for key in ("error", "errors", "error_message", "error_msg")):
+    if any(_says(value.get(key)) for key in ("error", "errors")):
+        return True
+    if any(_says(value.get(key)) for key in ("error_message", "error_msg")) and value.get("error_code") not in (0, "0"):
         return True
     base = value.get("base_resp")
     if isinstance(base, dict) and _is_code(base.get("status_code")):
@@ -561,8 +579,8 @@ def _longest(waits: list[int | None]) -> int | None:
 
 
 def _delay_ms(error: ProviderError) -> int | None:
-    """The waits in the error itself: google.rpc.RetryInfo's `retryDelay`, a protobuf duration in JSON (``"3.5s"``), and
-    OpenRouter's `metadata.retry_after_seconds` and `metadata.headers`.
+    """The waits in the error itself: google.rpc.RetryInfo's `retryDelay`, a protobuf duration in JSON (``"3.5s"``),
+    OpenRouter's `metadata.retry_after_seconds` and `metadata.headers`, and Codex' `resets_in_seconds`.
     """
     details = error.detail.get("details")
     delays = (
@@ -570,7 +588,7 @@ def _delay_ms(error: ProviderError) -> int | None:
     )
     matches = [_DURATION.fullmatch(delay) for delay in delays if isinstance(delay, str)]
     metadata, headers = _openrouter(error)
-    seconds = [metadata.get("retry_after_seconds"), headers.get("retry-after")]
+    seconds = [metadata.get("retry_after_seconds"), headers.get("retry-after"), error.detail.get("resets_in_seconds")]
     reset = _milliseconds(headers.get("x-ratelimit-reset"))
     return _longest(
         [

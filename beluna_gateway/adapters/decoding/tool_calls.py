@@ -35,10 +35,16 @@ class _Call:
     name: str | None = None
     arguments: list[str] = field(default_factory=list)
     length: int = 0  # of the arguments, in characters
+    placeholder: str = ""
+    """The `{}` that it began with, which counts where nothing else comes; see `ToolCalls.fragment`."""
     announced: bool = False
     ready: bool = False
     begun_before: int = 0
     """How many calls had begun when the last fragment of this one came."""
+
+    def said(self) -> str:
+        """The arguments so far."""
+        return "".join(self.arguments) or self.placeholder
 
 
 class ToolCalls:
@@ -68,6 +74,7 @@ class ToolCalls:
         call_id: str | None = None,
         name: str | None = None,
         arguments: str = "",
+        may_be_placeholder: bool = False,
     ) -> str:
         """Takes one piece of a call; returns the id that the call has for the client.
 
@@ -77,6 +84,8 @@ class ToolCalls:
             call_id: The backend's id, where this piece names it; the empty string is none.
             name: The tool's name, where this piece names it.
             arguments: The next piece of the arguments' JSON text.
+            may_be_placeholder: `{}` beside the name may only hold the place of arguments that follow it: LiteLLM and
+                servers like it pass on the empty `input` with which a block of Anthropic's and Bedrock's begins.
 
         Raises:
             GatewayError: `protocol_violation`, where it cannot be told which call the piece belongs to, or where the
@@ -85,6 +94,9 @@ class ToolCalls:
         call = self._find(key, call_id or None, name or None, arguments)
         if call.ready:
             raise _went_on(call)
+        if may_be_placeholder and name and arguments.strip() == "{}" and not call.said():
+            self._keep(arguments)
+            call.placeholder, call.begun_before, arguments = arguments, len(self._calls), ""
         self._add(call, events, name or None, arguments)
         return call.call_id
 
@@ -118,7 +130,7 @@ class ToolCalls:
         rest = _rest(call, arguments, piece_otherwise=piece_otherwise)
         if not call.ready:
             self._add(call, events, name or None, rest)
-        elif rest.strip() and not _same_json("".join(call.arguments).strip() or "{}", arguments):
+        elif rest.strip() and not _same_json(call.said().strip() or "{}", arguments):
             raise _went_on(call)
         return call.call_id
 
@@ -188,7 +200,7 @@ class ToolCalls:
 
     def _with_new_id(self, call: _Call, key: Hashable, backend_id: str, name: str | None, arguments: str) -> _Call:
         """For a piece at the index of `call`, with an id that no call has yet."""
-        if name is None or (call.backend_id is None and not (arguments and _parsed("".join(call.arguments)))):
+        if name is None or (call.backend_id is None and not (arguments and _parsed(call.said()))):
             # An id that comes late; or a server that makes up another id for each piece.
             self._keep(backend_id)
             self._by_backend_id[backend_id] = call
@@ -196,7 +208,7 @@ class ToolCalls:
                 self._reclassify(call, backend_id=backend_id)
             return call
         # An index used again for a call with another id: some servers say 0 for every call.
-        if not call.ready and _parsed("".join(call.arguments)) is None:
+        if not call.ready and _parsed(call.said()) is None:
             raise protocol_violation(
                 f"the backend began another tool call at the index of {call.call_id!r}, which is not complete"
             )
@@ -245,6 +257,10 @@ class ToolCalls:
                 )
         if arguments:
             self._keep(arguments)
+            if call.placeholder and arguments.strip():
+                if not arguments.lstrip().startswith("{"):
+                    arguments = call.placeholder + arguments  # it was the beginning after all
+                call.placeholder = ""
             call.arguments.append(arguments)
             call.length += len(arguments)
             call.begun_before = len(self._calls)
@@ -266,7 +282,7 @@ class ToolCalls:
     def _ready_if_whole(self, call: _Call, events: list[BackendRawEvent]) -> bool:
         if call.ready:
             return True
-        if not "".join(call.arguments).strip():
+        if not call.said().strip():
             return False
         try:
             whole = _finished(call)
@@ -277,7 +293,7 @@ class ToolCalls:
 
     def _make_ready(self, call: _Call, whole: ToolCall, events: list[BackendRawEvent]) -> None:
         if not "".join(call.arguments).strip():
-            events.append(ToolCallDelta(call.call_id, None, "{}"))
+            events.append(ToolCallDelta(call.call_id, None, call.placeholder or "{}"))
         call.ready = self.any_ready = True
         del self._open[id(call)]
         self._open_kinds[call.has_key, call.backend_id is not None] -= 1
@@ -309,7 +325,7 @@ def _finished(call: _Call) -> ToolCall:
         raise protocol_violation(f"the backend ended tool call {call.call_id!r} without ever naming its tool")
     text = "".join(call.arguments)
     if not text.strip():
-        text += "{}"
+        text += call.placeholder or "{}"
     try:
         arguments = strict_json.parse_arguments(text)
     except ValueError as error:

@@ -94,9 +94,12 @@ def openai_usage(raw: JsonObject, input_key: str, output_key: str, *, service_ti
         output_key: ``completion_tokens`` or ``output_tokens``.
         service_tier: The tier that the answer names.
     """
-    input_tokens, output_tokens = count(raw.get(input_key)), count(raw.get(output_key))
-    total_tokens = count(raw.get("total_tokens"))
-    input_details, output_details = _object(raw.get(f"{input_key}_details")), _object(raw.get(f"{output_key}_details"))
+    input_tokens, output_tokens = _count_of(raw, input_key), _count_of(raw, output_key)
+    total_tokens = count(raw.get("total_tokens")) or None
+    input_details, output_details = (
+        _object(raw.get(f"{key}_details")) or _object(raw.get(f"{_OTHER_NAME.get(key, key)}_details"))
+        for key in (input_key, output_key)
+    )
     reasoning = _largest((raw, ("reasoning_tokens",)), (output_details, ("reasoning_tokens",)))
     if input_tokens is not None and output_tokens is not None and total_tokens is not None:
         # Some servers (xAI, Gemini's OpenAI endpoint) leave reasoning out of the completion, but not out of the total.
@@ -116,6 +119,16 @@ def openai_usage(raw: JsonObject, input_key: str, output_key: str, *, service_ti
         cost=provider_cost(raw),
         service_tier=word(service_tier) or word(raw.get("service_tier")),
     )
+
+
+_OTHER_NAME = {"prompt_tokens": "input_tokens", "completion_tokens": "output_tokens"}
+_OTHER_NAME |= {theirs: ours for ours, theirs in _OTHER_NAME.items()}
+"""The name in the other interface, which some servers use in this one: mlx-vlm, and new-api beside zeros."""
+
+
+def _count_of(raw: JsonObject, key: str) -> int | None:
+    number = count(raw.get(key))
+    return number or count(raw.get(_OTHER_NAME.get(key, key))) or number
 
 
 _CACHED = ("cached_tokens", "num_cached_tokens", "prompt_cache_hit_tokens")

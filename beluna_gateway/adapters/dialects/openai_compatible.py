@@ -136,9 +136,10 @@ class OpenAICompatibleDialect(HttpDialect):
         return [{"type": "text", "text": text} for text in texts]
 
 
-_RETURNED = ("reasoning_content", "reasoning_details", "extra_content")
+_RETURNED = ("reasoning_content", "reasoning_details", "reasoning_text", "reasoning_opaque", "extra_content")
 """What a turn has besides text and calls and must have when it comes back. Sources: DeepSeek's guide "Thinking mode",
-Kimi's "Use thinking models", OpenRouter's "Reasoning tokens", Gemini's "OpenAI compatibility" (`extra_content`)."""
+Kimi's "Use thinking models", OpenRouter's "Reasoning tokens", Gemini's "OpenAI compatibility" (`extra_content`); for
+`reasoning_text` and `reasoning_opaque` the GitHub Copilot extension of VS Code, `ThinkingDataInMessage`."""
 
 
 def _turn_fields(message: AssistantMessage, origin: Origin, path: str) -> JsonObject:

@@ -152,20 +152,11 @@ class ChatCompletionsDecoder(ResponseDecoder):
     def _chunk(self, chunk: JsonObject, events: list[BackendRawEvent], *, streamed: bool) -> None:
         if (error := error_in(chunk)) is not None:
             raise error
+        if isinstance(groq := chunk.get("x_groq"), dict):
+            self._groq(groq)
         before = len(events)
-        choices = chunk.get("choices")
-        if choices:
-            if not isinstance(choices, list):
-                raise protocol_violation("the backend sent `choices` that is not an array")
-            for position, value in enumerate(choices):
-                choice = expect_object(value, "a choice")
-                index = whole_number(choice.get("index"))
-                if number := position if index is None else index:
-                    self._not_carried.at_least(
-                        "choice", min(number, MAX_CALLS)
-                    )  # only the first choice is an answer of ours
-                else:
-                    self._choice(choice, events, streamed=streamed)
+        if choices := chunk.get("choices"):
+            self._choices(choices, events, streamed=streamed)
         if len(events) > before:
             self._output = True
         if (usage := chunk.get("usage")) is not None:
@@ -177,11 +168,32 @@ class ChatCompletionsDecoder(ResponseDecoder):
         if not _SOURCES.isdisjoint(chunk):
             self._note_sources(chunk)
 
+    def _groq(self, groq: JsonObject) -> None:
+        """What Groq adds to a chunk: usage, or "An error string indicating why a stream was stopped early"
+        (`groq.types.chat.chat_completion_chunk.XGroq`).
+        """
+        if (error := error_in({"error": groq.get("error")})) is not None:
+            raise error
+        self._note_usage(groq.get("usage"))
+
+    def _choices(self, choices: JsonValue, events: list[BackendRawEvent], *, streamed: bool) -> None:
+        if not isinstance(choices, list):
+            raise protocol_violation("the backend sent `choices` that is not an array")
+        values = [expect_object(value, "a choice") for value in choices]
+        if not streamed and len(values) > 1:
+            values = _with_split_calls(values)
+        for position, choice in enumerate(values):
+            index = whole_number(choice.get("index"))
+            if number := position if index is None else index:
+                self._not_carried.at_least("choice", min(number, MAX_CALLS))  # only the first is an answer of ours
+            else:
+                self._choice(choice, events, streamed=streamed)
+
     def _choice(self, choice: JsonObject, events: list[BackendRawEvent], *, streamed: bool) -> None:
         delta, message, text = choice.get("delta"), choice.get("message"), choice.get("text")
-        if delta is not None:
+        if delta:  # `[]` is PHP's empty object
             self._message(expect_object(delta, "a delta"), "piece", events, streamed=streamed)
-        if message is not None:
+        if message:
             form: _Form = ("whole" if delta else "either") if streamed else "piece"
             self._message(expect_object(message, "a message"), form, events, streamed=streamed)
         if text is not None and not (delta or message):  # legacy completions
@@ -214,7 +226,9 @@ class ChatCompletionsDecoder(ResponseDecoder):
                     key = position
                 self._tool_call(key, call, form, events)
         elif function := message.get("function_call"):  # the form of 2023
-            self._function("function_call", expect_object(function, "a function_call"), "", form, events)
+            function = expect_object(function, "a function_call")
+            if any(function.values()):
+                self._function("function_call", function, "", form, events)
         if not _READ_KEYS.issuperset(message):
             self._count_rest(message, form, events)
 
@@ -234,8 +248,9 @@ class ChatCompletionsDecoder(ResponseDecoder):
 
     def _reasoning(self, message: JsonObject, form: _Form, events: list[BackendRawEvent], *, streamed: bool) -> None:
         found = None
-        # llama.cpp, DeepSeek and Kimi say reasoning_content, OpenRouter and vLLM reasoning; some say both.
-        for key in ("reasoning_content", "reasoning"):
+        # llama.cpp, DeepSeek and Kimi say reasoning_content, OpenRouter and vLLM reasoning; some say both. The others
+        # are GitHub Copilot's, by the model behind it.
+        for key in _REASONING_TEXTS:
             value = message.get(key)
             if not value:
                 continue
@@ -245,9 +260,13 @@ class ChatCompletionsDecoder(ResponseDecoder):
                 found = value
                 before = len(events)
                 self._say([("reasoning", value)], form, events)
-                if key == "reasoning_content":
-                    self._state.reasoning("".join(e.delta for e in events[before:] if isinstance(e, ReasoningDelta)))
+                if key in _RETURNED_TEXTS:
+                    said = "".join(event.delta for event in events[before:] if isinstance(event, ReasoningDelta))
+                    self._state.reasoning(key, said)
         self._reasoning_is_text = self._reasoning_is_text or found is not None
+        if isinstance(opaque := message.get("reasoning_opaque"), str) and opaque:
+            self._state.opaque(opaque)
+            events.append(Progress())
         details = message.get("reasoning_details")
         if isinstance(details, list) and not (form == "whole" and self._state.has_details):
             for position, value in enumerate(details):
@@ -272,10 +291,14 @@ class ChatCompletionsDecoder(ResponseDecoder):
         if call.get("type") == "custom":
             custom = call.get("custom")
             raise client_action("custom", word(custom.get("name")) if isinstance(custom, dict) else None)
-        function = expect_object(call.get("function") or {}, "a tool call's function")
+        # Cloudflare's Workers AI has name and arguments in the call itself.
+        function = expect_object(call.get("function") or call, "a tool call's function")
         call_id = expect_text(call.get("id"), "a tool call's id")
+        extra = call.get("extra_content")
+        if not (call_id or extra or any(function.get(said) for said in ("name", "arguments"))):
+            return  # some servers have a place for a call in every chunk, mostly with nothing in it
         own_id = self._function(key, function, call_id, form, events)
-        if isinstance(extra := call.get("extra_content"), dict):
+        if isinstance(extra, dict):
             self._state.call(own_id, extra)
 
     def _function(
@@ -284,7 +307,9 @@ class ChatCompletionsDecoder(ResponseDecoder):
         name = expect_text(function.get("name"), "a tool call's name")
         arguments = arguments_text(function.get("arguments"))
         if form == "piece":
-            return self._calls.fragment(key, events, call_id=call_id, name=name, arguments=arguments)
+            return self._calls.fragment(
+                key, events, call_id=call_id, name=name, arguments=arguments, may_be_placeholder=True
+            )
         return self._calls.whole(
             key,
             events,
@@ -297,6 +322,8 @@ class ChatCompletionsDecoder(ResponseDecoder):
     def _count_rest(self, message: JsonObject, form: _Form, events: list[BackendRawEvent]) -> None:
         """Counts what a message has and no frame carries."""
         for key, value in message.items():
+            if key == "error" and (error := error_in({"error": value})) is not None:
+                raise error
             if key in _READ_KEYS or not isinstance(value, list | dict) or not value:
                 continue
             if key == "annotations" and self._annotations is not None and isinstance(value, list):
@@ -338,7 +365,9 @@ _CHOICE = frozenset(("index", "delta", "finish_reason", "logprobs"))
 _DELTA = frozenset(("role", "content"))
 
 _SOURCES = frozenset(("citations", "search_results"))
-_REASONING = frozenset(("reasoning_content", "reasoning", "reasoning_details"))
+_REASONING_TEXTS = ("reasoning_content", "reasoning", "reasoning_text", "thinking", "cot_summary")
+_RETURNED_TEXTS = ("reasoning_content", "reasoning_text")
+_REASONING = frozenset((*_REASONING_TEXTS, "reasoning_details", "reasoning_opaque"))
 _READ_KEYS = _REASONING | {"role", "content", "refusal", "tool_calls", "function_call", "extra_content"}
 _KINDS = {"annotations": "citations", "images": "image"}
 
@@ -356,7 +385,8 @@ class _Detail:
 
 
 class _TurnState:
-    """What servers must see again of a turn: `reasoning_content`, `reasoning_details`, `extra_content` of calls.
+    """What servers must see again of a turn: `reasoning_content`, `reasoning_details`, `extra_content` of calls, and
+    Copilot's `reasoning_text` with its `reasoning_opaque`.
 
     Kept up to a number of bytes; sources: see `openai_compatible.py`.
     """
@@ -364,7 +394,8 @@ class _TurnState:
     def __init__(self, notes: TurnNotes, max_bytes: int) -> None:
         self._notes = notes
         self._left = max_bytes
-        self._reasoning: list[str] = []
+        self._reasoning: dict[str, list[str]] = {}  # by its key
+        self._opaque = ""
         self._extras: dict[str, JsonObject] = {}
         self._details: list[_Detail] = []
 
@@ -377,10 +408,15 @@ class _TurnState:
     def has_details(self) -> bool:
         return bool(self._details)
 
-    def reasoning(self, text: str) -> None:
-        """The next piece of `reasoning_content`."""
+    def reasoning(self, key: str, text: str) -> None:
+        """The next piece of what stands under `key`, one of `_RETURNED_TEXTS`."""
         if self._fits(len(text)):
-            self._reasoning.append(text)
+            self._reasoning.setdefault(key, []).append(text)
+
+    def opaque(self, opaque: str) -> None:
+        """Copilot's `reasoning_opaque`, which is whole wherever it stands."""
+        if self._fits(len(opaque)):
+            self._opaque = opaque
 
     def detail(self, detail: JsonObject, *, may_continue: bool) -> None:
         """An entry of `reasoning_details`, which in a stream may be the next piece of the entry before."""
@@ -408,11 +444,14 @@ class _TurnState:
 
     def finished(self, *, with_calls: bool) -> JsonObject:
         """The `provider_state` of the turn; empty where nothing needs to go back."""
-        if self.incomplete or not (self._reasoning or self._details or self._extras):
+        if self.incomplete or not (self._reasoning or self._opaque or self._details or self._extras):
             return {}
         turn: JsonObject = {}
-        if with_calls and self._reasoning:
-            turn["reasoning_content"] = "".join(self._reasoning)
+        if with_calls and (content := self._reasoning.get("reasoning_content")):
+            turn["reasoning_content"] = "".join(content)
+        if self._opaque:  # without it nobody wants the text back
+            turn |= {"reasoning_text": "".join(self._reasoning.get("reasoning_text", ()))}
+            turn["reasoning_opaque"] = self._opaque
         if self._details:
             turn["reasoning_details"] = [detail.whole() for detail in self._details]
         if turn:
@@ -428,6 +467,28 @@ class _TurnState:
 
 
 _TEXT_OF_DETAIL = {"reasoning.text": "text", "reasoning.summary": "summary"}
+
+
+def _with_split_calls(choices: list[JsonObject]) -> list[JsonObject]:
+    """The choices of an unstreamed answer, of which those after the first may hold its calls.
+
+    GitHub Copilot splits an answer of Claude: the first choice has the text and says `tool_calls`, and each further one
+    has calls. Nobody asked for several answers, so they are its own.
+    """
+    first, *others = choices
+    if first.get("finish_reason") != "tool_calls" or _calls_of(first) or not any(map(_calls_of, others)):
+        return choices
+    message = first.get("message")
+    calls = [call for choice in choices for call in _calls_of(choice)]
+    whole = {**first, "message": {**(message if isinstance(message, dict) else {}), "tool_calls": calls}}
+    answers = [choice for choice in others if not _calls_of(choice)]
+    return [whole, *({**choice, "index": index} for index, choice in enumerate(answers, 1))]
+
+
+def _calls_of(choice: JsonObject) -> list[JsonValue]:
+    message = choice.get("message")
+    calls = message.get("tool_calls") if isinstance(message, dict) else None
+    return calls if isinstance(calls, list) else []
 
 
 def _delta(chunk: Any) -> JsonObject:

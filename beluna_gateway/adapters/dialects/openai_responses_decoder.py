@@ -52,7 +52,12 @@ _UNFINISHED_STATUS = frozenset({"queued", "in_progress"})
 _CLIENT_ITEMS = frozenset(
     {"custom_tool_call", "local_shell_call", "apply_patch_call", "mcp_approval_request", "computer_call"}
 )
-"""Items that wait for the client to act. `_waits_for_client` knows two more, which OpenAI may also run itself."""
+"""Items that may wait for the client to act; see `_waits_for_client`."""
+
+_XAI_TOOLS = frozenset(
+    {"x_keyword_search", "x_semantic_search", "x_user_search", "x_thread_fetch", "view_x_video", "view_image"}
+)
+"""Custom tools that xAI runs itself, parts of its `x_search`, `web_search` and of what those may look at."""
 
 # Bytes of memory, about, that an item and a part of one take whatever is in them.
 _ITEM_COST = 500
@@ -168,6 +173,8 @@ class ResponsesDecoder(ResponseDecoder):
     def feed_whole(self, body: JsonObject, events: list[BackendRawEvent]) -> None:
         if (error := error_in(body)) is not None:
             raise error
+        if isinstance(response := body.get("response"), dict):
+            body = response  # the last event of a stream, as some servers send it in place of the response
         status = said_reason(body.get("status")) or ""
         pieces: list[BackendRawEvent] = []
         if status in _END_STATUS:
@@ -337,9 +344,12 @@ class ResponsesDecoder(ResponseDecoder):
             self._response_id = response_id
 
     def _end(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
+        if event.get("response") is None and (event["type"] == "response.failed" or error_in(event) is not None):
+            raise error_in_stream(read_error(event))
         response = expect_object(event.get("response"), "a response")
         said = expect_text(event["type"], "a type").removeprefix("response.")
         status = response.get("status")
+        said = "completed" if said == "done" else said
         self._response(response, status if isinstance(status, str) and status in _END_STATUS else said, events)
 
     def _error(self, event: JsonObject, _: list[BackendRawEvent]) -> None:
@@ -362,6 +372,7 @@ class ResponsesDecoder(ResponseDecoder):
         "response.output_item.done": _item_done,
         "response.created": _created,
         "response.completed": _end,
+        "response.done": _end,  # ChatGPT's backend of Codex, at times
         "response.incomplete": _end,
         "response.failed": _end,
         "error": _error,
@@ -397,7 +408,7 @@ class ResponsesDecoder(ResponseDecoder):
     def _begin(self, index: JsonValue, value: JsonObject, events: list[BackendRawEvent]) -> _Item:
         self._repeating = self._reasoning_place = None
         item = _Item(len(self._order), expect_text(value.get("type"), "an output item's type"), _index(index))
-        if item.kind in _CLIENT_ITEMS:
+        if item.kind in _CLIENT_ITEMS and _waits_for_client(value):
             raise client_action(item.kind, _text_or_none(value.get("name")))
         self._kept.add(_ITEM_COST + len(item.kind))
         self._order.append(item)
@@ -522,6 +533,9 @@ class ResponsesDecoder(ResponseDecoder):
         if output is not None or not self._order:
             self._output(output, events, complete=status == "completed")
         self._first_arguments(events)
+        text = response.get("output_text")  # of SDKs; some servers have it, and nothing else
+        if isinstance(text, str) and not (self._spoken or self._refused):
+            self._say(self._begin(None, {"type": "message"}, events), SaidText(), text, events)
         details = response.get("incomplete_details")
         reason = details.get("reason") if isinstance(details, dict) else None
         self._word = (said_reason(reason) or status) if status == "incomplete" else status
@@ -677,7 +691,9 @@ def _parts(value: JsonValue) -> list[JsonObject]:
         return [{"text": value}]
     if not isinstance(value, list):
         raise protocol_violation("the backend sent an output item's content that is not an array")
-    return [expect_object(part, "a part of an output item") for part in value]
+    return [
+        {"text": part} if isinstance(part, str) else expect_object(part, "a part of an output item") for part in value
+    ]
 
 
 def _part_text(part: JsonObject) -> str:
@@ -698,6 +714,8 @@ def _waits_for_client(item: JsonObject) -> bool:
     if kind == "shell_call":  # OpenAI runs those of its own containers
         environment = item.get("environment")
         return not (isinstance(environment, dict) and environment.get("type") == "container_reference")
+    if kind == "custom_tool_call":
+        return _text_or_none(item.get("name")) not in _XAI_TOOLS
     if kind == "tool_search_call":
         return item.get("execution") == "client"
     return isinstance(kind, str) and kind in _CLIENT_ITEMS

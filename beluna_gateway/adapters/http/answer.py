@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Protocol
 
-from ...canonical import BackendRawEvent
+from ...canonical import BackendRawEvent, JsonObject
 from ...errors import GatewayError, protocol_violation
 from ...wire import json_pieces
 from ..base import Aside, Emit, ResponseDecoder, SilenceTimer, parse_object
+from ..decoding.gathering import gathered
 from .connections import BrokenExchange
 from .ndjson import NdjsonParser
 from .payloads import BYTE_ORDER_MARK, DONE_MARK, BrokenStream, may_be_cut, parses, payloads_of, values_of
@@ -290,32 +291,62 @@ class Answer:
         self._push(events)
 
     def _decode_whole(self, events: list[BackendRawEvent]) -> None:
-        """Appends the events of an answer that is not streamed: one JSON object, or an array of chunks."""
+        """Appends the events of an answer that is not streamed: one JSON object, or an array of chunks.
+
+        Or those of a stream that nobody asked for: some proxies always send one, or its `[DONE]` after the object.
+        """
         decoder = self._decoder
         body = bytes(self._body).removeprefix(BYTE_ORDER_MARK).strip()
         self._beginning = self._body[:_QUOTE_BYTES]
         elements = payloads_of(body) if body.startswith(b"[") else [body] * bool(body)
         self._silent = not elements
+        whole: list[JsonObject] = []
         try:
-            try:
-                whole = [parse_object(elements[0])] if len(elements) == 1 else []
-            except GatewayError:
-                whole, elements = [], values_of(body, self._limit)  # lines, or an error that was written twice
-                if not elements:
-                    raise
+            if len(elements) == 1:
+                try:
+                    whole = [parse_object(elements[0])]
+                except GatewayError:
+                    elements, single = self._payloads_of_stream(body)
+                    if not elements:
+                        raise
+                    whole = [parse_object(single)] if single is not None else []
             if whole:
                 try:
                     decoder.feed_whole(whole[0], events)
                 finally:
                     json_pieces.free(whole)
             else:
-                for element in elements:
-                    decoder.feed(element, events)
+                pieces: list[BackendRawEvent] = []
+                try:
+                    self._decode(elements, pieces)
+                finally:
+                    events += gathered(pieces)
         except GatewayError as error:
             if events or error.kind != "protocol_violation":
                 raise
             raise self._quoting(error) from error
         self._finish(events)
+
+    def _payloads_of_stream(self, body: bytes) -> tuple[list[bytes], bytes | None]:
+        """The payloads of a whole stream, and the one that is a whole answer with comments or `[DONE]` around it.
+
+        No payloads where `body` is nothing of the kind.
+        """
+        if values := values_of(body, self._limit):  # lines, or an error that was written twice
+            return values, None
+        try:
+            payloads = self._without_cut([*self._parser.feed(body), *self._parser.close()])
+        except BrokenStream:
+            return [], None
+        objects = [payload for payload in payloads if payload is not DONE_MARK]
+        framed = isinstance(self._parser, NdjsonParser) or b"\ndata:" in b"\n" + body[:_QUOTE_BYTES]
+        single = len(objects) == 1 and (DONE_MARK in payloads or (not framed and body.startswith(b":")))
+        return payloads if single or (framed and objects) else [], objects[0] if single else None
+
+    @staticmethod
+    def _without_cut(payloads: list[bytes]) -> list[bytes]:
+        """`payloads` without a last one that was cut."""
+        return [p for p in payloads if p is DONE_MARK or parses(p) or not may_be_cut(p)]
 
     def _close(self, *, whole: bool) -> None:
         """Ends a response that ended without the provider saying so: the decoder knows whether the answer is complete.
@@ -341,8 +372,7 @@ class Answer:
                 self._decode_before(broken, events)
                 return
             self._silent = self._silent and not payloads
-            whole = [p for p in payloads if p is DONE_MARK or parses(p) or not may_be_cut(p)]
-            self._decode(whole, events)
+            self._decode(self._without_cut(payloads), events)
         except GatewayError as error:
             if self._said or events or error.kind != "protocol_violation":
                 raise

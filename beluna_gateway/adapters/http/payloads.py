@@ -86,6 +86,19 @@ def may_be_cut(payload: bytes) -> bool:
     return True
 
 
+def with_type(payload: bytes, kind: bytes) -> bytes:
+    """`payload` with `kind` as its `type`, where it is an object that has none."""
+    if payload.startswith(b'{"type":') or (b'"%b"' % kind) in payload:
+        return payload
+    try:
+        value = from_json(payload)
+    except ValueError:
+        return payload
+    if not isinstance(value, dict) or "type" in value:
+        return payload
+    return strict_json.rewritten({"type": kind.decode("utf-8", "replace"), **value})
+
+
 def error_payload(value: bytes) -> bytes:
     """The payload for an error outside the event's JSON: an SSE field ``error:``, or an ``event: error``."""
     value = value.strip()

@@ -1,7 +1,8 @@
 """Server-sent events: bytes in, the payload of each event out.
 
 Source: the HTML standard, section 9.2.6 "Interpreting an event stream". Ids, retry times and event names other than
-`error` are ignored: every dialect here repeats the event's type inside its JSON. Three things that real servers send
+`error` are ignored: every dialect here repeats the event's type inside its JSON, but for some servers of the Responses
+API, where the name takes its place. Three things that real servers send
 are not in the standard: errors in a field `error:` (llama.cpp), JSON without `data:` (Gemini's errors in mid-stream),
 and events without their blank line.
 """
@@ -18,6 +19,7 @@ from .payloads import (
     named_error,
     parses,
     payloads_of,
+    with_type,
 )
 
 _DONE_EVENT = b"data: %b\n\n" % DONE_MARK
@@ -39,6 +41,7 @@ class SseParser:
         self._data: list[bytes] = []
         self._size = 0
         self._is_error = False  # the event's name is `error`
+        self._kind = b""  # the event's name, where it is one of the Responses API
         self._bare = BareJson(limit)
 
     def feed(self, chunk: bytes) -> list[bytes]:
@@ -73,7 +76,13 @@ class SseParser:
         except GatewayError as error:
             raise BrokenStream(error, events) from error
         self._between = not (
-            self._at_start or self._line or self._data or self._after_cr or self._bare.open or self._is_error
+            self._at_start
+            or self._line
+            or self._data
+            or self._after_cr
+            or self._bare.open
+            or self._is_error
+            or self._kind
         )
         return events
 
@@ -115,7 +124,7 @@ class SseParser:
         for line in lines:
             if line or self._bare.open:
                 self._take(line, events)
-            elif self._data or self._is_error:
+            elif self._data or self._is_error or self._kind:
                 self._dispatch(events)
         self._line += rest
         if self._size + len(self._line) > self._limit:
@@ -138,6 +147,7 @@ class SseParser:
             events.append(error_payload(value))
         elif name == b"event":
             self._is_error = value.strip() == b"error"
+            self._kind = value.strip() if value.lstrip().startswith(b"response.") else b""
 
     def _is_whole(self, following: bytes) -> bool:
         """Whether the event that is being read is a whole object, and `following` the next one without a blank line."""
@@ -149,12 +159,13 @@ class SseParser:
     def _dispatch(self, events: list[bytes]) -> None:
         """Ends the event that is being read."""
         is_error, self._is_error = self._is_error, False
+        kind, self._kind = self._kind, b""
         if not self._data:
             return
         data = b"\n".join(self._data)
         self._data.clear()
         self._size = 0
-        payloads = payloads_of(data)
+        payloads = payloads_of(with_type(data, kind) if kind else data)
         if is_error and payloads == [data]:
             payloads = [named_error(data)]
         events += payloads

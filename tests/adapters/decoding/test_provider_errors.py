@@ -313,6 +313,7 @@ def test_an_error_is_found_wherever_servers_put_it(value: Any, kind: str, code: 
         {"code": 299, "msg": "m"},
         {"code": "Success", "message": "done"},
         {"status": "completed", "message": "m"},
+        {"error_code": 0, "error_msg": "success", "choices": [{"delta": {}}]},
         {"message": "m"},
         {"message": "m", "type": "message"},
         {"message": "m", "type": "response.created", "error_type": None},
@@ -371,6 +372,16 @@ def test_what_says_nothing_is_no_error(value: Any) -> None:
         ({"type": "engine_overloaded_error"}, "rate_limited", True),
         ({"type": "ThrottlingException"}, "rate_limited", True),
         ({"code": "rate_limit_reached_error"}, "rate_limited", True),
+        # new-api's, Cerebras', Codex', OpenAI's words, and MiniMax' status
+        ({"code": "insufficient_user_quota", "type": "new_api_error"}, "rate_limited", False),
+        ({"code": "pre_consume_token_quota_failed"}, "rate_limited", False),
+        ({"code": "sensitive_words_detected"}, "invalid_request", False),
+        ({"code": "token_quota_exceeded", "type": "too_many_tokens_error"}, "rate_limited", True),
+        ({"type": "too_many_tokens_error"}, "rate_limited", True),
+        ({"type": "usage_limit_reached"}, "rate_limited", True),
+        ({"type": "invalid_request", "code": "cyber_policy"}, "invalid_request", False),
+        ({"code": "cyber_policy_violation"}, "invalid_request", False),
+        ({"type": "unheard_of", "http_code": "429"}, "rate_limited", True),
         ({"metadata": {"error_type": "rate_limit_exceeded"}}, "rate_limited", True),
     ],
 )
@@ -551,6 +562,7 @@ def openrouter(reset: Any) -> dict[str, Any]:
         ({"error": {"metadata": {"headers": {"retry-after": "7"}}}}, {}, 7000),
         ({"error": {"metadata": {"headers": {"Retry-After": "soon"}}}}, {}, None),
         ({"error": {"metadata": ["x"]}}, {}, None),
+        ({"error": {"type": "usage_limit_reached", "resets_in_seconds": 9568}}, {"retry_after": "3"}, 9_568_000),
     ],
 )
 def test_the_longest_wait_counts(body: Any, headers: Any, expected: int | None) -> None:

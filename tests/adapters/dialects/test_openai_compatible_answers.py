@@ -18,6 +18,7 @@ from beluna_gateway.canonical import (
     Progress,
     ReasoningDelta,
     ToolCall,
+    ToolCallDelta,
     ToolCallReady,
     Usage,
     UsageStats,
@@ -257,6 +258,77 @@ def test_a_custom_call_is_refused_by_its_kind(streamed: bool) -> None:
     assert "'custom' ('apply')" in read.error.message
 
 
+def test_an_empty_object_beside_the_name_holds_the_place_of_the_arguments() -> None:
+    """LiteLLM and others send Anthropic's empty `input` first (litellm 4537); where nothing follows, it counts."""
+    begun = chunk(piece(0, "{}", id="a", name="f"))
+    followed = stream(begun, chunk(piece(0, '{"city":')), chunk(piece(0, '"Paris"}')), chunk(finish="tool_calls"))
+    alone = stream(begun, chunk(piece(1, "{}", id="b", name="g")), chunk(finish="tool_calls"))
+    again = stream(begun, chunk(piece(0, PARIS, id="b", name="g")), chunk(finish="tool_calls"))
+    blank = stream(begun, chunk(piece(0, "\n")), chunk(finish="tool_calls"))
+    broken = stream(begun, chunk(piece(0, "}")), chunk(finish="tool_calls"))
+
+    assert followed.arguments == [("f", {"city": "Paris"})]
+    assert alone.arguments == [("f", {}), ("g", {})]
+    assert again.arguments == [("f", {}), ("g", {"city": "Paris"})]
+    assert blank.arguments == [("f", {})]
+    assert broken.kind == "protocol_violation"
+    for read in (followed, alone, again, blank):
+        for call in read.calls:
+            deltas = [e.arguments_delta for e in read.events if isinstance(e, ToolCallDelta) and e.call_id == call.id]
+            assert "".join(deltas) in (call.arguments_json, call.arguments_json.strip())
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        {"tool_calls": [{"index": 0, "id": "", "type": "function", "function": {"name": "", "arguments": ""}}]},
+        {"tool_calls": [{"id": "", "type": "function"}]},
+        {"function_call": {"name": "", "arguments": ""}},
+        {"tool_calls": []},
+    ],
+)
+def test_a_place_for_a_call_is_no_call(nothing: Any) -> None:
+    """Some servers have one in every chunk (LM Studio issue 830)."""
+    read = stream(chunk({"content": "x", **nothing}), chunk(nothing, "stop"))
+
+    assert (read.text, read.calls, read.reason) == ("x", [], "stop")
+    assert whole(message({"content": "x", **nothing})).reason == "stop"
+
+
+def test_a_call_may_have_its_name_and_arguments_in_itself() -> None:
+    """Cloudflare's Workers AI."""
+    calls = {"tool_calls": [{"name": "f", "arguments": {"city": "Paris"}}]}
+
+    assert whole(message(calls, "tool_calls")).arguments == [("f", {"city": "Paris"})]
+    assert stream(chunk(calls), chunk(finish="tool_calls")).arguments == [("f", {"city": "Paris"})]
+
+
+def test_the_calls_of_a_split_answer_are_its_own() -> None:
+    """Copilot puts text and calls of Claude into several choices (nanobot 1555, zeroclaw 2136); others are others."""
+    calls = [{"id": i, "function": {"name": "f", "arguments": PARIS}} for i in ("a", "b")]
+    first = {"finish_reason": "tool_calls", "message": {"role": "assistant", "content": "I will"}}
+    others = [{"finish_reason": "tool_calls", "message": {"role": "assistant", "tool_calls": [c]}} for c in calls]
+    read = whole({"choices": [first, *others]})
+    assert (read.text, [call.id for call in read.calls], read.metadata) == ("I will", ["a", "b"], {})
+
+    read = whole({"choices": [first, *others, {"message": {"content": "no"}}]})
+    assert (read.text, len(read.calls), read.metadata) == ("I will", 2, {"not_carried": {"choice": 1}})
+    own = {"finish_reason": "tool_calls", "message": {"tool_calls": calls[:1]}}
+    for choices in ([own, others[1]], [{**first, "finish_reason": "stop"}, others[0]]):
+        read = whole({"choices": choices})
+        assert ("b" not in [call.id for call in read.calls], read.metadata) == (True, {"not_carried": {"choice": 1}})
+
+
+@pytest.mark.parametrize("word", ["insufficient_system_resource", "model_length", "error", "abort", "network_error"])
+@pytest.mark.parametrize("arguments", ["", '{"ci'])
+def test_words_for_an_answer_that_broke_off_complete_no_call(word: str, arguments: str) -> None:
+    """DeepSeek's, Mistral's, Zhipu's, vLLM's: arguments that never came are not invented, and the word is passed on."""
+    read = stream(chunk({"content": "x"}), chunk(piece(0, arguments, id="a", name="f")), chunk(finish=word))
+
+    assert (read.calls, read.reason) == ([], OtherFinishReason(word))
+    assert stream(chunk(piece(0, PARIS, id="a", name="f")), chunk(finish="eos")).arguments == [("f", {"city": "Paris"})]
+
+
 # --- the end (B3 to B7) --------------------------------------------------------------------------------------
 
 
@@ -363,6 +435,21 @@ def test_an_error_fails_the_answer_with_its_text(error: Any, kind: str, code: st
         assert read.error.retryable == (kind == "backend_transient")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"choices": [], "x_groq": {"id": "r", "error": "over capacity"}},  # Groq's SDK, XGroq
+        chunk({"error": {"message": "over capacity"}}),
+        chunk({"content": "", "error": "over capacity"}, "error"),
+    ],
+)
+def test_an_error_beside_content_is_found(error: Any) -> None:
+    """In a delta or a message, and where Groq puts it."""
+    for read in (stream(chunk({"content": "x"}), error, chunk(finish="stop")), whole(error)):
+        assert read.kind == "backend_transient"
+        assert "over capacity" in str(read.error)
+
+
 def test_an_error_in_a_field_of_its_own_is_read() -> None:
     """llama.cpp's `error:` beside `data:`."""
     read = play('error: {"code":503,"message":"Loading model","type":"unavailable_error"}\n\n')
@@ -414,6 +501,25 @@ def test_a_legacy_text_is_content() -> None:
     assert (read.text, read.reason) == ("ab", "stop")
 
 
+@pytest.mark.parametrize("empty", [[], "", {}, None])
+def test_an_empty_delta_says_nothing(empty: Any) -> None:
+    """PHP writes `[]` for an empty object."""
+    read = stream(chunk({"content": "x"}), {"choices": [{"index": 0, "delta": empty, "finish_reason": "stop"}]})
+
+    assert (read.text, read.reason) == ("x", "stop")
+
+
+def test_numbers_that_are_no_json_cost_no_answer() -> None:
+    """Python's json writes them, into statistics and logprobs (ragflow 15266)."""
+    numbers = '"timings":{"a":NaN,"b":Infinity,"c":-Infinity},"usage":{"completion_tokens":2}'
+    read = play('data: {"choices":[{"delta":{"content":"x"},"finish_reason":"stop"}],' + numbers + "}\n\n")
+
+    assert (read.text, read.usage and read.usage.output_tokens) == ("x", 2)
+    call = '{"id":"a","function":{"name":"f","arguments":{"x":NaN}}}'
+    read = play('{"choices":[{"message":{"tool_calls":[' + call + ']},"finish_reason":"tool_calls"}]}', stream=False)
+    assert (read.kind, read.calls) == ("protocol_violation", [])
+
+
 def test_a_delta_may_stand_in_a_whole_answer() -> None:
     """A server that always writes `delta`."""
     assert whole(chunk({"content": "x"}, "stop")).text == "x"
@@ -434,6 +540,9 @@ def details(text: str, key: str = "text", **fields: Any) -> dict[str, Any]:
         ([{"reasoning": "hm"}, details("hm", signature="s")], "hm"),
         ([{"reasoning_content": {"a": 1}, "reasoning": "hm"}], "hm"),
         ([{"reasoning_content": 5}, {"reasoning_content": "hm"}], "hm"),
+        ([{"reasoning_text": "h"}, {"reasoning_text": "m"}], "hm"),  # Copilot: Gemini, Claude
+        ([{"thinking": "hm"}], "hm"),
+        ([{"cot_summary": "hm"}], "hm"),
     ],
 )
 def test_reasoning_is_read_once_from_where_it_stands(deltas: list[Any], reasoning: str) -> None:
@@ -468,6 +577,22 @@ def test_reasoning_that_the_completion_leaves_out_is_output() -> None:
     for read in (stream(chunk({"content": "x"}, "stop", usage=usage)), whole(message({"content": "x"}, usage=usage))):
         assert read.usage is not None
         assert (read.usage.output_tokens, read.usage.total_tokens, read.usage.reasoning_tokens) == (387, 399, 386)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        chunk({}, "stop", x_groq={"usage": {"prompt_tokens": 3, "completion_tokens": 2}}),
+        chunk({}, "stop", usage={"input_tokens": 3, "output_tokens": 2}),  # mlx-vlm 1009
+        chunk({}, "stop", usage={"prompt_tokens": 0, "input_tokens": 3, "output_tokens": 2, "total_tokens": 0}),
+    ],
+)
+def test_usage_is_read_by_its_other_names(last: Any) -> None:
+    """In Groq's own object, and by the names of the Responses API."""
+    read = stream(chunk({"content": "x"}), last)
+
+    assert read.usage is not None
+    assert (read.usage.input_tokens, read.usage.output_tokens, read.usage.total_tokens) == (3, 2, 5)
 
 
 def test_usage_may_stand_in_the_choice() -> None:
@@ -585,6 +710,16 @@ def test_reasoning_content_of_a_turn_with_calls_goes_back() -> None:
     unstreamed = whole(message({"reasoning_content": "hm", **piece(None, "{}", id="a", name="f")}, "tool_calls"))
 
     assert state(with_call) == state(unstreamed) == [{"opaque": {"reasoning_content": "hm"}}]
+    assert "provider_state" not in without.metadata
+
+
+def test_what_copilot_wants_back_goes_back() -> None:
+    """Its Gemini models refuse a turn without `reasoning_opaque`; without that the text is not wanted."""
+    deltas = [{"reasoning_text": "h"}, {"reasoning_text": "m"}, {"reasoning_opaque": "S", **piece(0, "{}", name="f")}]
+    read = stream(*map(chunk, deltas), chunk(finish="tool_calls"))
+    without = stream(*map(chunk, deltas[:2]), chunk({"content": "x"}, "stop"))
+
+    assert state(read) == [{"opaque": {"reasoning_text": "hm", "reasoning_opaque": "S"}}]
     assert "provider_state" not in without.metadata
 
 

@@ -1231,6 +1231,56 @@ def encrypted(item_id: str = "rs_1") -> dict[str, Any]:
     return {"type": "reasoning", "id": item_id, "summary": [], "encrypted_content": "e"}
 
 
+@pytest.mark.parametrize("name", ["x_keyword_search", "view_x_video"])
+def test_a_custom_call_that_xai_answers_itself_is_counted(name: str) -> None:
+    """Parts of its `x_search`: recorded in the tests of Vercel's AI SDK, `xai-x-search-tool.chunks.txt`."""
+    item = {"type": "custom_tool_call", "id": "ctc_1", "call_id": "xs_call_1", "name": name, "input": "{}"}
+    decoder, events = feed(
+        event("output_item.added", output_index=0, item=item),
+        event("custom_tool_call_input.delta", output_index=0, item_id="ctc_1", delta="{}"),
+        event("output_item.done", output_index=0, item=item | {"status": "completed"}),
+        event("output_text.delta", output_index=1, item_id="m", delta="Hi"),
+        end(output=[item, {"type": "message", "id": "m", "content": "Hi"}]),
+    )
+    decoder.finish(events)
+
+    assert isinstance(events[-1], Completed)
+    assert (events[-1].finish_reason, events[-1].backend_metadata["not_carried"]) == ("stop", {"custom_tool_call": 1})
+
+
+@pytest.mark.parametrize(
+    ("last", "kind", "text"),
+    [
+        ({"error": {"code": "server_is_overloaded", "message": "m"}}, "backend_transient", "m"),
+        ({"error": None}, "backend_transient", "response.failed"),
+        ({"response": {"error": {"code": "cyber_policy", "message": "m"}}}, "invalid_request", "m"),
+    ],
+)
+def test_a_failure_may_have_no_response(last: dict[str, Any], kind: str, text: str) -> None:
+    """Its error stands in the event, or nowhere."""
+    with pytest.raises(GatewayError) as failure:
+        feed(event("output_text.delta", output_index=0, delta="Hi"), event("failed", **last))
+
+    assert failure.value.kind == kind
+    assert text in failure.value.message
+
+
+def test_other_words_and_places_for_the_end() -> None:
+    """`response.done` of Codex' backend (oh-my-pi 4692), a text that only `output_text` has, a summary of strings."""
+    reasoning = {"type": "reasoning", "summary": ["One", "Two"]}
+    decoder, events = feed(event("done", response={"output": [reasoning], "output_text": "Hi"}))
+    decoder.finish(events)
+
+    assert "".join(e.delta for e in events if isinstance(e, ReasoningDelta)) == "One\n\nTwo"
+    assert "".join(e.delta for e in events if isinstance(e, OutputTextDelta)) == "Hi"
+    assert isinstance(events[-1], Completed)
+    assert events[-1].finish_reason == "stop"
+
+    said, events = feed(event("output_text.delta", output_index=0, delta="Hi"), end(output_text="Hi"))
+    said.finish(events)
+    assert "".join(e.delta for e in events if isinstance(e, OutputTextDelta)) == "Hi"
+
+
 def test_reasoning_in_plain_text_goes_back() -> None:
     """Servers of open models have `content` in place of `encrypted_content`; with neither nothing goes back."""
     plain = {"type": "reasoning", "id": "rs", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm"}]}

@@ -111,6 +111,42 @@ def test_a_cut_done_mark_is_a_cut() -> None:
         assert failure("openai_compatible", LINE["openai_compatible"], cut).kind == "backend_transient"
 
 
+@pytest.mark.parametrize("name", ENDPOINTS)
+def test_a_stream_that_nobody_asked_for_is_read(name: str) -> None:
+    """Some proxies always stream (loreai 1195): its text is one delta, and it needs its end mark as ever."""
+    text = "a" if name == "anthropic" else "aa"  # whose blocks begin once
+    line = LINE[name] * len(text)
+    events, error = answer(name, line + END[name] + done_mark(name), stream=False)
+    assert error is None
+    assert [event.delta for event in events if isinstance(event, OutputTextDelta)] == [text]
+    assert isinstance(events[-1], Completed)
+
+    for rest in (b"", LINE[name].rstrip()[:-1]):
+        error = failure(name, line + rest, stream=False)
+        assert (error.kind, error.retryable) == ("backend_transient", True)
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+@pytest.mark.parametrize("around", [b"%b\n\ndata: [DONE]\n\n", b"data: %b\n\ndata: [DONE]\n\n", b": wait\n\n%b"])
+def test_what_stands_around_a_whole_answer_is_passed_over(around: bytes, stream: bool) -> None:
+    """A stream's `[DONE]`, `data:` and comments (9router 3492), in the body of an answer that is no stream."""
+    body = around % b'{"choices":[{"message":{"content":"a"},"finish_reason":"stop"}]}'
+    events, error = answer("openai_compatible", body, stream=stream)
+
+    assert error is None
+    assert [event.delta for event in events if isinstance(event, OutputTextDelta)] == ["a"]
+
+
+def test_the_last_event_alone_is_an_answer() -> None:
+    """A server of the Responses API may send it in place of the response."""
+    event = b'{"type":"response.completed","response":{"output":[{"type":"message","content":"a"}]}}'
+    for body in (event, b"event: response.completed\ndata: " + event + b"\n\n"):
+        events, error = answer("openai_responses", body, stream=False)
+
+        assert error is None
+        assert [event.delta for event in events if isinstance(event, OutputTextDelta)] == ["a"]
+
+
 def done_mark(name: str) -> bytes:
     return b"[DONE]\n" if name == "ollama" else b"data: [DONE]\n\n"
 
