@@ -39,6 +39,10 @@ def _loopback_only(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(_loopback_only)
+# Without a deadline for each example: on a busy machine any of them may take long. In CI `default` is Hypothesis' own
+# profile for it, which tries the same examples each time.
+settings.register_profile("suite", settings.default, deadline=None)
+settings.load_profile("suite")
 # For tests that need more examples than a run of the suite has time for: `pytest --hypothesis-profile=heavy …`.
 settings.register_profile("heavy", max_examples=2000, deadline=None)
 uvloop.new_event_loop().close()  # its first loop opens two descriptors, for the whole process

@@ -535,6 +535,5 @@ TestGateway = pytest.mark.timeout(3600)(GatewayMachine.TestCase)  # for the heav
 TestGateway.settings = settings(
     max_examples=settings().max_examples * 3 // 5,
     stateful_step_count=100,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

@@ -81,7 +81,7 @@ def mutated(draw: st.DrawFn, value: Any) -> Any:
 
 
 @pytest.mark.parametrize("recording", STREAMED, ids=lambda recording: recording.id)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_a_damaged_stream_is_decoded_or_refused(recording: Any, data: st.DataObject) -> None:
     """An event changed at any place, left out, doubled or moved: events in their order, or one error."""
@@ -107,7 +107,7 @@ def test_a_damaged_stream_is_decoded_or_refused(recording: Any, data: st.DataObj
 
 
 @pytest.mark.parametrize("recording", WHOLE, ids=lambda recording: recording.id)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_a_damaged_body_is_decoded_or_refused(recording: Any, data: st.DataObject) -> None:
     """An unstreamed answer changed at any place: events in their order, or one error."""
@@ -125,7 +125,7 @@ def test_a_damaged_body_is_decoded_or_refused(recording: Any, data: st.DataObjec
 
 
 @pytest.mark.parametrize("name", sorted(ORACLES))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(payloads=st.lists(st.binary(max_size=20) | _JSON.map(lambda value: json.dumps(value).encode()), max_size=4))
 def test_arbitrary_payloads_are_refused(name: str, payloads: list[bytes]) -> None:
     """Payloads that have nothing to do with the dialect never become a completed answer."""
@@ -136,7 +136,7 @@ def test_arbitrary_payloads_are_refused(name: str, payloads: list[bytes]) -> Non
 
 
 @pytest.mark.parametrize("name", sorted(ORACLES))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(chunks=st.lists(st.binary(max_size=30), max_size=6))
 def test_arbitrary_bytes_are_refused(name: str, chunks: list[bytes]) -> None:
     """Bytes that are no stream of the dialect never become a completed answer."""

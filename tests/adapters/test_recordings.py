@@ -73,7 +73,7 @@ def test_where_the_bytes_are_cut_makes_no_difference(recording: Recording) -> No
 
 
 @each(STREAMED)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_any_chunks_give_the_same_events(recording: Recording, data: st.DataObject) -> None:
     """Cut into any pieces, the answer gives the same events."""

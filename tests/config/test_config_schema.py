@@ -223,7 +223,7 @@ def test_the_full_configuration_is_one():
 
 
 @given(mutated())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_models_and_schema_agree(content: dict[str, Any]):
     """A configuration that an editor calls right by the schema is right for the daemon, and the other way round."""
     assert accepted(content) == SCHEMA.is_valid(content)

@@ -84,6 +84,9 @@ class Connection:
                 result = {"sessionId": params["sessionId"]}
             case "session.sendMessages":
                 self._turn(params["sessionId"])
+                if BEHAVIOUR.get("turn") == "flood":
+                    await self._writer.drain()
+                    log({"method": "flooded"})  # most of it has been read
                 result = {"messageIds": []}
         if "id" in message:
             self.send({"id": message["id"], "result": result})
@@ -103,7 +106,7 @@ class Connection:
             if turn == "hang":
                 return
         if turn == "flood":
-            for _ in range(50):
+            for _ in range(500):
                 self.event(session_id, "assistant.message_delta", deltaContent="x" * 1000, messageId="m")
         if turn == "fail":
             self.event(session_id, "model.call_failure", source="top_level", statusCode=503, errorMessage='"busy"')

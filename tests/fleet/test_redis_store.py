@@ -138,7 +138,7 @@ def histories(draw: st.DrawFn) -> list[tuple[int, Command]]:
     return draw(st.lists(st.tuples(gap, command), min_size=1, max_size=25))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(history=histories())
 def test_the_script_decides_as_the_reference_does(server: RedisServer, history):
     """Any history of commands at any times gives the same answers in Redis and in Python."""

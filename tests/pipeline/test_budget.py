@@ -82,7 +82,7 @@ async def test_starts_are_smoothed():
 
 
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.5]), st.booleans()), max_size=15), st.sampled_from([1, 2, 5]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_starts_are_given_in_order(arrivals: list[tuple[float, bool]], rate: int):
     """Who came first starts first, whoever gave up meanwhile; and never more than a second's worth at once."""
 
@@ -146,7 +146,7 @@ _actions = st.lists(
 
 
 @given(_actions, st.integers(1, 4), st.sampled_from([{}, {"spend_usd_per_day": 1.0}]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 async def test_everything_taken_comes_back(actions: list[tuple[str, int]], places: int, money: dict[str, float]):
     """After any mixture of success, failure, cancel and double cancel nothing is in flight and nothing queued; there
     are never more leases than places; and places are given in the order of arrival.

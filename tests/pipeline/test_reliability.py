@@ -309,7 +309,7 @@ class AnyHistory(RuleBasedStateMachine):
         assert self.circuit.state == "closed"
 
 
-AnyHistory.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+AnyHistory.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 TestAnyHistory = AnyHistory.TestCase
 
 

@@ -68,7 +68,7 @@ _events: Any = st.one_of(
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=128), st.lists(_events, max_size=5))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_everything_that_is_said_is_a_frame(request_id: str, events: list[Any]):
     """Whatever the events hold, each is one line that the models and the schema take, and its text comes back."""
     lines = FrameEncoder(request_id).events(events).split(b"\n")

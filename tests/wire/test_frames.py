@@ -58,7 +58,7 @@ def test_models_and_schema_agree_on_each_field(place: tuple[Any, ...]):
 
 
 @given(st.sampled_from(PLACES), json_values)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_models_and_schema_agree_on_any_value(place: tuple[Any, ...], value: Any):
     """The same with any JSON in the place."""
     frame = changed(FULL_INFER, place, value)

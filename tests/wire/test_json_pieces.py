@@ -42,7 +42,7 @@ def outcome_in_pieces(text: bytes, piece: int) -> tuple[str, str | None]:
 
 
 @given(json_values, PIECE, st.sampled_from([(",", ":"), (", ", ": "), (" ,\t", " \r:")]), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_value_is_the_same_in_pieces(value: Any, piece: int, separators: tuple[str, str], ascii_only: bool):
     """Whatever the value, its spaces and escapes, and the length of the pieces."""
     text = json.dumps(value, separators=separators, ensure_ascii=ascii_only).encode()
@@ -51,7 +51,7 @@ def test_a_value_is_the_same_in_pieces(value: Any, piece: int, separators: tuple
 
 
 @given(json_values, PIECE, st.data())
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @example(value=[], piece=0, data=None)
 def test_a_damaged_text_is_refused_in_the_same_words(value: Any, piece: int, data: st.DataObject | None):
     """Bytes cut out and put in anywhere: the same value, or the same refusal with the same column."""
@@ -66,7 +66,7 @@ def test_a_damaged_text_is_refused_in_the_same_words(value: Any, piece: int, dat
 
 
 @given(st.lists(MEANINGFUL, max_size=30).map(b"".join), PIECE)
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_any_bytes_are_judged_alike(text: bytes, piece: int):
     """Also what never was JSON."""
     assert outcome_in_pieces(text, piece) == outcome(text)
@@ -114,7 +114,7 @@ def test_corners(text: bytes, piece: int):
 
 
 @given(st.sampled_from(FRAMES), PIECE, st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_frame_is_decoded_alike(frame: dict[str, Any], piece: int, data: st.DataObject):
     """A large frame is the same frame, or is rejected in the same words, as if it were small."""
     place = data.draw(st.sampled_from([place for place in places(frame) if place]))
@@ -132,7 +132,6 @@ def test_a_frame_is_decoded_alike(frame: dict[str, Any], piece: int, data: st.Da
 
 
 @given(json_values, st.integers(0, 10))
-@settings(deadline=None)
 def test_a_value_is_written_alike(value: Any, objects: int):
     """In pieces of any size."""
     with patch.object(json_pieces, "PIECE_OBJECTS", objects), in_pieces(nothing):

@@ -44,7 +44,7 @@ def in_older_form(keyword: str, value: Any) -> bool:
 
 
 @given(_schemas | _values)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_it_agrees_with_the_meta_schema(schema: Any):
     """A value passes here exactly where the meta-schema of draft 2020-12 lets it pass, but for older forms."""
     passes = schema_mistake(schema) is None

@@ -279,7 +279,7 @@ def test_any_bytes_are_answered(line: bytes):
 
 
 @given(st.sampled_from(FRAMES), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_damage_to_a_frame_is_answered(frame: dict[str, Any], data: st.DataObject):
     """A frame with a piece replaced, cut out or put in, in its JSON or in its bytes, too."""
     place = data.draw(st.sampled_from([place for place in places(frame) if place]))

@@ -66,12 +66,18 @@ class PooledProtocol(asyncio.Protocol):
     Args:
         idle: aiohttp's protocol, for the time between two exchanges.
         transport: The connection's.
+        transports: Those of all connections to the backend that are not lost; this one is added.
     """
 
-    __slots__ = ("_idle", "_poll", "_records", "_tls", "exchange")
+    __slots__ = ("_idle", "_poll", "_records", "_tls", "_transport", "_transports", "exchange")
 
-    def __init__(self, idle: asyncio.Protocol, transport: asyncio.Transport) -> None:
+    def __init__(
+        self, idle: asyncio.Protocol, transport: asyncio.Transport, transports: set[asyncio.Transport]
+    ) -> None:
         self._idle = idle
+        self._transport = transport
+        self._transports = transports
+        transports.add(transport)
         self._tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         # The event loop's TLS layer, which takes records: uvloop has a name for it, asyncio an attribute.
         self._records: asyncio.BufferedProtocol | None = transport.get_extra_info("uvloop.sslproto") or getattr(
@@ -103,6 +109,7 @@ class PooledProtocol(asyncio.Protocol):
             self._idle.eof_received()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._transports.discard(self._transport)
         self._idle.connection_lost(error)
         if self.exchange is not None:
             rest = self.exchange.unread()
@@ -153,6 +160,7 @@ class ConnectionPool:
         self._timeout = aiohttp.ClientTimeout(
             total=None, connect=profile.reliability.connect_timeout_ms / 1000, ceil_threshold=1e9
         )
+        self._transports: set[asyncio.Transport] = set()
         self.on_close: set[Callable[[], None]] = set()
         """Called when the pool is closed, by exchanges that linger after their request has ended."""
 
@@ -173,7 +181,7 @@ class ConnectionPool:
                 continue
             protocol = transport.get_protocol()
             if not isinstance(protocol, PooledProtocol):
-                protocol = PooledProtocol(idle, transport)
+                protocol = PooledProtocol(idle, transport, self._transports)
                 transport.set_protocol(protocol)
             elif protocol.has_input():
                 connection.close()
@@ -197,6 +205,9 @@ class ConnectionPool:
         for end in list(self.on_close):
             end()
         await self._connector.close()
+        # aiohttp has closed the rest before: over TLS such a connection waits up to 30 s for the peer's close_notify.
+        for transport in list(self._transports):
+            transport.abort()
 
 
 def _add_records(layer: asyncio.BufferedProtocol, records: bytes) -> None:

@@ -392,7 +392,11 @@ async def test_idle_stop(tmp_path):
 async def test_unread_answers_are_bounded(tmp_path):
     """What a client leaves unread is bounded by `max_event_bytes`; more ends its session, and only that."""
     async with sdk(tmp_path, "turn=flood", max_event_bytes=20_000) as backend:
-        failure = await failure_of(backend)
+        client = Client(slow=True)
+        asking = asyncio.create_task(failure_of(backend, None, client))
+        await backend.until_sent("flooded")
+        client.read()
+        failure = await asking
 
         assert failure.kind == "budget_exceeded"
         await backend.until_sent("session.detach")

@@ -496,7 +496,7 @@ def test_annotations_without_end_are_a_protocol_violation() -> None:
         kept.add(Annotation("k", "y" * 900))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.text(max_size=20),
     st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=8),

@@ -20,7 +20,7 @@ from ..oracles import ORACLES
 from ..recorded import canonical, dialect
 from .provider_rules import RULES, gemini
 
-EXAMPLES = settings(max_examples=max(200, settings.default.max_examples if settings.default else 0), deadline=None)
+EXAMPLES = settings(max_examples=max(200, settings.default.max_examples if settings.default else 0))
 BACKENDS: dict[str, dict[str, Any]] = {
     "anthropic": {},
     "gemini": {},

@@ -187,6 +187,34 @@ def test_over_tls_too(run, tmp_path):
     run(main)
 
 
+def test_closing_the_pool_waits_for_no_close_notify(run, tmp_path):
+    """A TLS connection that was given up before, and whose peer does not answer that, ends with the pool."""
+
+    async def main() -> None:
+        path = write_certificate(tmp_path / "certificate.pem")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(path)
+        with listening() as server:
+            async with pool_of(server, ssl.create_default_context(cafile=path)) as pool:
+                accepted: list[ssl.SSLSocket] = []
+                accepting = asyncio.create_task(
+                    in_thread(lambda: accepted.append(context.wrap_socket(server.accept()[0], server_side=True)))
+                )
+                connection, _, _ = await pool.connect()
+                await accepting
+                connection.close()
+                end = select.poll()
+                end.register(accepted[0].fileno(), select.POLLRDHUP)
+                assert not end.poll(10)
+
+                await pool.close()
+
+                assert await asyncio.to_thread(end.poll, PATIENCE * 1000)
+                accepted[0].close()
+
+    run(main)
+
+
 def test_a_large_request_arrives_whole_over_tls(run, tmp_path):
     """And the connection is used again for a small one, and another large one."""
 
