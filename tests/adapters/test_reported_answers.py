@@ -382,3 +382,220 @@ def test_geminis_thoughts_are_counted_once(counts: tuple[int | None, ...], usage
 )
 def test_ollama(lines: list[Any], expected: dict[str, Any], stream: bool) -> None:
     check("ollama", b"".join(json.dumps(line).encode() + b"\n" for line in lines), expected, stream=stream)
+
+
+# --- Chat Completions ----------------------------------------------------------------------------------------
+
+PARIS = '{"city":"Paris"}'
+DONE = b"data: [DONE]\n\n"
+
+
+def delta(fields: Any, finish: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": fields, "finish_reason": finish}], **more}
+
+
+def call(arguments: Any, **fields: Any) -> dict[str, Any]:
+    """An entry of `tool_calls`; `name` goes to the function."""
+    name = {"name": fields.pop("name")} if "name" in fields else {}
+    return {**fields, "type": "function", "function": {**name, "arguments": arguments}}
+
+
+def calls(*entries: Any, finish: str | None = None) -> dict[str, Any]:
+    return delta({"tool_calls": [*entries]}, finish)
+
+
+HI = delta({"content": "a"})
+CALLED = delta({}, "tool_calls")
+TWO = [("f", PARIS), ("g", PARIS)]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "expected"),
+    [
+        pytest.param(
+            [calls(call(PARIS, id="", name="f"), call(PARIS, id="", name="g")), CALLED],
+            {"calls": TWO, "end": "tool_calls"},
+            id="side by side, with neither index nor id",
+        ),
+        pytest.param(
+            [calls(call(PARIS, id="x", name="f"), call(PARIS, id="y", name="g")), CALLED],
+            {"calls": TWO, "end": "tool_calls"},
+            id="AstrBot-6661: ids without indexes",
+        ),
+        pytest.param(
+            [calls(call(PARIS, index=0, id="x", name="f"), call(PARIS, index=0, id="y", name="g")), CALLED],
+            {"calls": TWO, "end": "tool_calls"},
+            id="openai-python-2806: index 0 for every call",
+        ),
+        pytest.param(
+            [
+                calls(call(PARIS, index=0, id="x", name="f")),
+                calls(call("", index=0, id="y", name="g")),
+                calls(call(PARIS, index=1, id="y")),
+                CALLED,
+            ],
+            {"calls": TWO, "end": "tool_calls"},
+            id="agno-8880: the second call begins at the index of the first",
+        ),
+        pytest.param(
+            [
+                calls(call("", index=0, id="x", name="f")),
+                calls(call('{"city":', index=0, id="", name="")),
+                calls(call('"Paris"}', index=0, id="", name=None)),
+                CALLED,
+            ],
+            {"calls": [("f", PARIS)], "end": "tool_calls"},
+            id="DashScope: empty ids and names after the first piece",
+        ),
+        pytest.param(
+            [calls(call(PARIS, index=1, id="x", name="f"), finish="stop")],
+            {"calls": [("f", PARIS)], "end": "tool_calls"},
+            id="indexes from 1, and `stop` of a forced call (vLLM)",
+        ),
+        pytest.param(
+            [calls(call(PARIS, index=0, id="x", name="f")), calls(call(PARIS, index=0, id="x", name="f")), CALLED],
+            {"end": ("protocol_violation", False)},
+            id="arguments twice are no arguments",
+        ),
+        pytest.param(
+            [calls(call(json.dumps(PARIS), index=0, id="x", name="f")), CALLED],
+            {"end": ("protocol_violation", False)},
+            id="vllm-54964: JSON in a string is no object",
+        ),
+        pytest.param([calls(call("null", index=0, id="x", name="f")), CALLED], {"end": ("protocol_violation", False)}),
+        pytest.param(
+            [
+                {"choices": [], "prompt_filter_results": [{"prompt_index": 0, "content_filter_results": {}}]},
+                HI,
+                {"choices": [{"index": 0, "finish_reason": None, "content_filter_results": {"error": {"code": "x"}}}]},
+                delta({}, "stop"),
+            ],
+            {"text": "a", "end": "stop"},
+            id="Azure: results of its filters, an error of them too",
+        ),
+        pytest.param(
+            [
+                {"choices": [{"index": 0, "delta": {"content": "a"}, "message": {"content": "a"}}]},
+                {"choices": [{"delta": {"content": "b"}, "message": {"content": "ab"}, "finish_reason": "stop"}]},
+            ],
+            {"text": "ab", "end": "stop"},
+            id="perplexity-209: the text so far beside each piece",
+        ),
+        pytest.param(
+            [
+                HI,
+                {"choices": [{"index": 0, "text": "", "delta": {"content": "", "tool_calls": None}}]},
+                delta({}, "eos"),
+            ],
+            {"text": "a", "end": "eos"},
+            id="Together: an empty text beside the delta, and a word of its own",
+        ),
+        pytest.param(
+            [delta({"channel": "analysis", "reasoning": "hm"}), delta({"channel": "final", "content": "a"}, "stop")],
+            {"text": "a", "reasoning": "hm", "end": "stop"},
+            id="Groq: gpt-oss' channels",
+        ),
+        pytest.param(
+            [{"code": 0, "message": "Success", **HI}, {"code": 0, "message": "Success", **delta({})}],
+            {"text": "a", "end": "stop"},
+            id="Spark: a code of success in each chunk, and no finish_reason",
+        ),
+        pytest.param(
+            [HI, {"object": "error", "message": "m", "type": "BadRequestError", "code": 400}],
+            {"text": "a", "end": ("invalid_request", False), "code": "BadRequestError"},
+            id="vLLM, litellm-25505",
+        ),
+        pytest.param(
+            [HI, {"error": {"code": "server_error", "message": "m"}, **delta({"content": ""}, "error")}],
+            {"text": "a", "end": ("backend_transient", True), "code": "server_error"},
+            id="OpenRouter: an error beside choices",
+        ),
+        pytest.param(
+            [{"choices": [], "error": {"code": 502, "message": "m", "metadata": {"error_type": "unavailable"}}}],
+            {"end": ("backend_transient", True), "code": "unavailable"},
+            id="OmniRoute-8210: an error beside no choices",
+        ),
+        pytest.param(
+            [{"error": {"message": "m", "type": "None", "param": "None", "code": "429"}}],
+            {"end": ("rate_limited", True), "code": "429"},
+            id="LiteLLM: None in words",
+        ),
+        pytest.param(
+            [delta({"content": "a"}, "stop", usage={"prompt_tokens": 26, "completion_tokens": 2, "total_tokens": 87})],
+            {"text": "a", "usage": (26, 2, 87), "end": "stop"},
+            id="fx-904: a total that nothing explains is not shared out",
+        ),
+        pytest.param(
+            [delta({"content": "a"}, "stop", usage={"prompt_tokens": 3, "completion_tokens": -1, "total_tokens": 5})],
+            {"text": "a", "usage": (3, None, 5), "end": "stop"},
+            id="a negative count is none",
+        ),
+    ],
+)
+def test_chat_completions(chunks: list[Any], expected: dict[str, Any]) -> None:
+    check("openai_compatible", data(*chunks, DONE), expected)
+
+
+def test_an_error_by_its_name_with_a_status_in_a_comment() -> None:
+    """DashScope's own framing."""
+    body = b'id:1\nevent:error\n:HTTP_STATUS/400\ndata:{"code":"InvalidParameter","message":"m"}\n\n'
+
+    check("openai_compatible", body, {"end": ("invalid_request", False), "code": "InvalidParameter"})
+
+
+# --- Responses -----------------------------------------------------------------------------------------------
+
+
+def event(kind: str, **fields: Any) -> dict[str, Any]:
+    return {"type": f"response.{kind}", **fields}
+
+
+def spoken(text: str) -> dict[str, Any]:
+    return {"type": "message", "id": "m", "content": [{"type": "output_text", "text": text}]}
+
+
+A = event("output_text.delta", item_id="m", output_index=0, content_index=0, delta="a")
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        pytest.param(
+            [event("created"), event("output_text.done", text="a"), event("completed", response={"output": []})],
+            {"text": "a", "end": "stop"},
+            id="gemini-web2api-57: no deltas, no places",
+        ),
+        pytest.param(
+            [
+                A,
+                event("content_part.done", output_index=0, part={"type": "output_text", "text": ""}),
+                event("output_item.done", output_index=0, item={"type": "message", "id": "m", "content": []}),
+                event("completed", response={"output": []}),
+            ],
+            {"text": "a", "end": "stop"},
+            id="agentgateway-2281: empty wholes take nothing back",
+        ),
+        pytest.param(
+            [A, event("completed", response={"status": "in_progress", "output": [spoken("a")]})],
+            {"text": "a", "end": "stop"},
+            id="a status that was not brought up to date",
+        ),
+        pytest.param(
+            [A, event("completed", response={"status": "completed", "output": None})],
+            {"text": "a", "end": "stop"},
+            id="no output at the end",
+        ),
+        pytest.param(
+            [{"type": "error", "error": {"type": "usage_limit_reached", "message": "m"}, "status_code": 429}],
+            {"end": ("rate_limited", True), "code": "usage_limit_reached"},
+            id="claude-code-proxy-139",
+        ),
+        pytest.param(
+            [A, {"type": "response.error", "error": {"code": "rate_limit_exceeded", "message": "m"}}],
+            {"text": "a", "end": ("rate_limited", True), "code": "rate_limit_exceeded"},
+            id="an error by an event of another name",
+        ),
+    ],
+)
+def test_responses(events: list[Any], expected: dict[str, Any]) -> None:
+    check("openai_responses", data(*events), expected)

@@ -222,8 +222,8 @@ class ChatCompletionsDecoder(ResponseDecoder):
             for position, value in enumerate(calls):
                 call = expect_object(value, "a tool call")
                 key = whole_number(call.get("index")) if streamed else position  # unstreamed each entry is another call
-                if key is None and form != "piece":
-                    key = position
+                if key is None and (form != "piece" or (len(calls) > 1 and not call.get("id"))):
+                    key = position  # side by side they are different calls
                 self._tool_call(key, call, form, events)
         elif function := message.get("function_call"):  # the form of 2023
             function = expect_object(function, "a function_call")
