@@ -106,6 +106,7 @@ WRONG: dict[str, Any] = {
     "empty": [],
     "true": [True, False],
     "infinity": [1.0, float("inf")],  # as 1e400 is read
+    "NaN": [1.0, float("nan"), 2.0],
     "minus infinity": [float("-inf"), 1],
     "400 digits": [10**400],
 }
