@@ -169,13 +169,17 @@ def recordings() -> list[Recording]:
 class _Body:
     """A response's body that is all there, in these chunks."""
 
-    def __init__(self, chunks: Iterable[bytes], *, cut: bool) -> None:
+    def __init__(self, chunks: Iterable[bytes], *, cut: bool, waits: list[float] | None) -> None:
         self._chunks = iter(chunks)
         self._cut = cut
+        self._waits = waits
 
     async def until(self, take: Callable[[bytes], bool], within: float | None = None) -> bool:
         if any(take(chunk) for chunk in self._chunks if chunk):
             return False
+        if self._waits is not None and within is not None:
+            self._waits.append(within)
+            raise TimeoutError
         if self._cut:
             raise BrokenExchange("backend_transient", "the connection was cut", retryable=True)
         return True
@@ -213,15 +217,17 @@ def decode(
     stream: bool = True,
     cut: bool = False,
     limit: int = MAX_EVENT,
+    waits: list[float] | None = None,
 ) -> tuple[list[BackendRawEvent], GatewayError | None]:
     """The events of an answer with status 200, and the error it ended in, if any: as `HttpAdapter`, without a network.
 
-    After the last chunk comes HTTP's own end of the body, or with `cut` the end of the connection before that.
+    After the last chunk comes HTTP's own end of the body, or with `cut` the end of the connection before that, or with
+    `waits` nothing: it gets the seconds that more was waited for.
     """
     events = _Events()
     answer = Answer(of.decoder(request, request.model or "default-model"), of.framing, limit, events, _NoTimer())
     try:
-        answer.read(_Body(chunks, cut=cut), stream).send(None)
+        answer.read(_Body(chunks, cut=cut, waits=waits), stream).send(None)
     except StopIteration:
         return list(events), None
     except GatewayError as error:

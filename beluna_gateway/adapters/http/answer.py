@@ -23,6 +23,9 @@ from .sse import SseParser
 LATE_USAGE_SECONDS = 1.0
 """How long the backend has to report usage after the end mark (protocol/README.md, "Order")."""
 
+EMPTY_SECONDS = 10.0
+"""The same before any content. Some proxies send an end mark first, and then the model thinks before it answers."""
+
 MAX_QUOTE = 300
 """The most characters of an answer that an error message quotes."""
 
@@ -43,9 +46,9 @@ class Answer:
     """Decodes one response.
 
     Where a streamed answer ends (amendments B3, B4): an end mark of the dialect ends it, once usage has come or
-    `LATE_USAGE_SECONDS` are over; whatever cannot be read after it is ignored. Content after an end mark reopens the
-    answer: from then on only HTTP's own end of the body or `[DONE]` ends it. How the bytes are divided into reads
-    makes no difference.
+    `LATE_USAGE_SECONDS` are over (before any content: `EMPTY_SECONDS`); whatever cannot be read after it is ignored.
+    Content after an end mark reopens the answer: from then on only HTTP's own end of the body or `[DONE]` ends it. How
+    the bytes are divided into reads makes no difference.
 
     Args:
         decoder: A new decoder of the dialect.
@@ -141,7 +144,8 @@ class Answer:
             else:
                 timer.suspended()
                 try:
-                    ended = await body.until(self._take_late, LATE_USAGE_SECONDS)
+                    within = LATE_USAGE_SECONDS if self._said else EMPTY_SECONDS
+                    ended = await body.until(self._take_late, within)
                 except (TimeoutError, BrokenExchange):
                     break  # nothing can be lost but usage
         if not self._over:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from beluna_gateway.adapters.http.answer import EMPTY_SECONDS, LATE_USAGE_SECONDS
 from beluna_gateway.canonical import BackendRawEvent, Completed, OutputTextDelta
 from beluna_gateway.errors import GatewayError
 
@@ -209,3 +210,16 @@ def test_an_element_with_a_number_beyond_floats_is_read_as_outside_of_an_array()
 
     assert in_any_reads("gemini", b"data: " + chunk + b"\n\n") == ("a", "completed")
     assert in_any_reads("gemini", b"data: [" + chunk + b"]\n\n") == ("a", "completed")
+
+
+@pytest.mark.parametrize("name", ["openai_compatible", "gemini", "ollama"])
+@pytest.mark.parametrize("content", [True, False])
+def test_an_end_mark_before_any_content_waits_longer(name: str, content: bool) -> None:
+    """Some proxies send one first, while the model thinks; after content only usage may come late."""
+    waits: list[float] = []
+    chunks = [LINE[name]] * content + [END[name]]
+    events, error = decode(dialect(name), canonical(FRAME), chunks, waits=waits)
+
+    assert waits == [LATE_USAGE_SECONDS if content else EMPTY_SECONDS]
+    assert error is None
+    assert isinstance(events[-1], Completed)
