@@ -230,6 +230,26 @@ def test_events_without_blank_lines_between_them() -> None:
     check("anthropic", lines, {"text": "ab", "end": "stop"})
 
 
+def test_events_without_a_type() -> None:
+    """Where the data has none, the event's name is its type."""
+    events: list[dict[str, Any]] = [
+        {"type": "ping"},
+        BEGIN,
+        block(0, TEXT),
+        said("a"),
+        ended(),
+        reason("end_turn"),
+        STOP,
+    ]
+    lines = b"".join(
+        b"event: %b\ndata: %b\n\n"
+        % (e["type"].encode(), json.dumps({k: v for k, v in e.items() if k != "type"}).encode())
+        for e in events
+    )
+
+    check("anthropic", lines, {"text": "a", "end": "stop"})
+
+
 def test_content_of_a_message_start() -> None:
     """langchain-34406: after a call of a program that the provider runs, the next call stands in `message_start`."""
     begin = {"type": "message_start", "message": MESSAGE | {"content": [TOOL | {"input": {"x": 1}}]}}

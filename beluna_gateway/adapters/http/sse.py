@@ -2,9 +2,9 @@
 
 Source: the HTML standard, section 9.2.6 "Interpreting an event stream". Ids, retry times and event names other than
 `error` are ignored: every dialect here repeats the event's type inside its JSON, but for some servers of the Responses
-API, where the name takes its place. Three things that real servers send
-are not in the standard: errors in a field `error:` (llama.cpp), JSON without `data:` (Gemini's errors in mid-stream),
-and events without their blank line.
+API and of the Messages API, where the name takes its place. Three things that real servers send are not in the
+standard: errors in a field `error:` (llama.cpp), JSON without `data:` (Gemini's errors in mid-stream), and events
+without their blank line.
 """
 
 from __future__ import annotations
@@ -24,6 +24,19 @@ from .payloads import (
 
 _DONE_EVENT = b"data: %b\n\n" % DONE_MARK
 
+_MESSAGES = frozenset(
+    (
+        b"message_start",
+        b"message_delta",
+        b"message_stop",
+        b"ping",
+        b"content_block_start",
+        b"content_block_delta",
+        b"content_block_stop",
+    )
+)
+"""Names of events of the Messages API."""
+
 
 class SseParser:
     """An incremental parser. How the bytes are divided into reads makes no difference.
@@ -41,7 +54,7 @@ class SseParser:
         self._data: list[bytes] = []
         self._size = 0
         self._is_error = False  # the event's name is `error`
-        self._kind = b""  # the event's name, where it is one of the Responses API
+        self._kind = b""  # the event's name, where it is one of the Responses API or of the Messages API
         self._bare = BareJson(limit)
 
     def feed(self, chunk: bytes) -> list[bytes]:
@@ -146,8 +159,9 @@ class SseParser:
         elif name == b"error":
             events.append(error_payload(value))
         elif name == b"event":
-            self._is_error = value.strip() == b"error"
-            self._kind = value.strip() if value.lstrip().startswith(b"response.") else b""
+            kind = value.strip()
+            self._is_error = kind == b"error"
+            self._kind = kind if kind in _MESSAGES or kind.startswith(b"response.") else b""
 
     def _is_whole(self, following: bytes) -> bool:
         """Whether the event that is being read is a whole object, and `following` the next one without a blank line."""
