@@ -230,6 +230,24 @@ def test_events_without_blank_lines_between_them() -> None:
     check("anthropic", lines, {"text": "ab", "end": "stop"})
 
 
+def test_a_thought_that_was_not_ended_goes_back() -> None:
+    """With its signature, and before the call: the next turn is refused without it."""
+    signature = {"type": "signature_delta", "signature": "S"}
+    events = data(
+        *(BEGIN, block(0, {"type": "thinking", "thinking": ""}), thought("hm")),
+        *({"type": "content_block_delta", "index": 0, "delta": signature}, block(1, TOOL), arguments('{"x":1}', 1)),
+        *(reason("tool_use"), STOP),
+    )
+    request = canonical({"type": "infer", "messages": [{"role": "user", "parts": [{"text": {"text": "Hi"}}]}]})
+    completed = decode(dialect("anthropic"), request, [events])[0][-1]
+
+    assert isinstance(completed, Completed)
+    assert completed.backend_metadata["provider_state"]["anthropic"]["pieces"] == [
+        {"opaque": {"type": "thinking", "thinking": "hm", "signature": "S"}},
+        {"call": "a"},
+    ]
+
+
 def test_events_without_a_type() -> None:
     """Where the data has none, the event's name is its type."""
     events: list[dict[str, Any]] = [
@@ -292,6 +310,22 @@ TWICE = b'{\n "error": {\n  "code": 503,\n  "message": "m",\n  "status": "UNAVAI
             [chunk(NAMED), chunk(NAMELESS), chunk(NAMED), chunk({"text": ""}), chunk(NAMELESS, finishReason="STOP")],
             {"calls": [("ls", '{"path":"/x"}')] * 2, "end": "tool_calls"},
             id="vscode-unify-chat-provider-48: the arguments in a part of their own",
+        ),
+        pytest.param(
+            [
+                chunk({"functionCall": {"name": "ls", "id": "a"}}),
+                chunk({"functionCall": {"args": {"path": "/x"}, "id": "a"}}, finishReason="STOP"),
+            ],
+            {"calls": [("ls", '{"path":"/x"}')], "end": "tool_calls"},
+            id="the arguments in a part of their own, by the id",
+        ),
+        pytest.param(
+            [
+                chunk({"functionCall": {"name": "ls", "id": "a"}}),
+                chunk({"functionCall": {"args": {"x": 1}, "id": "b"}}),
+            ],
+            {"calls": [("ls", "{}")], "end": ("protocol_violation", False)},
+            id="arguments of a call that has no name",
         ),
         pytest.param(
             [chunk(NAMED), chunk(NAMED), chunk({"text": "a"}, finishReason="STOP")],

@@ -218,10 +218,12 @@ class GeminiDecoder(ResponseDecoder):
         self._thinking = False
         name = expect_text(call.get("name"), "a functionCall's name")
         own_id = expect_text(call.get("id"), "a functionCall's id")
-        if (begun := self._without_args) is not None and not (name or own_id):
-            self._without_args = None
-            call = {**expect_object(begun["functionCall"], "a functionCall"), "args": call.get("args")}
-            part = {**begun, **part, "functionCall": call}
+        if (begun := self._without_args) is not None and not name:
+            named = expect_object(begun["functionCall"], "a functionCall")
+            if own_id in ("", named.get("id")):
+                self._without_args = None
+                call = {**named, "args": call.get("args")}
+                part = {**begun, **part, "functionCall": call}
         self._settle(events)
         if call.get("name") and arguments_text(call.get("args")) in ("", "{}"):
             self._keep(part)
