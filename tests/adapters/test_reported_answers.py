@@ -242,7 +242,8 @@ def test_a_thought_that_was_not_ended_goes_back() -> None:
     completed = decode(dialect("anthropic"), request, [events])[0][-1]
 
     assert isinstance(completed, Completed)
-    assert completed.backend_metadata["provider_state"]["anthropic"]["pieces"] == [
+    metadata: Any = completed.backend_metadata
+    assert metadata["provider_state"]["anthropic"]["pieces"] == [
         {"opaque": {"type": "thinking", "thinking": "hm", "signature": "S"}},
         {"call": "a"},
     ]
