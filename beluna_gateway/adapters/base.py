@@ -283,7 +283,7 @@ def parse_object(payload: bytes) -> JsonObject:
             try:
                 value = json_pieces.read(payload)
             except ValueError:
-                if b"NaN" not in payload and b"Infinity" not in payload:
+                if len(payload) > _COUNTED_BYTES or (b"NaN" not in payload and b"Infinity" not in payload):
                     raise
                 value = from_json(payload, cache_strings="keys")
         else:

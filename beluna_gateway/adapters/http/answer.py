@@ -17,7 +17,16 @@ from ..base import Aside, Emit, ResponseDecoder, SilenceTimer, parse_object
 from ..decoding.gathering import gathered
 from .connections import BrokenExchange
 from .ndjson import NdjsonParser
-from .payloads import BYTE_ORDER_MARK, DONE_MARK, BrokenStream, may_be_cut, parses, payloads_of, values_of
+from .payloads import (
+    BYTE_ORDER_MARK,
+    DONE_MARK,
+    BrokenStream,
+    SplitCharacters,
+    may_be_cut,
+    parses,
+    payloads_of,
+    values_of,
+)
 from .sse import SseParser
 
 LATE_USAGE_SECONDS = 1.0
@@ -73,6 +82,7 @@ class Answer:
         "_reopened",
         "_said",
         "_silent",
+        "_split",
         "_timer",
         "_undecided",
     )
@@ -97,6 +107,7 @@ class Answer:
         self._beginning = bytearray()  # quoted in error messages
         self._over = False  # nothing more is read of the answer
         self._reopened = False  # content has come after an end mark
+        self._split = SplitCharacters()
         # `read` sets `_feed_first` and `_push_first`, which note the first payload and the first events, then replace
         # themselves: nothing is checked for each later read.
         self._silent = True
@@ -247,10 +258,26 @@ class Answer:
             if payload is DONE_MARK:
                 decoder.done_mark()
             else:
-                decoder.feed(payload, events)
+                try:
+                    decoder.feed(payload, events)
+                except GatewayError as error:
+                    self._feed_joined(payload, events, error)
             if decoder.ended:
                 self._decode_after_end_mark(rest, events)
                 return
+
+    def _feed_joined(self, payload: bytes, events: list[BackendRawEvent], error: GatewayError) -> None:
+        """Feeds a payload that was refused once more, where it had halves of characters.
+
+        Such a payload is no JSON, so that the decoder has taken nothing of it yet.
+
+        Raises:
+            GatewayError: `error`, where it had none.
+        """
+        joined = self._split.joined(payload)
+        if joined == payload:
+            raise error
+        self._decoder.feed(joined, events)
 
     def _decode_after_end_mark(self, payloads: Iterator[bytes], events: list[BackendRawEvent]) -> None:
         """Decodes what follows an end mark, which was the end only if none of it is content.
@@ -269,7 +296,10 @@ class Answer:
                 self._over = True
                 return
             try:
-                decoder.feed(payload, events)
+                try:
+                    decoder.feed(payload, events)
+                except GatewayError as error:
+                    self._feed_joined(payload, events, error)
             except GatewayError:
                 if self._reopened or len(events) > before:
                     raise
@@ -336,6 +366,8 @@ class Answer:
 
         No payloads where `body` is nothing of the kind.
         """
+        if (joined := self._split.joined(body, last=True)) != body and parses(joined):
+            return [joined], joined
         if values := values_of(body, self._limit):  # lines, or an error that was written twice
             return values, None
         try:

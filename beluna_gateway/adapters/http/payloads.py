@@ -136,6 +136,58 @@ def values_of(body: bytes, limit: int) -> list[bytes]:
     return values if len(values) > 1 and not bare.open and all(map(parses, values)) else []
 
 
+_ESCAPES = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?:\\u[dD][c-fC-F][0-9a-fA-F]{2})?|\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\.", re.DOTALL
+)
+"""The escapes of a JSON text: pairs of surrogates, lone ones, and the beginning of any other."""
+_MAX_JOINED = 128 * 1024
+"""Bytes of a text whose escapes are looked through at once, some 20 ms."""
+_LONE = 6  # bytes of one `\\uXXXX`
+
+
+class SplitCharacters:
+    """Joins characters beyond U+FFFF whose two surrogates a server wrote, as escapes, into two events.
+
+    Gateways that count UTF-16 divide texts so (JavaScript, Java). Half a character is none, and makes a JSON text that
+    cannot be read.
+    """
+
+    __slots__ = ("_high",)
+
+    def __init__(self) -> None:
+        self._high = b""  # the first half of a character, which ended a string
+
+    def joined(self, payload: bytes, *, last: bool = False) -> bytes:
+        """`payload` without halves; equal to it where it has none, or more than 128 KiB.
+
+        A first half at the end of a string waits for a payload with a string that begins with the second, and is left
+        out where none comes. Any other half is U+FFFD.
+
+        Args:
+            payload: A JSON text.
+            last: No further payload follows.
+        """
+        if len(payload) > _MAX_JOINED:
+            return payload
+
+        def whole(escape: re.Match[bytes]) -> bytes:
+            half = escape[0]
+            if len(half) != _LONE:
+                return half
+            if half[3:4] in b"89abAB":
+                if last or payload[escape.end() : escape.end() + 1] != b'"':
+                    return _REPLACEMENT
+                self._high = half
+                return b""
+            high, self._high = self._high, b""
+            return high + half if high and payload[escape.start() - 1 : escape.start()] == b'"' else _REPLACEMENT
+
+        return _ESCAPES.sub(whole, payload)
+
+
+_REPLACEMENT = b"\\ufffd"
+
+
 class BareJson:
     """Collects a JSON value that is written over several lines without the stream's framing.
 

@@ -112,6 +112,30 @@ def test_a_cut_done_mark_is_a_cut() -> None:
         assert failure("openai_compatible", LINE["openai_compatible"], cut).kind == "backend_transient"
 
 
+@pytest.mark.parametrize("name", [name for name in ENDPOINTS if name != "anthropic"])
+def test_a_character_may_be_divided_between_events(name: str) -> None:
+    """Its surrogates, as gateways that count UTF-16 write them; what has no other half is no character."""
+    high, low, lone, pair = (
+        LINE[name].replace(b'"a"', text)
+        for text in (rb'"x\ud83d"', rb'"\uDE00y"', rb'"\ud83d!\ude00"', rb'"\\ud83d\ud83d\ude00"')
+    )
+
+    assert in_any_reads(name, high + low + END[name]) == ("x\U0001f600y", "completed")
+    assert in_any_reads(name, high + LINE[name] + END[name]) == ("xa", "completed")
+    assert in_any_reads(name, low + lone + END[name]) == ("\ufffdy\ufffd!\ufffd", "completed")
+    assert in_any_reads(name, pair + END[name]) == ("\\ud83d\U0001f600", "completed")
+
+
+def test_half_a_character_costs_no_whole_answer() -> None:
+    """A text that was cut within one."""
+    body = rb'{"choices":[{"message":{"content":"a\ud83d"},"finish_reason":"length"}]}'
+    for stream in (True, False):
+        events, error = answer("openai_compatible", body, stream=stream)
+
+        assert error is None
+        assert [event.delta for event in events if isinstance(event, OutputTextDelta)] == ["a\ufffd"]
+
+
 @pytest.mark.parametrize("name", ENDPOINTS)
 def test_a_stream_that_nobody_asked_for_is_read(name: str) -> None:
     """Some proxies always stream (loreai 1195): its text is one delta, and it needs its end mark as ever."""
