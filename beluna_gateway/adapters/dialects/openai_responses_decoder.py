@@ -3,7 +3,7 @@
 Source: the OpenAI API reference, "Streaming events" (`openai.types.responses.ResponseStreamEvent`), and what other
 servers of this API send. llama.cpp: events with neither `sequence_number` nor `output_index`, no `[DONE]`, and
 `completed` of answers and of calls that the limit cut. GitHub Copilot: another id for the same item in each event, of
-some 400 characters.
+some 400 characters; deltas of arguments that are encrypted, for VS Code (opencodex issue 995).
 """
 
 from __future__ import annotations
@@ -83,6 +83,8 @@ class _Item:
     """The text of a message or of reasoning, as it was delivered."""
     first_arguments: str = ""
     """Of a call: what it began with. It counts where nothing else comes: some servers send `{}` and then deltas."""
+    sealed: bool = False
+    """Of a call: its deltas are no JSON object, so that its arguments are those that come as a whole."""
     ended: bool = False
     """The backend sent the item as a whole."""
     spoken: bool = False
@@ -194,6 +196,7 @@ class ResponsesDecoder(ResponseDecoder):
                 # llama.cpp says `completed` of what the limit cut; a call that is not whole gives it away.
                 self._word = "max_output_tokens"
             else:
+                self._refuse_sealed()
                 self._calls.end_all(events)
         if self._annotations is not None:
             self._annotate(self._annotations, events)
@@ -307,8 +310,18 @@ class ResponsesDecoder(ResponseDecoder):
     def _arguments_delta(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         delta = _delta(event)
         item = self._call_item(event)
-        if delta:
+        if not self._calls.has_arguments(item.key) and delta.lstrip()[:1] not in ("", "{"):
+            item.sealed = True
+        if item.sealed:
+            events.append(Progress())
+        elif delta:
             self._calls.fragment(item.key, events, arguments=delta)
+
+    def _refuse_sealed(self) -> None:
+        """Raises `protocol_violation` for a call whose deltas were no JSON and whose arguments came nowhere else."""
+        for item in self._order:
+            if item.sealed and not self._calls.has_arguments(item.key):
+                raise protocol_violation(f"the arguments of tool call {item.call_id!r} ({item.name}) are not JSON")
 
     def _arguments_done(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         self._calls.whole(self._call_item(event).key, events, arguments=arguments_text(event.get("arguments")))

@@ -1231,6 +1231,24 @@ def encrypted(item_id: str = "rs_1") -> dict[str, Any]:
     return {"type": "reasoning", "id": item_id, "summary": [], "encrypted_content": "e"}
 
 
+def test_arguments_in_deltas_that_are_encrypted_come_with_the_whole() -> None:
+    """GitHub Copilot's, for VS Code (opencodex 995): what is no JSON is no argument, and none are made up."""
+    deltas = [event("function_call_arguments.delta", output_index=0, delta=delta) for delta in ("gAAAA", "{B==")]
+    whole = event("function_call_arguments.done", output_index=0, arguments='{"a":1}')
+    for rest in ([whole, done('{"a":1}'), end()], [done('{"a":1}'), end()], [end(output=[call_item('{"a":1}')])]):
+        decoder, events = feed(ADDED, *deltas, *rest)
+        decoder.finish(events)
+
+        assert [e.call.arguments_json for e in events if isinstance(e, ToolCallReady)] == ['{"a":1}']
+        assert "".join(e.arguments_delta for e in events if isinstance(e, ToolCallDelta)) == '{"a":1}'
+
+    decoder, events = feed(ADDED, *deltas, end())
+    with pytest.raises(GatewayError) as failure:
+        decoder.finish(events)
+    assert failure.value.kind == "protocol_violation"
+    assert not any(isinstance(e, ToolCallReady) for e in events)
+
+
 @pytest.mark.parametrize("name", ["x_keyword_search", "view_x_video"])
 def test_a_custom_call_that_xai_answers_itself_is_counted(name: str) -> None:
     """Parts of its `x_search`: recorded in the tests of Vercel's AI SDK, `xai-x-search-tool.chunks.txt`."""
