@@ -65,7 +65,7 @@ _scripts = st.lists(st.tuples(st.lists(st.sampled_from(["", "a", "b"]), max_size
 
 
 @given(_scripts, st.integers(0, 3), st.booleans())
-@settings(max_examples=80)
+@settings(max_examples=40)
 def test_attempts_are_bounded_and_nothing_is_said_twice(
     scripts: list[tuple[list[str], str]], max_retries: int, stream: bool
 ):

@@ -13,14 +13,13 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ..oracles import ORACLES
 from ..recorded import canonical, dialect
 from .provider_rules import RULES, gemini
 
-EXAMPLES = settings(max_examples=max(200, settings.default.max_examples if settings.default else 0))
 BACKENDS: dict[str, dict[str, Any]] = {
     "anthropic": {},
     "gemini": {},
@@ -288,7 +287,6 @@ def _said(messages: list[Message]) -> str:
 
 
 @every_dialect
-@EXAMPLES
 @given(data=st.data())
 def test_any_history_goes_on_at_any_backend(name: str, data: st.DataObject) -> None:
     """The body breaks none of the provider's rules, its SDK takes it, and nothing of the history is lost in it:
@@ -314,7 +312,6 @@ def test_any_history_goes_on_at_any_backend(name: str, data: st.DataObject) -> N
     assert without_id["result"] == without_id["call"]
 
 
-@EXAMPLES
 @given(data=st.data())
 def test_gemini_3_gets_a_signature_for_every_turn_with_calls(data: st.DataObject) -> None:
     """Whoever made a turn, its first call has a signature, its own or the documented one."""
@@ -338,7 +335,6 @@ def _sequences(body: Any) -> Iterator[list[Any]]:
 
 
 @every_dialect
-@EXAMPLES
 @given(data=st.data())
 def test_the_next_body_begins_with_this_one(name: str, data: st.DataObject) -> None:
     """A message is sent the same way whatever follows it, its mark included, so that a provider finds the beginning in
