@@ -35,9 +35,7 @@ demo: $(VENV)/.for-demo ## install, start the daemon with a small local model, a
 	@.ci/demo $(VENV)
 
 test: $(VENV)/.for-tests ## everything that must hold before a commit: style, types and tests
-	@for verb in style types tests; do \
-	  begin=$$SECONDS; $(MAKE) --no-print-directory $$verb; echo "== $$verb: $$((SECONDS - begin)) s"; \
-	done
+	@begin=$$SECONDS; $(MAKE) --no-print-directory --jobs=3 style types tests; echo "== $$((SECONDS - begin)) s"
 
 style: $(VENV)/.for-tests ## lint, and check the format
 	$(RUN) -m ruff check
