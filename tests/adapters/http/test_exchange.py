@@ -54,6 +54,14 @@ def listening(receive_buffer: int | None = None) -> Iterator[socket.socket]:
         yield server
 
 
+def tls_of_server(folder: Path) -> tuple[Path, ssl.SSLContext]:
+    """A new certificate, and the context of a server that has it."""
+    path = write_certificate(folder / "certificate.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    return path, context
+
+
 @asynccontextmanager
 async def pool_of(server: socket.socket, tls: ssl.SSLContext | None = None) -> AsyncIterator[ConnectionPool]:
     port = server.getsockname()[1]
@@ -153,9 +161,7 @@ def test_over_tls_too(run, tmp_path):
     """A connection is used again, though session tickets came on it; a second answer condemns it."""
 
     async def main() -> None:
-        path = write_certificate(tmp_path / "certificate.pem")
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(path)
+        path, context = tls_of_server(tmp_path)
         with listening() as server:
             async with pool_of(server, ssl.create_default_context(cafile=path)) as pool:
                 accepted: list[ssl.SSLSocket] = []
@@ -191,9 +197,7 @@ def test_closing_the_pool_waits_for_no_close_notify(run, tmp_path):
     """A TLS connection that was given up before, and whose peer does not answer that, ends with the pool."""
 
     async def main() -> None:
-        path = write_certificate(tmp_path / "certificate.pem")
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(path)
+        path, context = tls_of_server(tmp_path)
         with listening() as server:
             async with pool_of(server, ssl.create_default_context(cafile=path)) as pool:
                 accepted: list[ssl.SSLSocket] = []
@@ -219,9 +223,7 @@ def test_a_large_request_arrives_whole_over_tls(run, tmp_path):
     """And the connection is used again for a small one, and another large one."""
 
     async def main() -> None:
-        path = write_certificate(tmp_path / "certificate.pem")
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(path)
+        path, context = tls_of_server(tmp_path)
         bodies = [os.urandom(5_000_000), b"small", os.urandom(100_000)]
         arrived: list[bytes] = []
         with listening() as server:
@@ -252,9 +254,7 @@ def test_over_tls_a_body_without_a_length_ends_with_close_notify_only(run, tmp_p
     """The end of the TCP connection proves nothing: anybody on the way can make one."""
 
     async def main() -> None:
-        path = write_certificate(tmp_path / "certificate.pem")
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(path)
+        path, context = tls_of_server(tmp_path)
         with listening() as server:
 
             def answer() -> None:
@@ -286,9 +286,7 @@ def test_an_answer_to_a_request_that_is_no_longer_read_counts(run, tmp_path, end
 
     A body without a length is then whole only where close_notify says so.
     """
-    path = write_certificate(tmp_path / "certificate.pem")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path)
+    path, context = tls_of_server(tmp_path)
     tls = ending.startswith("TLS")
 
     async def main() -> None:
