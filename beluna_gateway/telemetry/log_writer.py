@@ -60,9 +60,10 @@ class LogWriter:
         self._thread.join(seconds)
 
     def _run(self) -> None:
+        lost_meanwhile = False
         while True:
             with self._changed:
-                while not self._lines:
+                while not self._lines and not lost_meanwhile:
                     if self._closing.is_set():
                         return
                     self._changed.wait()
@@ -72,17 +73,19 @@ class LogWriter:
                 self._lines.clear()
                 # Counted until it is written: a descriptor that is stuck must not let twice as much be kept.
                 self._lost = 0
-            self._report(batch, lost)
+            untold = self._report(batch, lost)
             with self._changed:
                 self._queued_bytes -= len(batch)
+                # Lines lost during this write are told at once where it succeeded: another line may never come.
+                lost_meanwhile = self._lost > 0 and untold == 0
+                self._lost += untold
 
-    def _report(self, batch: bytes, lost: int) -> None:
-        """Writes a batch, and after it, where lines were lost before it ended, their number."""
+    def _report(self, batch: bytes, lost: int) -> int:
+        """Writes a batch, and after it, where lines were lost, their number. Returns how many are still to be told."""
         lost += self._write_all(batch)
         if lost and self._write_all(self._lost_line(lost).encode() + b"\n") == 0:
-            return
-        with self._changed:
-            self._lost += lost
+            return 0
+        return lost
 
     def _write_all(self, data: bytes) -> int:
         """Returns how many lines were not written completely."""

@@ -103,6 +103,16 @@ def test_a_reader_that_stops_costs_lines_only():
         assert number >= 5000 - (MAX_QUEUED_BYTES + 65536) // 1001
 
 
+def test_lines_lost_during_the_last_write_are_told_without_another_line():
+    """Nothing follows that could bring their number along."""
+    with pipe() as (reading, end), writing(end) as writer:
+        writer.write("x" * 500_000)
+        until(lambda: not writer._lines)
+        writer.write("x" * MAX_QUEUED_BYTES)
+
+        assert read_until(reading, b"LOST").endswith(b"x\nLOST 1\n")
+
+
 def test_a_descriptor_that_fails_loses_lines_until_it_works_again(monkeypatch: pytest.MonkeyPatch):
     """The number of lost lines is told after the next line that could be written."""
     broken = threading.Event()
