@@ -43,7 +43,7 @@ live_backends:      config telemetry pipeline adapters.base quota
 gateway:            errors canonical wire config telemetry pipeline processes event_stream worker adapters.base \
                     adapters requests live_backends
 client:
-daemon:             version errors canonical wire config telemetry quota pipeline worker gateway
+daemon:             version errors canonical wire config telemetry quota pipeline worker gateway adapters.http
 commands:           errors config telemetry quota pipeline processes client daemon adapters adapters.copilot
 cli:                version wire config telemetry client commands daemon
 __init__:           version errors canonical config event_stream gateway client requests

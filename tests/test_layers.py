@@ -172,7 +172,7 @@ def test_pure_modules_do_nothing(name: str):
 
 
 def test_the_environment_is_read_in_few_places():
-    """`os.environ` is the credentials', systemd's, the started programs' and the command line's."""
+    """`os.environ` is the credentials', systemd's, the started programs', the loading's and the command line's."""
     readers = {
         name
         for name, tree in MODULES.items()
@@ -181,5 +181,5 @@ def test_the_environment_is_read_in_few_places():
     }
 
     assert readers == _words("pipeline.credentials processes.child_process daemon.systemd daemon.sockets cli") | _words(
-        "processes.local_model.__main__ telemetry.journal"
+        "daemon.loading processes.local_model.__main__ telemetry.journal"
     )

@@ -25,6 +25,7 @@ from ..wire.ndjson import RejectedLine
 from ..worker import Worker
 from .connection import Connection, daemon_stopping
 from .garbage import RareCollection
+from .loading import load_adapters
 from .reloads import Reloads
 from .sockets import BACKLOG, KEEP_SOCKET_FILE, HangupWatch, handed_over, listening_socket
 from .systemd import Notifier
@@ -101,6 +102,7 @@ class Daemon:
             self._notifier.tell("READY=1", f"STATUS=serving on {paths}")
             self._notifier.keep_alive()
             self._log.info("serving", socket_path=paths, version=__version__, pid=os.getpid())
+            load_adapters(self._config)
             await self.gateway.start()
             stack.enter_context(self._garbage.running())
             await self._stop.wait()

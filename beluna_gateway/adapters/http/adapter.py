@@ -19,6 +19,7 @@ from yarl import URL
 
 from ...canonical import CanonicalRequest, ModelList, Operation, ResolvedCredential
 from ...config.settings import is_azure
+from ...config.tls_files import system_context
 from ...errors import GatewayError, invalid_request, protocol_violation
 from ...telemetry.service import ProgramStatus
 from ...telemetry.trace_context import TraceContext, trace_context
@@ -77,6 +78,8 @@ class HttpAdapter(BackendAdapter):
         return None if self._server is None else self._server.status
 
     async def start(self) -> None:
+        if self._base.scheme == "https" and self._profile.backend.tls is None:
+            await asyncio.to_thread(system_context)  # the first connection would wait for it
         if self._server is not None:
             await self._server.start()
 

@@ -21,7 +21,7 @@ import aiohttp
 from yarl import URL
 
 from ...config.settings import BackendProfile
-from ...config.tls_files import tls_context
+from ...config.tls_files import system_context, tls_context
 from ...errors import GatewayError
 
 if TYPE_CHECKING:
@@ -142,7 +142,11 @@ class ConnectionPool:
         self.loop = asyncio.get_running_loop()
         self._profile = profile
         tls = profile.backend.tls
-        context = True if tls is None else tls_context(tls, profile.folder)
+        context: ssl.SSLContext | None = None
+        if tls is not None:
+            context = tls_context(tls, profile.folder)
+        elif url.scheme == "https":
+            context = system_context()
         self.proxy_credential: str | None = None
         """`user:password` for the proxy; the latest one counts for new connections."""
         self._connector: aiohttp.BaseConnector
@@ -153,7 +157,7 @@ class ConnectionPool:
 
             self._connector = ProxyConnector(profile, context, lambda: self.proxy_credential)
         else:
-            self._connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, ssl=context)
+            self._connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, ssl=context or True)
         # Tells aiohttp where to connect to; it is never sent.
         self._request = aiohttp.ClientRequest("GET", url)
         # ceil_threshold: aiohttp rounds timeouts above it up to whole seconds; they must hold as configured.

@@ -25,16 +25,16 @@ class ProxyConnector(aiohttp.BaseConnector):
 
     Args:
         profile: The backend's, with a `proxy`.
-        context: What TLS inside of the tunnel is made with; True: the system's authorities.
+        context: What TLS inside of the tunnel is made with, where the backend speaks TLS.
         credential: `user:password` for the proxy, or None, asked for each connection.
     """
 
     def __init__(
-        self, profile: BackendProfile, context: ssl.SSLContext | bool, credential: Callable[[], str | None]
+        self, profile: BackendProfile, context: ssl.SSLContext | None, credential: Callable[[], str | None]
     ) -> None:
         super().__init__(limit=0)
         self._proxy = urlsplit(profile.backend.proxy or "")
-        self._context = ssl.create_default_context() if isinstance(context, bool) else context
+        self._context = context
         self._credential = credential
         self._seconds = profile.reliability.connect_timeout_ms / 1000
 

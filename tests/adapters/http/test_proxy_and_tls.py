@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from beluna_gateway.config.loading import ConfigError
+from beluna_gateway.config.tls_files import system_context
 from beluna_gateway.errors import GatewayError
 from beluna_gateway.gateway import AIGateway
 from tests.fakes.answers import text
@@ -252,3 +253,13 @@ async def test_a_proxy_credential_of_another_form_is_told(tmp_path: Path):
 
     assert error.kind == "authentication"
     assert "not of the form user:password" in error.message
+
+
+@pytest.mark.parametrize(("endpoint", "read"), [("https://h", True), ("http://h", False)])
+async def test_the_authorities_are_read_before_the_first_request(tmp_path: Path, endpoint: str, read: bool):
+    """Once for all backends, when the gateway starts, and only where a backend speaks TLS."""
+    system_context.cache_clear()
+    async with gateway(tmp_path, endpoint=endpoint) as running:
+        await running.start()
+
+        assert system_context.cache_info().currsize == read
