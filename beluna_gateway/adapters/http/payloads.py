@@ -88,7 +88,7 @@ def may_be_cut(payload: bytes) -> bool:
 
 def with_type(payload: bytes, kind: bytes) -> bytes:
     """`payload` with `kind` as its `type`, where it is an object that has none."""
-    if payload.startswith(b'{"type":') or (b'"%b"' % kind) in payload:
+    if payload.startswith(b'{"type":'):  # the fast way for what most servers send
         return payload
     try:
         value = from_json(payload)
@@ -132,7 +132,7 @@ def values_of(body: bytes, limit: int) -> list[bytes]:
     for line in body.splitlines():
         if line.strip() and not (bare.open or bare.begins(line)):
             return []
-        values += bare.feed(line) if line.strip() else []
+        values += bare.feed(line)
     return values if len(values) > 1 and not bare.open and all(map(parses, values)) else []
 
 

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beluna_gateway.adapters.http.payloads import DONE_MARK, BareJson, error_payload, may_be_cut, payloads_of
+from beluna_gateway.adapters.http.payloads import (
+    DONE_MARK,
+    BareJson,
+    SplitCharacters,
+    error_payload,
+    may_be_cut,
+    payloads_of,
+    values_of,
+    with_type,
+)
 from beluna_gateway.errors import GatewayError
 
 _values = st.recursive(
@@ -61,6 +70,14 @@ def test_other_text_was_not_cut(data: bytes) -> None:
 def test_whatever_an_error_says_is_in_its_payload(value: bytes, error: object) -> None:
     """As JSON where it is JSON, else as a text; bytes that are no UTF-8 are replaced."""
     assert json.loads(error_payload(value)) == {"error": error}
+
+
+# --- types ---
+
+
+def test_the_name_of_an_event_becomes_a_type_whatever_its_bytes_are() -> None:
+    """A name is not refused for bytes that are no UTF-8: no decoder knows it."""
+    assert with_type(b'{"a":1}', b"response.\xff") == '{"type":"response.\ufffd","a":1}'.encode()
 
 
 # --- arrays ---
@@ -128,3 +145,77 @@ def test_it_is_open_from_its_first_line_to_its_last() -> None:
 def test_values_follow_one_another(lines: list[bytes], expected: list[bytes]) -> None:
     """What the one was says nothing of the next."""
     assert bare(*lines) == expected
+
+
+# --- a body of several values ---
+
+
+@pytest.mark.parametrize(
+    ("body", "values"),
+    [
+        (b'{"a":1}\n{"b":2}', [{"a": 1}, {"b": 2}]),
+        (b'\n {"a":1}\r\n\r\n{"b":2}\n\n', [{"a": 1}, {"b": 2}]),
+        (b'{\n"a":\n\n1}\n{"b":2}\n{"c":3}\n', [{"a": 1}, {"b": 2}, {"c": 3}]),
+        (b'[{"a":1},\n{"b":2}]\n', [{"a": 1}, {"b": 2}]),
+        (b"", []),
+        (b'{"a":1}\n', []),
+        (b'{"a":1}\n{"b":2}\n{"c":', []),
+        (b'{"a":1}\n{b}\n', []),
+        (b'{"a":1}\n\ndata: x\n{"b":2}\n', []),
+        (b'<html>\n{"a":1}\n{"b":2}\n', []),
+    ],
+)
+def test_a_body_is_several_values_or_none(body: bytes, values: list[object]) -> None:
+    """Each begins on a line of its own, and may have several; anything else between them makes the body none of it."""
+    assert [json.loads(value) for value in values_of(body, 100)] == values
+
+
+# --- characters in two events ---
+
+
+def joined(*payloads: bytes) -> list[bytes]:
+    characters = SplitCharacters()
+    return [characters.joined(payload) for payload in payloads]
+
+
+@pytest.mark.parametrize("character", "\U00010000\U00050000\U0001f600\U00090000\U000d0000\U0010ffff")
+@pytest.mark.parametrize("upper", [False, True])
+def test_a_character_in_two_events_is_whole_in_the_second(character: str, upper: bool) -> None:
+    """Whichever it is, in digits of either case, and with other events in between."""
+    escaped = json.dumps(character)[1:-1]
+    high, low = ("\\u" + (half.upper() if upper else half) for half in escaped.split("\\u")[1:])
+    first, between, second = joined(f'{{"a":"x{high}"}}'.encode(), b'{"b":"\\n"}', f'{{"a":"{low}y"}}'.encode())
+
+    assert [json.loads(first), json.loads(between), json.loads(second)] == [
+        {"a": "x"},
+        {"b": "\n"},
+        {"a": f"{character}y"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("payloads", "expected"),
+    [
+        ([rb'["\ude00"]'], [rb'["\ufffd"]']),  # no first half
+        ([rb'["\ud83d"]', rb'["x\ude00"]'], [b'[""]', rb'["x\ufffd"]']),  # the second begins no string
+        ([rb'["\ud83d."]', rb'["\ude00"]'], [rb'["\ufffd."]', rb'["\ufffd"]']),  # the first ends none
+        ([rb'["\ud83d"]', rb'["\ude00"]', rb'["\ude00"]'], [b'[""]', rb'["\ud83d\ude00"]', rb'["\ufffd"]']),
+        ([rb'["\ud83d\ude00","\\ud83d"]'], [rb'["\ud83d\ude00","\\ud83d"]']),  # nothing to join
+    ],
+)
+def test_half_a_character_is_joined_to_its_other_half_only(payloads: list[bytes], expected: list[bytes]) -> None:
+    """The end of one string and the beginning of a later one, each half once."""
+    assert joined(*payloads) == expected
+
+
+def test_the_last_payload_waits_for_no_other_half() -> None:
+    """No half can follow: the first one is replaced."""
+    assert SplitCharacters().joined(rb'["\ud83d"]', last=True) == rb'["\ufffd"]'
+
+
+def test_halves_are_looked_for_up_to_128_kib() -> None:
+    """A larger payload is passed on as it is, so that no read takes long."""
+    half = rb'"\ud83d."'
+    largest = half.rjust(128 * 1024)
+
+    assert joined(largest, b" " + largest) == [largest.replace(rb"\ud83d", rb"\ufffd"), b" " + largest]

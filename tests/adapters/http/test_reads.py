@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from beluna_gateway.adapters.base import MAX_JSON_VALUES
 from beluna_gateway.adapters.http.ndjson import NdjsonParser
 from beluna_gateway.adapters.http.payloads import DONE_MARK, BrokenStream
 from beluna_gateway.adapters.http.sse import SseParser
@@ -33,6 +34,9 @@ def byte_by_byte(data: bytes) -> list[bytes]:
         (b'data: {"a": 1}\n\ndata: {"b": 2}\n\n', [b'{"a": 1}', b'{"b": 2}']),
         (b"data: {}\n\ndata: [DONE]\n\n", [b"{}", DONE_MARK]),
         (b"data: {}\n\ndata: : keepalive\n\n", [b"{}"]),
+        (b'data: {}\n\ndata: {"a":1}\n\ndata: [DONE]\n\n', [b"{}", b'{"a":1}', DONE_MARK]),
+        (b"data: {}\n\ndata: [DONE]\n\ndata: {}\n\n", [b"{}", DONE_MARK, b"{}"]),
+        (b"data: {}\n\ndata: : keepalive\n\ndata: [DONE]\n\n", [b"{}", DONE_MARK]),
         (b'data: {"a":\ndata: 1}\n\n', [b'{"a":\n1}']),
         (b"data: {}\rdata: x\n\n", [b"{}\nx"]),
         (b"data: {}\r\rdata: {}\n\n", [b"{}", b"{}"]),
@@ -157,6 +161,19 @@ def test_what_came_before_a_line_above_the_limit_comes_out(kind: type[SseParser 
         *before, why = payloads
         assert before == [b"{}", b"1", b"2"]
         assert b"more than 16 bytes (reliability.max_event_bytes)" in why
+
+
+@pytest.mark.parametrize("kind", [SseParser, NdjsonParser])
+def test_what_came_before_a_last_line_that_cannot_be_read_comes_out(kind: type[SseParser | NdjsonParser]) -> None:
+    """A line without its end, with an array of more values than any answer has."""
+    parser = kind(2 * MAX_JSON_VALUES)
+    payloads = parser.feed(b'data: {"a":1}\n' if kind is SseParser else b'{"a":1}\n')
+    payloads += parser.feed(b"[" * (MAX_JSON_VALUES + 1))
+    with pytest.raises(BrokenStream, match=f"more than {MAX_JSON_VALUES} values") as broken:
+        parser.close()
+
+    assert payloads + broken.value.payloads == [b'{"a":1}']
+    assert broken.value.kind == "protocol_violation"
 
 
 @pytest.mark.parametrize("line", [b": " + b"c" * 20, b"id: " + b"c" * 20, b"data: 1\n: " + b"c" * 10])

@@ -36,6 +36,7 @@ def assert_events(data: bytes, expected: list[bytes]) -> None:
         (b"data: one\r\n\r\ndata: two\r\n\r\n", [b"one", b"two"]),
         (b"data: one\r\rdata: two\r\r", [b"one", b"two"]),
         (b"data: a\rdata: b\r\n\n", [b"a\nb"]),
+        (b"data: a\r\n\r\ndata: b\n\ndata: c\r\rdata: d\n\n", [b"a", b"b", b"c", b"d"]),
         (b"data: a\ndata\ndata: c\n\n", [b"a\n\nc"]),
         (b": comment\n\nevent: ping\n\nid: 1\nretry: 5\n\n", []),
         (b"event: x\ndata: one\nid: 3\n\n", [b"one"]),
@@ -110,13 +111,17 @@ def test_done_comes_out_as_its_mark(data: bytes) -> None:
         (b'event: error\ndata: {"error":{"code":5}}\n\n', [b'{"error":{"code":5}}']),
         (b'event: error\ndata: {"type":"error","x":1}\n\n', [b'{"type":"error","x":1}']),
         (b'event: error\ndata: {"message":"m\n\n', [b'{"message":"m']),
+        (b'event: error\ndata:  {"message":"m\n\n', [b' {"message":"m']),
         (b'data: {"a":1}\ndata: {"b":2}\ndata: [DONE]\n', [b'{"a":1}', b'{"b":2}', b"[DONE]"]),
+        (b'data:  {"a":1}\ndata:  {"b":2}\ndata:  [DONE] \n', [b' {"a":1}', b' {"b":2}', b"[DONE]"]),
+        (b"data: {}\ndata: a\ndata: {}\n\n", [b"{}\na\n{}"]),
         (b'data: {"a":\ndata: {"b":2}\ndata: }\n\n', [b'{"a":\n{"b":2}\n}']),
         (b'data: {"a":1\ndata: }\ndata: {"b":2}\n\n', [b'{"a":1\n}\n{"b":2}']),
         (b'event: error\ndata: {"message":"m","code":5}\n\n', [b'{"message":"m","code":5}']),
         # the type stands in the event's name only
         (b'event: response.done\ndata: {"a":1}\n\n', [b'{"type":"response.done","a":1}']),
         (b'event: response.done\ndata: {"a":{"type":"b"}}\n\n', [b'{"type":"response.done","a":{"type":"b"}}']),
+        (b'event: response.done\ndata: {"a":"response.done"}\n\n', [b'{"type":"response.done","a":"response.done"}']),
         (b'event: response.done\ndata: {"a":1,"type":"b"}\n\n', [b'{"a":1,"type":"b"}']),
         (b'event: response.done\n\ndata: {"a":1}\n\n', [b'{"a":1}']),
         (b"event: response.done\ndata: [DONE]\n\n", [b"[DONE]"]),
@@ -171,6 +176,15 @@ def test_an_event_above_the_limit_is_a_protocol_violation(data: bytes) -> None:
             events_of(*chunks, limit=100)
 
         assert failure.value.kind == "protocol_violation"
+
+
+def test_an_event_is_too_large_before_its_last_line_is_whole() -> None:
+    """What is kept of one event is never more than its limit, over its lines together."""
+    parser = SseParser(20)
+    parser.feed(b"data: 0123456\n")
+
+    with pytest.raises(GatewayError, match="max_event_bytes"):
+        parser.feed(b"data: 01")
 
 
 def test_many_small_events_in_one_read_are_no_large_one() -> None:
