@@ -149,8 +149,9 @@ def _mutants(name: str) -> Iterator[Mutant]:
     for meta in sorted(top.glob("beluna_gateway/**/*.meta")):
         codes: dict[str, int | None] = json.loads(meta.read_text())["exit_code_by_key"]
         source = meta.with_suffix("").read_text()
+        lines = source.split("\n")  # once: ast.get_source_segment does it for each function
         functions = {
-            node.name: ast.get_source_segment(source, node) or ""
+            node.name: "\n".join(lines[node.lineno - 1 : node.end_lineno])
             for node in ast.walk(ast.parse(source))
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 
 import pytest
 from hypothesis import given
@@ -61,6 +62,24 @@ def test_a_long_id_is_mapped(length: int, changes: bool) -> None:
     assert len(mapped) <= 64
 
 
+@pytest.mark.parametrize(
+    ("call_id", "use", "beginning"),
+    [
+        ("functions.get_weather:0", 0, "functions_get_weather_0"),
+        ("azAZ09_-", 1, "azAZ09_-"),
+        ("a{[`@^/.:é 猫", 0, "a_____________"[:12]),
+        ("ab:" * 20, 0, ("ab_" * 20)[:40]),
+        ("\ud800", 0, "_"),
+    ],
+)
+def test_a_mapped_id_is_the_same_in_every_version(call_id: str, use: int, beginning: str) -> None:
+    """What can be read of it and a hash: another one would let the provider's cache miss the whole conversation."""
+    mapped = sent(calls(*[call_id] * (use + 1)))[0][use]
+
+    assert mapped == f"{beginning}_{sha256(f'{use}:0:{call_id}'.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+    assert re.fullmatch("[a-zA-Z0-9_-]{1,57}", mapped)
+
+
 def test_a_repeated_id_pairs_each_call_with_the_next_result() -> None:
     """Two calls of one id get two ids where they must be unique, and each result goes with its own call."""
     (first,), (answer,), (second,), (later,) = sent(calls("a"), result("a"), calls("a"), result("a"))
@@ -99,6 +118,26 @@ def test_results_without_calls() -> None:
 def test_one_result_too_many() -> None:
     """A second answer to a call belongs to that call."""
     assert sent(calls("a"), result("a"), result("a")) == [["a"], ["a"], ["a"]]
+
+
+def test_each_result_has_the_call_that_it_answers() -> None:
+    """Calls of one id in their order; a result too many belongs to the last of them, one of no call to none."""
+    messages: list[Message] = [
+        calls("a", "a"),
+        result("a"),
+        result("b"),
+        result("a"),
+        result("a"),
+        calls("a"),
+        result("a"),
+    ]
+
+    assert answered_calls(messages) == {1: (0, 0), 3: (0, 1), 4: (0, 1), 6: (5, 0)}
+
+
+def test_an_allowed_id_of_a_result_without_a_call_is_sent_as_it_is() -> None:
+    """As every allowed id is."""
+    assert sent(result("a"), calls("b"), result("b")) == [["a"], ["b"], ["b"]]
 
 
 _ids = st.sampled_from(["a", "b", "a.b", "a:b", "a_b", "", "é", "x" * 65, "x" * 65 + "y"]).filter(bool)

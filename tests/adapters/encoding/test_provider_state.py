@@ -17,6 +17,7 @@ from beluna_gateway.adapters.encoding.provider_state import (
     Piece,
     TextPiece,
     TurnNotes,
+    part_path,
     pieces,
 )
 from beluna_gateway.canonical import AssistantMessage, ImagePart, JsonPart, TextPart, ToolCall
@@ -197,3 +198,41 @@ def test_no_state_where_none_is_needed() -> None:
     notes.call("c1", {"id": "x"})
 
     assert notes.state() == {}
+
+
+def test_the_state_is_what_the_protocol_shows() -> None:
+    """Its origin, then a note for each piece; what the provider attached stands there only where it attached something.
+
+    A client may keep a state for longer than one version of the gateway lives.
+    """
+    notes = TurnNotes(*HERE)
+    notes.text(3, {})
+    notes.text(2, {"id": "a"})
+    notes.call("c1", {})
+    notes.call("c2", {"id": "b"})
+    notes.opaque({"x": 1})
+
+    assert notes.state() == {
+        "some_dialect": {
+            "backend": "main",
+            "model": "small",
+            "pieces": [
+                {"text": 3},
+                {"text": 2, "extra": {"id": "a"}},
+                {"call": "c1"},
+                {"call": "c2", "extra": {"id": "b"}},
+                {"opaque": {"x": 1}},
+            ],
+        }
+    }
+
+
+def test_a_media_part_is_named_by_its_own_place() -> None:
+    """Of two equal pictures, too."""
+    first, second = (ImagePart("https://example.org/a.png", None, None) for _ in range(2))
+    message = AssistantMessage((TextPart("a"), first, TextPart("b"), second))
+
+    assert [part_path(message, part, "messages[1]") for part in (first, second)] == [
+        "messages[1].parts[1]",
+        "messages[1].parts[3]",
+    ]

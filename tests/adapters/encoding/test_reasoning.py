@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from beluna_gateway.adapters.encoding.reasoning import BUDGETS, claude_generation, claude_thinking, is_gemini_3
+from beluna_gateway.adapters.encoding.reasoning import (
+    BUDGETS,
+    claude_generation,
+    claude_thinking,
+    gemini_thinking,
+    is_gemini_3,
+    responses_reasoning,
+)
 from beluna_gateway.errors import GatewayError
 
 from ..oracles import ORACLES
@@ -291,6 +298,61 @@ def test_a_summary_is_refused_elsewhere(name: str, model: str) -> None:
     assert "reasoning.summary" in refusal(name, model, reasoning={"summary": "auto"})
 
 
+_NO_SUMMARY = "reasoning.summary: only openai_responses has it, {} does not"
+_NO_BUDGET = "reasoning.budget_tokens: {} takes no budget, only reasoning.effort"
+_NO_WORD = "reasoning.effort: {} has no word for {!r}, it has: {}"
+_NOT_CONFIGURED = "{}: this backend has no word for it; set openai_compatible.thinking in its configuration"
+_ON_AND_OFF = (
+    "reasoning.effort: this backend's openai_compatible.thinking, {!r}, switches thinking on and off only; it has no "
+    "word for {!r}"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "reasoning", "said"),
+    [
+        ("openai_compatible", "m", {"summary": "auto"}, _NO_SUMMARY.format("openai_compatible")),
+        ("anthropic", "claude-opus-4-6", {"summary": "auto"}, _NO_SUMMARY.format("anthropic")),
+        ("gemini", "gemini-2.5-pro", {"summary": "auto"}, _NO_SUMMARY.format("gemini")),
+        ("ollama", "m", {"summary": "auto"}, _NO_SUMMARY.format("ollama")),
+        ("openai_compatible", "m", {"budget_tokens": 2048}, _NO_BUDGET.format("openai_compatible")),
+        ("openai_responses", "m", {"budget_tokens": 2048}, _NO_BUDGET.format("the Responses API")),
+        ("anthropic", "claude-opus-4-6", {"budget_tokens": 2048}, _NO_BUDGET.format("claude-opus-4-6")),
+        ("gemini", "models/gemini-3-pro", {"budget_tokens": 2048}, _NO_BUDGET.format("models/gemini-3-pro")),
+        ("ollama", "m", {"budget_tokens": 2048}, _NO_BUDGET.format("ollama")),
+        (
+            "anthropic",
+            "claude-opus-4-6",
+            {"effort": "minimal"},
+            _NO_WORD.format("claude-opus-4-6", "minimal", "low, medium, high, xhigh, max"),
+        ),
+        (
+            "gemini",
+            "models/gemini-3-pro",
+            {"effort": "max"},
+            _NO_WORD.format("models/gemini-3-pro", "max", "minimal, low, medium, high, xhigh"),
+        ),
+        ("ollama", "m", {"effort": "minimal"}, _NO_WORD.format("ollama", "minimal", "low, medium, high, max")),
+        ("openai_compatible", "m", {"effort": "low"}, _NOT_CONFIGURED.format("reasoning.effort")),
+    ],
+    ids=str,
+)
+def test_a_refusal_says_who_refuses_and_what_there_is(
+    name: str, model: str, reasoning: dict[str, Any], said: str
+) -> None:
+    """The field, who has no place for it, and the words that it has instead, from the lowest to the highest."""
+    assert refusal(name, model, reasoning=reasoning, **wide(name)) == said
+
+
+def test_a_chat_backend_says_which_switch_it_has() -> None:
+    """One that is configured names its own; one that is not says what to configure."""
+    for switch in CHAT_SWITCHES:
+        assert refusal("openai_compatible", "m", chat(switch), reasoning={"effort": "low"}) == _ON_AND_OFF.format(
+            switch, "low"
+        )
+    assert refusal("openai_compatible", "m", enable_thinking=True) == _NOT_CONFIGURED.format("enable_thinking")
+
+
 # --- enable_thinking -----------------------------------------------------------------------------------------
 
 
@@ -308,6 +370,66 @@ def test_older_models_get_a_budget_below_max_tokens(model: str) -> None:
 
         assert config["type"] == "enabled"
         assert 1024 <= config["budget_tokens"] < max_tokens
+
+
+@pytest.mark.parametrize(("max_tokens", "budget"), [(1025, 1024), (2048, 1024), (2051, 1025), (5001, 2500)])
+def test_thinking_that_is_only_switched_on_takes_half_of_the_answer(max_tokens: int, budget: int) -> None:
+    """The other half is for what comes after it; a whole number of tokens, and at least 1024."""
+    config = thinking("claude-sonnet-4-5", max_tokens, enable_thinking=True)
+
+    assert repr(config["budget_tokens"]) == repr(budget)
+
+
+CHAT_SWITCHED: list[tuple[str | None, bool, dict[str, Any]]] = [
+    ("chat_template_kwargs", True, {"chat_template_kwargs": {"enable_thinking": True}}),
+    ("chat_template_kwargs", False, {"chat_template_kwargs": {"enable_thinking": False}}),
+    ("enable_thinking", True, {"enable_thinking": True}),
+    ("enable_thinking", False, {"enable_thinking": False}),
+    ("thinking_type", True, {"thinking": {"type": "enabled"}}),
+    ("thinking_type", False, {"thinking": {"type": "disabled"}}),
+    ("reasoning_effort", True, {"reasoning_effort": "medium"}),
+    ("reasoning_effort", False, {"reasoning_effort": "none"}),
+    (None, False, {}),
+]
+
+
+@pytest.mark.parametrize(("place", "enable", "added"), CHAT_SWITCHED)
+def test_a_chat_backend_switches_where_its_configuration_says(
+    place: str | None, enable: bool, added: dict[str, Any]
+) -> None:
+    """Each place has a word for on and one for off; a backend without a place is not asked to think anyway."""
+    plain = body_of("openai_compatible", "m", chat(place))
+
+    assert body_of("openai_compatible", "m", chat(place), enable_thinking=enable) == plain | added
+
+
+@pytest.mark.parametrize(
+    ("fields", "config", "reasoning"),
+    [
+        ({"enable_thinking": True}, {"thinkingBudget": -1}, {"effort": "medium"}),
+        ({"enable_thinking": False}, {"thinkingBudget": 0}, {"effort": "none"}),
+        ({"include_reasoning": True}, {"includeThoughts": True}, {"summary": "auto"}),
+        (
+            {"enable_thinking": True, "include_reasoning": True},
+            {"thinkingBudget": -1, "includeThoughts": True},
+            {"effort": "medium", "summary": "auto"},
+        ),
+        (
+            {"enable_thinking": False, "include_reasoning": True},
+            {"thinkingBudget": 0},
+            {"effort": "none", "summary": "auto"},
+        ),
+        ({}, {}, {}),
+    ],
+)
+def test_gemini_and_the_responses_api_are_switched_by_a_number_and_a_word(
+    fields: dict[str, Any], config: dict[str, Any], reasoning: dict[str, Any]
+) -> None:
+    """-1 leaves the budget to Gemini's model; what does not think has no thoughts to show."""
+    request = canonical(frame(**fields))
+
+    assert gemini_thinking(request, "gemini-2.5-pro") == config
+    assert responses_reasoning(request) == reasoning
 
 
 @pytest.mark.parametrize("model", MANUAL)
