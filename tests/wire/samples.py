@@ -108,6 +108,25 @@ def changed(frame: dict[str, Any], place: Place, value: Any) -> dict[str, Any]:
     return frame
 
 
+def around(frame: dict[str, Any], place: Place) -> tuple[dict[str, Any], Place]:
+    """The smallest frame that has the same thing at the same place, and where that is now.
+
+    What is beside the way there is left out: the other fields of the frame that are not required, and the other
+    elements of lists. A validator walks all of a frame for each change, most of it in vain.
+    """
+    first, *way = place
+    small: dict[str, Any] = {"type": frame["type"], "messages": [], first: copy.deepcopy(frame[first])}
+    within: Any = small[first]
+    moved: list[Any] = [first]
+    for step in way:
+        alone = isinstance(within, list)
+        if alone:
+            within[:] = [within[step]]
+        moved.append(0 if alone else step)
+        within = within[moved[-1]]
+    return small, tuple(moved)
+
+
 VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2**63, 2**64 - 1, 2**64, 10**40, 0.5, 1.0, -0.0, 1e300),
     *("", "1", "true", "auto", "text", "user", "x" * 128, "x" * 129, "é" * 128, "\u0000", "\u2028"),
