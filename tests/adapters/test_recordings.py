@@ -116,8 +116,8 @@ def test_a_cut_answer_is_never_taken_for_a_whole_one(recording: Recording, cut_b
 
 
 def _positions(answer: bytes) -> list[int]:
-    """Where an answer is cut: at its start, around the end of each line, in each character of several bytes, in the last
-    60 bytes, and at 60 positions more, the same in each run. With `--hypothesis-profile=heavy` everywhere.
+    """Where an answer is cut: its start, around the end of each line, in each character of several bytes, the last
+    60 bytes, and 60 positions more, the same in each run. With `--hypothesis-profile=heavy` everywhere.
 
     Inside of a line one position is like the next: all that counts is that the line is not there yet.
     """
