@@ -7,7 +7,8 @@ A room is a folder, or a module at the root. `tests/test_layers.py` holds the co
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -66,14 +67,31 @@ class Import(NamedTuple):
     names: tuple[str, ...]
 
 
-def _modules() -> dict[str, ast.Module]:
-    return {
-        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text())
-        for path in sorted(PACKAGE.rglob("*.py"))
-    }
+class _Modules(Mapping[str, ast.Module]):
+    """Parsed when they are looked at: the tests of one file do, and each process that runs tests collects it."""
+
+    def __init__(self) -> None:
+        self._paths = {
+            ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))
+        }
+        self._trees: dict[str, ast.Module] = {}
+
+    def __getitem__(self, name: str) -> ast.Module:
+        if name not in self._trees:
+            self._trees[name] = ast.parse(self._paths[name].read_text())
+        return self._trees[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._paths
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
 
 
-MODULES = _modules()
+MODULES = _Modules()
 """Module name below the package → its syntax tree."""
 
 
@@ -85,6 +103,7 @@ def room(module: str) -> str:
     return first if rest == ["__init__"] else f"adapters.{rest[0]}"
 
 
+@cache
 def imports(name: str) -> tuple[list[str], list[Import]]:
     """What a module imports, for type checkers only included: of the package, and from outside."""
     folder = name.split(".")[:-1]

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from typing import Any
 
-import genai_prices
 import pytest
 
 from beluna_gateway.canonical import UsageStats
@@ -19,6 +18,8 @@ MILLION = UsageStats(input_tokens=1_000, output_tokens=1_000)
 
 
 def listed(usage: UsageStats, endpoint: str, model: str) -> float | None:
+    import genai_prices
+
     return listed_cost(genai_prices, usage, endpoint, model)
 
 

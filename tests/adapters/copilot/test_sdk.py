@@ -39,12 +39,16 @@ from beluna_gateway.errors import GatewayError
 
 from .helpers import Client, alive, failure_of, gone, peer, request
 
-pytest.importorskip("copilot", reason="needs the extra `copilot`")
-
 TEXT = (TextPart("x"),)
 WEATHER = Tool("weather", "Tells the weather.", {"type": "object", "properties": {}})
 SEND = "session.sendMessages"
 PROVIDER = {"provider": {"base_url": "http://127.0.0.1:1/v1", "wire_api": "completions"}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported() -> None:
+    """The SDK's second or two of importing come before the first test, and not at all where no test of it runs."""
+    pytest.importorskip("copilot", reason="needs the extra `copilot`")
 
 
 def sdk(folder: Path, *behaviour: str, **options: Any):

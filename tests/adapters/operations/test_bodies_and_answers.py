@@ -7,11 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from anthropic.types import MessageCountTokensParams
-from google.genai import types as gemini
-from ollama._types import EmbedRequest
-from openai.types import EmbeddingCreateParams
-from openai.types.responses import InputTokenCountParams
 
 from beluna_gateway.adapters import http_dialect
 from beluna_gateway.adapters.base import HttpDialect
@@ -65,6 +60,10 @@ def vectors(name: str) -> Any:
 
 def test_embeddings_are_asked_for_as_the_sdks_do():
     """Each body is one that the provider's own type takes."""
+    from google.genai import types as gemini
+    from ollama._types import EmbedRequest
+    from openai.types import EmbeddingCreateParams
+
     bodies = {name: EMBEDDINGS[name](dialect(name), TEXTS, "m").request for name in EMBEDDINGS}
 
     for name in ("openai_compatible", "openai_responses"):
@@ -180,10 +179,14 @@ def test_a_count_sends_what_the_inference_would(name: str):
     path, body = operation.request.path, operation.request.body
 
     if name == "anthropic":
+        from anthropic.types import MessageCountTokensParams
+
         assert path == "/v1/messages/count_tokens"
         validate(MessageCountTokensParams, body, strict_keys=True)
         assert inference.keys() - body.keys() == {"max_tokens", "stream", "temperature"} & inference.keys()
     elif name == "openai_responses":
+        from openai.types.responses import InputTokenCountParams
+
         assert path == "/responses/input_tokens"
         validate(InputTokenCountParams, body, strict_keys=True)
         assert body["input"] == inference["input"]
