@@ -62,12 +62,16 @@ def test_a_long_id_is_mapped(length: int, changes: bool) -> None:
     assert len(mapped) <= 64
 
 
+def hashed(call_id: str, use: int = 0, attempt: int = 0) -> str:
+    return sha256(f"{use}:{attempt}:{call_id}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 @pytest.mark.parametrize(
     ("call_id", "use", "beginning"),
     [
         ("functions.get_weather:0", 0, "functions_get_weather_0"),
         ("azAZ09_-", 1, "azAZ09_-"),
-        ("a{[`@^/.:é 猫", 0, "a_____________"[:12]),
+        ("a{[`@^/.:é 猫", 0, "a___________"),
         ("ab:" * 20, 0, ("ab_" * 20)[:40]),
         ("\ud800", 0, "_"),
     ],
@@ -76,8 +80,16 @@ def test_a_mapped_id_is_the_same_in_every_version(call_id: str, use: int, beginn
     """What can be read of it and a hash: another one would let the provider's cache miss the whole conversation."""
     mapped = sent(calls(*[call_id] * (use + 1)))[0][use]
 
-    assert mapped == f"{beginning}_{sha256(f'{use}:0:{call_id}'.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+    assert mapped == f"{beginning}_{hashed(call_id, use)}"
     assert re.fullmatch("[a-zA-Z0-9_-]{1,57}", mapped)
+
+
+def test_a_mapped_id_that_is_taken_is_mapped_again() -> None:
+    """By hash after hash, until one is free."""
+    first, second, third = (f"a_b_{hashed('a.b', attempt=attempt)}" for attempt in range(3))
+
+    assert sent(calls("a.b", first)) == [[second, first]]
+    assert sent(calls("a.b", second, first)) == [[third, second, first]]
 
 
 def test_a_repeated_id_pairs_each_call_with_the_next_result() -> None:

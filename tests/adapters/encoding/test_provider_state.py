@@ -82,6 +82,13 @@ def test_notes_without_an_origin_are_taken() -> None:
     assert laid_out(turn("Hi th", "c1", state=NOTES)) == laid_out(turn("Hi th", "c1", state=named))
 
 
+def test_an_empty_text_may_be_noted() -> None:
+    """What was attached to it goes back in its place."""
+    state = [{"text": 0, "extra": {"id": "a"}}, {"opaque": {"x": 1}}, {"text": 2}]
+
+    assert laid_out(turn("Hi", state=state)) == [TextPiece("", {"id": "a"}), OpaquePiece({"x": 1}), TextPiece("Hi")]
+
+
 def test_a_changed_text_is_the_clients() -> None:
     """Where the text is another one than noted, the client's stands, once, without what belonged to the old one."""
     assert laid_out(turn("Something else", "c1", state=NOTES)) == [

@@ -108,7 +108,7 @@ def test_a_repeated_id_is_answered_in_its_own_turn() -> None:
 
 def test_results_without_calls_are_the_users() -> None:
     """A result of a call that the history does not hold stands at the beginning of its turn."""
-    assert shaped(user("a"), result("1"), user("b")) == [("user", ["1", "a", "b"])]
+    assert shaped(user("a"), result("1"), user("b"), result("2")) == [("user", ["1", "2", "a", "b"])]
 
 
 def test_the_order_of_results_may_be_chosen() -> None:
