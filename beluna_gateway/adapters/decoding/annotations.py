@@ -187,7 +187,7 @@ class _Places:
 
     def __init__(self, text: str, ranges: list[JsonObject]) -> None:
         data = text.encode()
-        self._characters = {0: 0}
+        self._characters: dict[int | None, int] = {}
         byte = character = 0
         for position in sorted({place for one in ranges for place in _bytes(one) if place is not None}):
             # Within the text, and not in the middle of a character.
@@ -198,9 +198,7 @@ class _Places:
             self._characters[position] = character
 
     def of(self, one: JsonObject) -> tuple[int | None, int | None]:
-        first, last = _bytes(one)
-        start = None if first is None else self._characters.get(first)
-        end = None if last is None else self._characters.get(last)
+        start, end = map(self._characters.get, _bytes(one))
         return (None, None) if start is None or end is None or end < start else (start, end)
 
 

@@ -361,7 +361,7 @@ def _own_text(fields: Mapping[str, JsonValue]) -> str | None:
     errors = fields.get("errors")
     if isinstance(errors, list) and len(errors) > 1:
         return _text(errors)
-    return _text({key: value for key, value in fields.items() if key not in ("error", "errors", "base_resp")})
+    return _text({key: value for key, value in fields.items() if key not in ("error", "errors")})
 
 
 def _raw_text(objects: list[Mapping[str, JsonValue]]) -> str | None:

@@ -97,7 +97,7 @@ def openai_usage(raw: JsonObject, input_key: str, output_key: str, *, service_ti
     input_tokens, output_tokens = _count_of(raw, input_key), _count_of(raw, output_key)
     total_tokens = count(raw.get("total_tokens")) or None
     input_details, output_details = (
-        _object(raw.get(f"{key}_details")) or _object(raw.get(f"{_OTHER_NAME.get(key, key)}_details"))
+        _object(raw.get(f"{key}_details")) or _object(raw.get(f"{_OTHER_NAME[key]}_details"))
         for key in (input_key, output_key)
     )
     reasoning = _largest((raw, ("reasoning_tokens",)), (output_details, ("reasoning_tokens",)))
@@ -128,7 +128,7 @@ _OTHER_NAME |= {theirs: ours for ours, theirs in _OTHER_NAME.items()}
 
 def _count_of(raw: JsonObject, key: str) -> int | None:
     number = count(raw.get(key))
-    return number or count(raw.get(_OTHER_NAME.get(key, key))) or number
+    return number or count(raw.get(_OTHER_NAME[key])) or number
 
 
 _CACHED = ("cached_tokens", "num_cached_tokens", "prompt_cache_hit_tokens")

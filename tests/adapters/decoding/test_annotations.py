@@ -392,6 +392,46 @@ def test_geminis_unused_chunks_and_its_citations_are_told() -> None:
     ]
 
 
+def test_a_segments_own_text_proves_its_place() -> None:
+    """Whichever part it counts in: where the text that it names stands at its bytes, they are the answer's."""
+    grounding = {"groundingChunks": CHUNKS[:1], "groundingSupports": [support(2, 3, "a", 0, partIndex=1)]}
+    (one,) = found(decode("gemini", candidate("éa", "STOP", groundingMetadata=grounding)))
+
+    assert (one["start"], one["end"]) == (1, 2)
+
+
+def test_a_position_that_is_none_takes_no_later_one_with_it() -> None:
+    """A byte in the middle of a character, before those that are right."""
+    lists: Any = {"citationSources": [{"startIndex": 1, "endIndex": 2}, {"startIndex": 2, "endIndex": 3}, {}]}
+
+    assert [(one.start, one.end) for one in gemini_annotations(lists, "éa")] == [(None, None), (1, 2), (None, None)]
+
+
+@pytest.mark.parametrize("indexes", [5, "0", None, {"0": 0}, [], [-1], [2], ["0"], [None], [1.0], [[0]]])
+def test_a_segment_that_names_no_chunk_says_nothing(indexes: Any) -> None:
+    """Nor does it take a chunk for told that nobody names."""
+    lists: Any = {"groundingChunks": CHUNKS, "groundingSupports": [{"segment": {}, "groundingChunkIndices": indexes}]}
+
+    assert [one.raw for one in gemini_annotations(lists, "x")] == [{"groundingChunk": chunk} for chunk in CHUNKS]
+
+
+def test_geminis_own_objects_are_beside_what_is_made_of_them() -> None:
+    """A segment with the chunk that it names, a chunk that none names, a citation under either name."""
+    supported = support(0, 1, "x", 0)
+    lists: Any = {"groundingChunks": CHUNKS, "groundingSupports": [supported]}
+    cited: Any = {"startIndex": 0, "endIndex": 1, "uri": "https://c/", "title": "C"}
+
+    assert [one.raw for one in gemini_annotations(lists, "x")] == [
+        {"groundingSupport": supported, "groundingChunk": CHUNKS[0]},
+        {"groundingChunk": CHUNKS[1]},
+    ]
+    assert (
+        list(gemini_annotations({"citationSources": [cited]}, "x"))
+        == list(gemini_annotations({"citations": [cited]}, "x"))
+        == [Annotation("citation", cited, url="https://c/", title="C", start=0, end=1)]
+    )
+
+
 # --- what all share ------------------------------------------------------------------------------------------
 
 ANSWERS: dict[str, tuple[list[Any], dict[str, int]]] = {
@@ -446,6 +486,11 @@ def test_what_a_provider_leaves_out_of_a_citation_is_left_out() -> None:
     others: list[Any] = [{"url": "https://h/"}, "https://h/", [5], None]
     for results in others:
         assert list(perplexity_annotations(results, [5, "", None])) == []
+    no_results: tuple[Any, ...] = ("https://h/", [], None, {"url": "https://h/"})
+    for nothing in no_results:
+        assert list(perplexity_annotations(nothing, ["https://c/"])) == [
+            Annotation("citation", "https://c/", url="https://c/")
+        ]
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 9), (2, 1), (None, 1), (0, None)])

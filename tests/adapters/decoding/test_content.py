@@ -21,6 +21,7 @@ TEXT = {"type": "text", "text": "4"}
         ([], []),
         ("hi", [("text", "hi")]),
         ([TEXT, TEXT], [("text", "44")]),
+        ([[[["deep"]]]], [("text", "deep")]),
         (TEXT, [("text", "4")]),
         ([{"text": "4"}, "2"], [("text", "42")]),
         ([{"type": "output_text", "text": "4"}], [("text", "4")]),

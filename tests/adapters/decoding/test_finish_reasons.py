@@ -59,3 +59,4 @@ def test_some_words_are_no_reason() -> None:
         said_reason(5)
 
     assert failure.value.kind == "protocol_violation"
+    assert failure.value.message == "the backend sent a finish reason that is not a string"

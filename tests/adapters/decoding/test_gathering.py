@@ -19,6 +19,8 @@ def test_texts_are_joined_and_come_before_the_rest():
     ]
 
     assert gathered(events) == [ReasoningDelta("xy"), OutputTextDelta("12"), first, second]
+    assert gathered([first, ReasoningDelta("x")]) == [ReasoningDelta("x"), first]
+    assert gathered([OutputTextDelta("1"), OutputTextDelta("2")]) == [OutputTextDelta("12")]
     assert gathered([Progress()]) == [Progress()]
 
 

@@ -22,6 +22,7 @@ from beluna_gateway.adapters.decoding.provider_errors import (
     wait_ms,
     with_wait,
 )
+from beluna_gateway.adapters.decoding.scalars import LARGEST_NUMBER
 
 NOTHING = ProviderError(None, None, {})
 
@@ -155,6 +156,10 @@ NOW = 1_800_000_000.0
         ("7", 7000),
         (" 1.5 ", 1500),
         ("0.0001", 1),
+        ("1.1", 1100),  # 1100.0000000000002 as a float
+        ("1.0000000004", 1000),
+        ("1.000000001", 1001),
+        (str(LARGEST_NUMBER), None),
         (formatdate(NOW + 30, usegmt=True), 30_000),
         (formatdate(NOW - 30, usegmt=True), 0),
         ("soon", None),
@@ -246,6 +251,8 @@ def test_an_error_without_a_text_is_quoted(body: Any, said: str) -> None:
         ({"base_resp": {"status_code": 1008, "status_msg": "m"}, "choices": None}, "backend_transient", "1008", "m"),
         ({"error_message": "m", "error_code": "rate_limit_exceeded"}, "rate_limited", "rate_limit_exceeded", "m"),
         ({"error_message": "m"}, "backend_transient", None, "m"),
+        ({"error_msg": "m"}, "backend_transient", None, "m"),
+        ({"error": "rate_limit_exceeded"}, "rate_limited", "rate_limit_exceeded", "rate_limit_exceeded"),
         ({"code": 401, "message": "m"}, "authentication", "401", "m"),
         ({"code": "InvalidApiKey", "message": "m", "request_id": "r"}, "authentication", "InvalidApiKey", "m"),
         ({"code": "10007", "msg": "m"}, "backend_transient", "10007", "m"),
@@ -303,6 +310,9 @@ def test_an_error_is_found_wherever_servers_put_it(value: Any, kind: str, code: 
         {"error": "null"},
         {"error": []},
         {"errors": []},
+        {"choices": []},
+        {"choices": {"error": "m"}},
+        {"error_code": "0", "error_msg": "success"},
         {"detail": None},
         {"choices": [{"error": None, "delta": {"content": "x"}}]},
         {"choices": [{"delta": {"content": "x"}}], "code": 0, "message": "success"},
@@ -342,6 +352,9 @@ def test_what_says_nothing_is_no_error(value: Any) -> None:
         # a number that is no HTTP status decides nothing
         ({"code": 1302, "type": "rate_limit_error"}, "rate_limited", True),
         ({"code": True, "type": "rate_limit_error"}, "rate_limited", True),
+        ({"code": 399, "type": "rate_limit_error"}, "rate_limited", True),
+        ({"code": 599, "type": "rate_limit_error"}, "backend_transient", True),
+        ({"code": 600, "type": "rate_limit_error"}, "rate_limited", True),
         ({"code": 200, "type": "invalid_request_error"}, "invalid_request", False),
         # then the code word, then the type word
         ({"code": "rate_limit_exceeded", "type": "invalid_request_error"}, "rate_limited", True),
@@ -361,6 +374,9 @@ def test_what_says_nothing_is_no_error(value: Any) -> None:
         ({"type": "BadRequestError"}, "invalid_request", False),
         ({"type": "ValidationException"}, "invalid_request", False),
         ({"code": "InvalidParameter"}, "invalid_request", False),
+        ({"type": "AccessDeniedException"}, "authorization", False),
+        ({"type": "access-denied"}, "authorization", False),
+        ({"type": "access.denied"}, "authorization", False),
         ({"status": "INVALID_ARGUMENT"}, "invalid_request", False),
         # the money is gone
         ({"type": "exceeded_current_quota_error"}, "rate_limited", False),
@@ -408,6 +424,41 @@ def test_the_words_beside_an_error_count_too() -> None:
     assert state.provider_code is None
 
 
+@pytest.mark.parametrize(
+    ("beside", "code"),
+    [
+        # keys that are only written of errors
+        ({"error_code": "never_heard_of"}, "never_heard_of"),
+        ({"error_type": "never_heard_of"}, "never_heard_of"),
+        ({"__type": "never_heard_of"}, "never_heard_of"),
+        # those that may be an event's or a state's
+        ({"code": "never_heard_of"}, None),
+        ({"type": "never_heard_of"}, None),
+        ({"status": "never_heard_of"}, None),
+        ({"code": "rate_limit_exceeded"}, "rate_limit_exceeded"),
+        ({"type": "rate_limit_exceeded"}, "rate_limit_exceeded"),
+        ({"status": "RESOURCE_EXHAUSTED"}, "RESOURCE_EXHAUSTED"),
+    ],
+)
+def test_a_word_beside_an_error_is_its_code_where_it_must_be_meant(beside: Any, code: str | None) -> None:
+    """By its key, or because it is known; where nothing is inside, any word is the error's own."""
+    assert read_error({"error": {"message": "m"}, **beside}).code == code
+    (word,) = beside.values()
+    assert read_error({"message": "m", **beside}).code == word
+    assert read_error({"error": True, "message": "m", **beside}).code == word
+
+
+def test_what_says_nothing_hides_no_error() -> None:
+    """An empty `error` beside `errors`, MiniMax' success beside a text."""
+    success: Any = {"status_code": 0, "status_msg": "success"}
+    nothings: tuple[Any, ...] = ("", {}, [], None, False, "null")
+
+    for nothing in nothings:
+        assert read_error({"error": nothing, "errors": [{"message": "m", "code": "c"}]}).message == "m"
+    assert read_error({"detail": "m", "base_resp": success}).message == "m"
+    assert read_error({"error": {"message": "m"}, "base_resp": success}).message == "m"
+
+
 @pytest.mark.parametrize("word", ["", "null", "None"])
 def test_some_words_are_no_code(word: str) -> None:
     """Nor are they looked for in a table."""
@@ -438,7 +489,13 @@ def test_http_429_for_a_spent_quota_is_not_worth_another_try(code: str, kind: st
             b'{"detail":[{"loc":["body","x"],"msg":"Field required"},{"loc":["body",0],"msg":"n"}]}',
             "body.x: Field required; body.0: n",
         ),
+        (b'{"detail":[{"loc":"body","msg":"m"},{"loc":[],"msg":"n"}]}', "m; n"),
+        (b'{"detail":[{"loc":["body"]},{"loc":["x",true,null,1],"msg":"n"}]}', "x.1: n"),
         (b'{"errors":[{"code":7003,"message":"m"}],"success":false}', "m"),
+        (b'{"errors":[{"code":7003,"message":"m"}],"message":"failed"}', "m: failed"),
+        (b'{"errors":[{"message":"m"}],"title":"T"}', "m: T"),
+        (b'{"error":{"message":"m"},"title":"T"}', "m: T"),
+        (b'{"base_resp":{"status_code":1,"status_msg":"m"},"title":"T"}', "m: T"),
         (b'{"msg":"m","code":5}', "m"),
         (
             b'{"error":{"message":"Provider returned error","code":429,"metadata":{"raw":"upstream is busy"}}}',
@@ -508,6 +565,20 @@ def test_a_body_that_was_cut_shows_its_text_and_no_escapes() -> None:
     assert len(message) > 1990
 
 
+def test_a_text_is_looked_for_in_four_objects_inside_each_other() -> None:
+    """Or arrays; further ones could be without end."""
+    for wrapped in (lambda inner: {"message": inner}, lambda inner: [inner]):
+        value: Any = "m"
+        for depth in range(1, 7):
+            value = wrapped(value)
+            assert read_error({"message": value}).message == ("m" if depth < 4 else None)
+
+
+def test_half_a_character_in_a_quoted_answer_is_replaced() -> None:
+    """It cannot be written as UTF-8."""
+    assert read_error({"message": "m", "metadata": {"raw": "busy \ud800"}}).message == "m: busy ?"
+
+
 def test_the_text_of_deep_and_long_errors_is_bounded() -> None:
     """Errors inside each other, or thousands in one array, are read up to a limit."""
     deep: Any = {"message": "m"}
@@ -523,6 +594,22 @@ def test_the_beginning_of_a_body_is_quoted_in_characters() -> None:
     """At most 300 of them, whatever bytes they take."""
     assert beginning("é".encode() * 1000) == "é" * 300
     assert beginning(b"  <html> \n") == "<html>"
+    assert beginning(b"\xff<html>") == "\ufffd<html>"
+
+
+def test_an_error_without_anything_says_so() -> None:
+    """Else its text is its message, its code, or the error itself."""
+    said = [
+        error_in_stream(ProviderError(code, message, detail)).message.partition(": ")[2]
+        for code, message, detail in (
+            ("c", "m", {"x": 1}),
+            ("c", None, {"x": 1}),
+            (None, None, {"x": 1}),
+            (None, None, {}),
+        )
+    ]
+
+    assert said == ["m", "c", '{"x":1}', "no reason given"]
 
 
 # --- when to come back ---------------------------------------------------------------------------------------
@@ -540,6 +627,8 @@ def openrouter(reset: Any) -> dict[str, Any]:
         ({}, {"retry_after": formatdate(NOW + 30, usegmt=True)}, 30_000),
         ({}, {"milliseconds": [None, "1500.2"]}, 1501),
         ({}, {}, None),
+        ({}, {"milliseconds": [str(LARGEST_NUMBER)]}, LARGEST_NUMBER),
+        ({}, {"milliseconds": [str(LARGEST_NUMBER + 1)]}, None),
         ({}, {"retry_after": "9" * 20, "milliseconds": ["9" * 5000, "soon"]}, None),
         ({"error": {"details": [{"retryDelay": "17s"}]}}, {"retry_after": "3"}, 17_000),
         ({"error": {"details": [{"@type": "x"}, {"retryDelay": "3.5s"}, {"retryDelay": "1s"}]}}, {}, 3500),
@@ -553,6 +642,11 @@ def openrouter(reset: Any) -> dict[str, Any]:
         (openrouter({"a": 1}), {}, None),
         (openrouter(str(int(NOW + 42))), {}, 42_000),
         (openrouter("42"), {}, 42_000),
+        # the borders between a wait, seconds of Unix time and milliseconds of it
+        (openrouter(999_999_999), {}, 999_999_999_000),
+        (openrouter(1_000_000_000), {}, 0),
+        (openrouter(999_999_999_999), {}, 998_199_999_999_000),
+        (openrouter(1_000_000_000_000), {}, 0),
         (openrouter(True), {}, None),
         ({"error": {"metadata": {"retry_after_seconds": 11, "headers": None}}}, {"retry_after": "3"}, 11_000),
         ({"error": {"metadata": {"retry_after_seconds": 10.918}}}, {}, 10_918),

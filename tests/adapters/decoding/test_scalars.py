@@ -21,7 +21,9 @@ from beluna_gateway.adapters.decoding.scalars import LARGEST_NUMBER, whole_numbe
         ("007", 7),
         (LARGEST_NUMBER, LARGEST_NUMBER),
         (LARGEST_NUMBER + 1, None),
+        (str(LARGEST_NUMBER), LARGEST_NUMBER),
         (str(LARGEST_NUMBER + 1), None),
+        ("0" * 16 + "7", None),  # nobody writes so many digits
         (1e300, None),
         (float("inf"), None),
         (float("nan"), None),

@@ -502,6 +502,96 @@ def test_a_ready_call_may_be_repeated_but_not_changed() -> None:
         assert failure.value.kind == "protocol_violation"
 
 
+def test_whether_arguments_came_is_told() -> None:
+    """Any piece of them counts; the `{}` that may only hold their place does not."""
+    calls, events = ToolCalls(), list[BackendRawEvent]()
+    calls.fragment(0, events, name="f", arguments="{}", may_be_placeholder=True)
+    Fragment(1, None, "f", "").feed(calls, events)
+    Fragment(2, None, "f", " ").feed(calls, events)
+
+    assert [calls.has_arguments(key) for key in range(3)] == [False, False, True]
+    Fragment(0, None, None, '{"x":1}').feed(calls, events)
+    assert calls.has_arguments(0)
+
+
+# --- an empty object that may hold a place --------------------------------------------------------------------
+
+
+def in_place(*pieces: tuple[str | None, str]) -> list[BackendRawEvent]:
+    """The events of one call whose pieces, each with a name or without, may begin with a placeholder."""
+    calls, events = ToolCalls(), list[BackendRawEvent]()
+    for name, arguments in pieces:
+        calls.fragment(0, events, call_id="a", name=name, arguments=arguments, may_be_placeholder=True)
+    calls.end_all(events)
+    assert_consistent(events)
+    return events
+
+
+@pytest.mark.parametrize(
+    ("pieces", "text"),
+    [
+        ([("f", "{}")], "{}"),
+        ([("f", " {}\n")], " {}\n"),
+        ([("f", "{}"), (None, "")], "{}"),
+        ([("f", "{}"), (None, " ")], " {}"),
+        ([("f", "{}"), (None, '{"x":1}')], '{"x":1}'),
+        ([("f", "{}"), (None, ' {"x"'), (None, ":1}")], ' {"x":1}'),
+        ([("f", "{}"), (None, "{}")], "{}"),
+        ([("f", "{}"), ("f", "{}")], "{}"),
+        ([("f", "{"), (None, "}")], "{}"),
+        ([("f", ""), (None, "{}")], "{}"),
+        ([(None, ""), ("f", "{}"), (None, '{"x":1}')], '{"x":1}'),
+        ([("f", '{"x":1}')], '{"x":1}'),
+    ],
+)
+def test_an_empty_object_beside_a_name_counts_where_nothing_else_comes(
+    pieces: list[tuple[str | None, str]], text: str
+) -> None:
+    """What comes after it takes its place."""
+    (call,) = ready_calls(in_place(*pieces))
+
+    assert call.arguments_json == text
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [("f", "{}"), (None, '"x":1}')],
+        [("f", "{}"), (None, "{}"), (None, '{"x":1}')],
+        [("f", "{}"), ("f", "{}"), (None, '{"x":1}')],
+        [("f", ""), (None, "{}"), (None, '{"x":1}')],
+        [("f", '{"x":1}'), (None, "{}")],
+        [("f", '{"x":1}'), ("f", "{}")],
+    ],
+)
+def test_only_the_first_piece_beside_the_name_holds_a_place(pieces: list[tuple[str | None, str]]) -> None:
+    """Any other is a piece of the arguments, which are no JSON then."""
+    with pytest.raises(GatewayError, match="the arguments of tool call 'a'") as failure:
+        in_place(*pieces)
+
+    assert failure.value.kind == "protocol_violation"
+
+
+def test_an_empty_object_holds_no_place_unless_it_may() -> None:
+    """Elsewhere it is what the model said."""
+    with pytest.raises(GatewayError, match="the arguments of tool call 'a'"):
+        assembled([Fragment(0, "a", "f", "{}"), Fragment(0, None, None, '{"x":1}')])
+
+
+def test_a_place_that_is_held_is_kept_and_is_a_piece() -> None:
+    """It counts as its bytes; a call that got it after another one began is not proven by that."""
+    calls, events = ToolCalls(max_bytes=3), list[BackendRawEvent]()
+    with pytest.raises(GatewayError, match="max_event_bytes"):
+        calls.fragment(0, events, call_id="a", name="f", arguments="{}", may_be_placeholder=True)
+    calls, events = ToolCalls(max_bytes=6), list[BackendRawEvent]()
+    assert calls.fragment(0, events, call_id="a") == "a"
+    assert calls.fragment(1, events, call_id="b", name="g") == "b"
+    calls.fragment(0, events, name="f", arguments="{}", may_be_placeholder=True)
+    calls.end_before_cut(events)
+
+    assert events == [ToolCallDelta("b", "g", ""), ToolCallDelta("a", "f", "")]
+
+
 # --- bounds --------------------------------------------------------------------------------------------------
 
 

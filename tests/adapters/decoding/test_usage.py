@@ -83,6 +83,9 @@ def test_written_cache_tokens_are_known_where_the_provider_says_so(raw: Any) -> 
         ({"completion_tokens": 387, "total_tokens": 399, "completion_tokens_details": {"reasoning_tokens": 386}}, 387),
         ({"completion_tokens": 1, "total_tokens": 20, "completion_tokens_details": {"reasoning_tokens": 3}}, 1),
         ({"completion_tokens": 1, "total_tokens": 20}, 1),
+        ({"completion_tokens": 1, "total_tokens": 14}, 1),
+        ({"completion_tokens": 1, "total_tokens": 21, "completion_tokens_details": {"audio_tokens": 7}}, 1),
+        ({"completion_tokens": 1, "total_tokens": 21, "reasoning_tokens": 7}, 1),
         ({"completion_tokens": 1, "completion_tokens_details": {"reasoning_tokens": 386}}, 1),
     ],
 )
@@ -102,7 +105,12 @@ def test_what_the_total_shows_to_be_left_out_is_added(raw: Any, output_tokens: i
         ({"cost": {"total_cost": 0.006, "input_tokens_cost": 0.001}}, 0.006),
         ({"estimated_cost": 0.0002}, 0.0002),
         ({"cost_in_usd_ticks": 318_319_000}, 0.0318319),
+        ({"cost_in_usd_ticks": 0}, 0.0),
         ({"cost_in_usd_ticks": True}, None),
+        ({"cost": 2**53 - 1}, 2.0**53 - 1),
+        ({"cost": 2**53}, None),
+        ({"cost": None, "estimated_cost": 0.25}, 0.25),
+        ({"cost": 0.5, "estimated_cost": 0.25, "cost_in_usd_ticks": 1}, 0.5),
         ({"cost": "0.95"}, None),
         ({"cost": True}, None),
         ({"cost": -1}, None),
@@ -115,6 +123,33 @@ def test_what_the_total_shows_to_be_left_out_is_added(raw: Any, output_tokens: i
 def test_the_provider_may_name_its_own_price(raw: Any, cost: float | None) -> None:
     """OpenRouter, Perplexity, DeepInfra and xAI say in dollars what they charge."""
     assert chat(**raw).cost == cost
+
+
+@pytest.mark.parametrize("zeros", [{}, {"prompt_tokens": 0, "completion_tokens": 0, "prompt_tokens_details": {}}])
+def test_the_other_interfaces_names_are_read(zeros: dict[str, Any]) -> None:
+    """Some servers write them in this one, alone or beside zeros; and so in the other."""
+    others: dict[str, Any] = {
+        "input_tokens": 10,
+        "output_tokens": 20,
+        "input_tokens_details": {"cached_tokens": 3},
+        "output_tokens_details": {"reasoning_tokens": 4},
+    }
+    own = {key.replace("input", "prompt").replace("output", "completion"): value for key, value in others.items()}
+
+    for stats in (
+        chat(**zeros, **others),
+        chat(**own),
+        openai_usage(own, "input_tokens", "output_tokens"),
+        openai_usage(others, "input_tokens", "output_tokens"),
+    ):
+        assert (*counts(stats), stats.cached_input_tokens, stats.reasoning_tokens) == (10, 20, 30, 3, 4)
+
+
+def test_a_count_of_zero_is_said_where_no_other_is() -> None:
+    """It is not the same as none."""
+    assert counts(chat(prompt_tokens=0, completion_tokens=0)) == (0, 0, 0)
+    assert counts(chat(prompt_tokens=0, input_tokens=None)) == (0, None, None)
+    assert counts(chat(prompt_tokens=7, input_tokens=9, completion_tokens=1)) == (7, 1, 8)
 
 
 def test_all_of_a_usage_arrives() -> None:
@@ -139,10 +174,10 @@ def test_all_of_a_usage_arrives() -> None:
 
 def test_the_tier_that_served_is_the_answers_or_the_usages() -> None:
     """A word that says nothing is none."""
-    assert openai_usage({}, "a", "b", service_tier="flex").service_tier == "flex"
+    tiers: list[tuple[Any, str | None]] = [("flex", "flex"), ("null", None), (5, None)]
+    for said, tier in tiers:
+        assert openai_usage({}, "prompt_tokens", "completion_tokens", service_tier=said).service_tier == tier
     assert chat(service_tier="priority").service_tier == "priority"
-    assert openai_usage({}, "a", "b", service_tier="null").service_tier is None
-    assert openai_usage({}, "a", "b", service_tier=5).service_tier is None
 
 
 def test_a_total_that_was_not_said_is_the_sum() -> None:
