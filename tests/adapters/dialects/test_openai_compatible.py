@@ -208,6 +208,115 @@ def test_usage_is_asked_for_only_where_it_can_be() -> None:
     assert "stream_options" not in body_of({}, openai_compatible={"stream_usage": False})
 
 
+def test_each_field_of_a_request_has_its_place() -> None:
+    """The whole body for a request that asks for everything, in the words of Chat Completions."""
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    asked = {
+        "messages": [
+            {"role": "system", "parts": [{"text": {"text": "Be brief."}}]},
+            {
+                "role": "user",
+                "parts": [
+                    {"text": {"text": "See:"}},
+                    {"image_url": {"url": "https://h/i.png"}},
+                    {"file": {"mime_type": "application/pdf", "data": "aGk=", "name": "a.pdf"}},
+                    {"file": {"mime_type": "audio/mpeg", "data": "aGk="}},
+                ],
+            },
+            {"role": "assistant", "parts": [], "tool_calls": [{"id": "c", "name": "f", "arguments_json": '{"a":1}'}]},
+            {"role": "tool", "tool_call_id": "c", "tool_name": "f", "parts": [{"text": {"text": "ok"}}]},
+            {"role": "user", "parts": [{"text": {"text": "Go on"}}]},
+            {"role": "assistant", "parts": [{"text": {"text": "I"}}]},
+        ],
+        "tools": [
+            {"name": "f", "description": "does", "input_schema": schema, "strict": True},
+            {"name": "g", "input_schema": {"type": "object"}},
+        ],
+        "tool_choice": {"specific": {"name": "f"}},
+        "parallel_tool_calls": False,
+        "service_tier": "flex",
+        "output_mode": {"json_schema": {"name": "n", "schema": schema, "strict": True}},
+        "limits": {"max_output_tokens": 5},
+        "sampling": {"temperature": 0.5, "top_p": 0.25, "seed": 7, "stop": ["x", "y"]},
+    }
+    request = dialect(
+        "openai_compatible", endpoint="https://api.openai.com/v1", cache={"key": "k", "retention": "long"}
+    ).encode(canonical(frame(**asked)), "m")
+
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+    assert request.path == "/chat/completions"
+    assert request.body == {
+        "model": "m",
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "See:"},
+                    {"type": "image_url", "image_url": {"url": "https://h/i.png"}},
+                    {
+                        "type": "file",
+                        "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,aGk="},
+                    },
+                    {"type": "input_audio", "input_audio": {"data": "aGk=", "format": "mp3"}},
+                ],
+            },
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c", "content": "ok"},
+            {"role": "user", "content": "Go on"},
+            {"role": "assistant", "content": "I"},
+        ],
+        "tools": [
+            {
+                "type": "function",
+                "function": {"name": "f", "description": "does", "parameters": schema, "strict": True},
+            },
+            {"type": "function", "function": {"name": "g", "parameters": {"type": "object"}}},
+        ],
+        "tool_choice": {"type": "function", "function": {"name": "f"}},
+        "parallel_tool_calls": False,
+        "service_tier": "flex",
+        "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "strict": True}},
+        "max_completion_tokens": 5,
+        "temperature": 0.5,
+        "top_p": 0.25,
+        "seed": 7,
+        "stop": ["x", "y"],
+        "prompt_cache_key": "k",
+        "prompt_cache_retention": "24h",
+    }
+
+
+def test_a_cache_key_is_refused_by_this_dialects_name() -> None:
+    """Only OpenAI and Azure have a place for it."""
+    with pytest.raises(GatewayError, match=r"cache\.key: this backend \(openai_compatible,"):
+        body_of({"cache": {"key": "k"}})
+
+
+LINK = {"file": {"mime_type": "application/pdf", "url": "https://h/a.pdf"}}
+
+
+@pytest.mark.parametrize(
+    ("message", "path"),
+    [
+        ({"role": "user", "parts": [{"text": {"text": "?"}}, LINK]}, "messages[1].parts[1].file.url: "),
+        ({"role": "tool", "tool_call_id": "c", "tool_name": "f", "parts": [LINK]}, "messages[1].parts[0].file: "),
+        (
+            {"role": "assistant", "parts": [{"text": {"text": "a"}}], "provider_state": {"openai_compatible": 5}},
+            "messages[1].provider_state.openai_compatible: ",
+        ),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_by_its_path(message: dict[str, Any], path: str) -> None:
+    """A file by its URL, a file in a result, state that nobody gave."""
+    with pytest.raises(GatewayError) as failure:
+        body_of({"messages": [past_turn("c"), message, frame()["messages"][0]]})
+
+    assert failure.value.message.startswith(path)
+
+
 def test_nothing_is_sent_that_was_not_asked_for() -> None:
     """Without options the server's own defaults hold."""
     assert body_of({"stream": False}).keys() == {"model", "stream", "messages"}

@@ -319,6 +319,18 @@ def test_the_calls_of_a_split_answer_are_its_own() -> None:
         assert ("b" not in [call.id for call in read.calls], read.metadata) == (True, {"not_carried": {"choice": 1}})
 
 
+def test_the_first_choice_of_a_split_answer_may_be_empty() -> None:
+    """One that has no message is as good as one without text; what is left of the others keeps its number."""
+    calls = {"index": 1, "message": {"tool_calls": [{"id": "a", "function": {"name": "f", "arguments": PARIS}}]}}
+    for empty in ({}, {"message": None}):
+        read = whole({"choices": [{"index": 0, "finish_reason": "tool_calls", **empty}, calls]})
+        assert (read.arguments, read.metadata) == ([("f", {"city": "Paris"})], {})
+
+    other = {"index": 0, "message": {"content": "no"}}
+    read = whole({"choices": [{"finish_reason": "tool_calls"}, calls, other, other | {"index": 9}]})
+    assert (read.text, len(read.calls), read.metadata) == ("", 1, {"not_carried": {"choice": 2}})
+
+
 @pytest.mark.parametrize("word", ["insufficient_system_resource", "model_length", "error", "abort", "network_error"])
 @pytest.mark.parametrize("arguments", ["", '{"ci'])
 def test_words_for_an_answer_that_broke_off_complete_no_call(word: str, arguments: str) -> None:
@@ -535,6 +547,7 @@ def details(text: str, key: str = "text", **fields: Any) -> dict[str, Any]:
         ([details("hm")], "hm"),
         ([details("hm", "summary")], "hm"),
         ([details("h", index=0), details("m", index=0)], "hm"),
+        ([details("ha", index=0), details("ha", index=0)], "haha"),
         ([details("a", "summary", index=0), details("b", "summary", index=1)], "a\n\nb"),
         ([{"reasoning": "hm", **details("hm")}], "hm"),
         ([{"reasoning": "hm"}, details("hm", signature="s")], "hm"),

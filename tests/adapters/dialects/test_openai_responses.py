@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from beluna_gateway.adapters.dialects.openai_responses_decoder import ResponsesDecoder
 from beluna_gateway.adapters.encoding.turns import NOTHING_TO_ANSWER
 from beluna_gateway.canonical import (
+    Annotation,
     BackendRawEvent,
     Completed,
     JsonObject,
@@ -105,6 +106,115 @@ def test_reasoning_is_asked_for_only_where_the_client_does(frame: Any, reasoning
 def test_tool_choice_has_a_word_for_each_form(choice: Any, expected: Any) -> None:
     """Every `tool_choice` of the contract goes out natively."""
     assert expected == body(tools=[LOOK], tool_choice=choice)["tool_choice"]
+
+
+def test_each_field_of_a_request_has_its_place() -> None:
+    """The whole body for a request that asks for everything, in the words of the Responses API."""
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    request = canonical(
+        {
+            "type": "infer",
+            "messages": [
+                message("system", text("Be brief.")),
+                message(
+                    "user",
+                    text("See:"),
+                    PNG,
+                    {"file": {"mime_type": "application/pdf", "data": "aGk=", "name": "a.pdf"}},
+                    {"file": {"mime_type": "application/pdf", "url": "https://h/a.pdf"}},
+                ),
+                message(
+                    "assistant",
+                    text("I look"),
+                    tool_calls=calls("c"),
+                    provider_state=state({"opaque": encrypted()}, {"text": 6, "extra": {"id": "m_1"}}, {"call": "c"}),
+                ),
+                message("tool", text("ok"), tool_call_id="c", tool_name="look"),
+                message("assistant", text("I")),
+                message("user", text("Go on")),
+            ],
+            "tools": [
+                {"name": "look", "description": "looks", "input_schema": schema, "strict": True},
+                {"name": "wait", "input_schema": {"type": "object"}},
+            ],
+            "tool_choice": {"specific": {"name": "look"}},
+            "parallel_tool_calls": False,
+            "service_tier": "flex",
+            "output_mode": {"json_schema": {"name": "n", "schema": schema, "strict": True}},
+            "limits": {"max_output_tokens": 5},
+            "sampling": {"temperature": 0.5, "top_p": 0.25},
+            "reasoning": {"effort": "low"},
+        }
+    )
+    sent = dialect("openai_responses", cache={"key": "k", "retention": "long"}).encode(request, "gpt-5.4")
+
+    assert sent.path == "/responses"
+    assert sent.body == {
+        "model": "gpt-5.4",
+        "stream": True,
+        "store": False,
+        "input": [
+            {"type": "message", "role": "system", "content": "Be brief."},
+            {
+                "type": "message",
+                "role": "user",
+                "content": [
+                    {"type": "input_text", "text": "See:"},
+                    {"type": "input_image", "image_url": "data:image/png;base64,AAAA", "detail": "auto"},
+                    {
+                        "type": "input_file",
+                        "filename": "a.pdf",
+                        "file_data": "data:application/pdf;base64,aGk=",
+                    },
+                    {"type": "input_file", "file_url": "https://h/a.pdf"},
+                ],
+            },
+            encrypted(),
+            {
+                "type": "message",
+                "id": "m_1",
+                "role": "assistant",
+                "status": "completed",
+                "content": [{"type": "output_text", "text": "I look", "annotations": []}],
+            },
+            {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "c", "output": "ok"},
+            {"type": "message", "role": "assistant", "content": "I"},
+            {"type": "message", "role": "user", "content": "Go on"},
+        ],
+        "tools": [
+            {"type": "function", "name": "look", "description": "looks", "parameters": schema, "strict": True},
+            {"type": "function", "name": "wait", "parameters": {"type": "object"}, "strict": False},
+        ],
+        "tool_choice": {"type": "function", "name": "look"},
+        "parallel_tool_calls": False,
+        "service_tier": "flex",
+        "text": {"format": {"type": "json_schema", "name": "n", "schema": schema, "strict": True}},
+        "max_output_tokens": 5,
+        "temperature": 0.5,
+        "top_p": 0.25,
+        "prompt_cache_key": "k",
+        "prompt_cache_retention": "24h",
+        "reasoning": {"effort": "low"},
+        "include": ["reasoning.encrypted_content"],
+    }
+
+
+LINK = {"file": {"mime_type": "application/pdf", "url": "https://h/a.pdf"}}
+
+
+@pytest.mark.parametrize(
+    ("unsendable", "path"),
+    [
+        (message("system", text("See:"), LINK), "messages[1].parts[1].file: "),
+        (message("assistant", text("See:"), LINK), "messages[1].parts[1].file: "),
+    ],
+)
+def test_a_file_without_a_place_is_refused_by_its_path(unsendable: dict[str, Any], path: str) -> None:
+    """A file of anyone but users and tools."""
+    user = message("user", text("Hi"))
+
+    assert refused(user, unsendable, user).message.startswith(path)
 
 
 def test_nothing_is_kept_at_the_provider() -> None:
@@ -548,6 +658,28 @@ def test_repeated_deltas_are_counted_with_their_item() -> None:
             ],
         }
     }
+
+
+def test_the_decoder_knows_what_was_asked() -> None:
+    """The limit, whether annotations are wanted, and whose the state is."""
+    cited = text_item("Hi", id="m")
+    cited["content"][0]["annotations"] = [{"type": "url_citation", "url": "u"}]
+    for annotated in (True, False):
+        frame: Any = {"limits": {"max_output_tokens": 5}, "include_annotations": annotated}
+        request = canonical({"type": "infer", "messages": [message("user", text("Hi"))], **frame})
+        decoder, events = RESPONSES.decoder(request, "gpt-5.4"), list[BackendRawEvent]()
+        for payload in (ADDED, end(output_tokens=5, output=[encrypted(), cited, call_item('{"a":')])):
+            decoder.feed(json.dumps(payload).encode(), events)
+        decoder.finish(events)
+
+        assert [e.url for e in events if isinstance(e, Annotation)] == (["u"] if annotated else [])
+        assert isinstance(events[-1], Completed)
+        assert events[-1].finish_reason == "length"
+        assert events[-1].backend_metadata["provider_state"] == state(
+            {"opaque": encrypted()},
+            {"text": 2, "extra": {"id": "m"}},
+            {"call": "call_1", "extra": {"id": "fc_1"}},
+        )
 
 
 def test_done_is_no_end_mark() -> None:
