@@ -8,8 +8,8 @@ Dialects encode it as a provider's body, and decode a provider's answer into the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal, TypeVar, dataclass_transform
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal, TypeVar, dataclass_transform
 
 from pydantic import JsonValue
 
@@ -27,8 +27,29 @@ _Value = TypeVar("_Value")
 def immutable(cls: type[_Value]) -> type[_Value]:
     """A dataclass whose fields only the type checker protects: `frozen` protects them at run time too, but makes an
     object two to four times as slowly, by a call for each field.
+
+    How it looks and compares is written once: `dataclass` would compile it for each class, 7 ms of each start.
     """
-    return dataclass(slots=True, unsafe_hash=True)(cls)
+    for name, method in (("__repr__", _as_text), ("__eq__", _is_equal), ("__hash__", _hash_of)):
+        setattr(cls, name, method)
+    return dataclass(slots=True, repr=False, eq=False)(cls)
+
+
+def _values_of(value: Any) -> tuple[Any, ...]:
+    return tuple([getattr(value, name) for name in value.__match_args__])
+
+
+def _as_text(self: Any) -> str:
+    shown = ", ".join(f"{each.name}={getattr(self, each.name)!r}" for each in fields(self) if each.repr)
+    return f"{type(self).__qualname__}({shown})"
+
+
+def _is_equal(self: Any, other: object) -> bool:
+    return _values_of(self) == _values_of(other) if type(self) is type(other) else NotImplemented
+
+
+def _hash_of(self: Any) -> int:
+    return hash(_values_of(self))
 
 
 # --- the request ---------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import re
 import string
 from collections import OrderedDict
@@ -103,6 +102,9 @@ def _forms(secret: str) -> Iterator[str]:
         yield data.hex().upper()
 
 
+_ALWAYS_IN_HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+"""As in `html.escape`, whose module brings a table of all entities, 0.4 MB."""
+
 _IN_HTML = {
     '"': ('"', "&quot;", "&#34;"),
     "'": ("'", "&#x27;", "&#39;", "&apos;"),
@@ -113,7 +115,7 @@ _IN_HTML = {
 
 
 def _in_html(secret: str) -> Iterator[str]:
-    escaped = html.escape(secret, quote=False)
+    escaped = secret.translate(_ALWAYS_IN_HTML)
     present = [character for character in _IN_HTML if character in secret]
     for way in product(*map(_IN_HTML.__getitem__, present)):
         yield escaped.translate({ord(character): form for character, form in zip(present, way, strict=True)})
