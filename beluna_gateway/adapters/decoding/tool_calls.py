@@ -57,7 +57,7 @@ class ToolCalls:
     def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._calls: list[_Call] = []
+        self._begun = 0
         self._open: dict[int, _Call] = {}  # by id(), in the order of their begin
         self._by_key: dict[Hashable, _Call] = {}
         self._by_backend_id: dict[str, _Call] = {}
@@ -96,7 +96,7 @@ class ToolCalls:
             raise _went_on(call)
         if may_be_placeholder and name and arguments.strip() == "{}" and not call.said():
             self._keep(arguments)
-            call.placeholder, call.begun_before, arguments = arguments, len(self._calls), ""
+            call.placeholder, call.begun_before, arguments = arguments, self._begun, ""
         self._add(call, events, name or None, arguments)
         return call.call_id
 
@@ -168,7 +168,7 @@ class ToolCalls:
     def end_before_cut(self, events: list[BackendRawEvent]) -> None:
         """The answer was cut off: only calls after which another one began were finished before."""
         for call in list(self._open.values()):
-            if call.begun_before < len(self._calls):
+            if call.begun_before < self._begun:
                 self._ready_if_whole(call, events)  # otherwise incomplete after all: its deltas stand
 
     def _find(self, key: Hashable | None, backend_id: str | None, name: str | None, arguments: str) -> _Call:
@@ -220,16 +220,16 @@ class ToolCalls:
         for (other_key, other_id), number in kinds.items():
             if number and not (has_key and other_key) and not (has_id and other_id):
                 raise _ambiguous()  # this piece may as well belong to the call that is open
-        if len(self._calls) >= MAX_CALLS:
+        if self._begun >= MAX_CALLS:
             raise protocol_violation(f"the backend sent more than {MAX_CALLS} tool calls in one answer")
         call_id = backend_id if backend_id is not None and backend_id not in self._ids else f"call_{uuid4().hex}"
         self._keep(call_id)
         call = _Call(call_id, backend_id, has_key)
         self._ids.add(call_id)
-        self._calls.append(call)
+        self._begun += 1
         self._open[id(call)] = call
         kinds[has_key, has_id] += 1
-        call.begun_before = len(self._calls)
+        call.begun_before = self._begun
         if backend_id is not None:
             self._by_backend_id.setdefault(backend_id, call)
         if key is not None:
@@ -263,7 +263,7 @@ class ToolCalls:
                 call.placeholder = ""
             call.arguments.append(arguments)
             call.length += len(arguments)
-            call.begun_before = len(self._calls)
+            call.begun_before = self._begun
         if call.announced:
             if arguments:
                 events.append(ToolCallDelta(call.call_id, None, arguments))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 from pydantic import JsonValue
 
 from ...canonical import JsonObject, UsageStats
@@ -77,12 +79,14 @@ def _nothing_lowered(earlier: JsonObject, later: JsonObject) -> bool:
 def _lowers(before: JsonValue, value: JsonValue) -> bool:
     if value is None or value in ("", {}, []):
         return True
-    earlier, later = whole_number(before), whole_number(value)
-    if earlier is not None:
-        return later is None or later < earlier
-    if isinstance(before, float) and isinstance(value, int | float):
-        return value < before
-    return False
+    earlier, later = _number(before), _number(value)
+    return earlier is not None and (later is None or later < earlier)
+
+
+def _number(value: JsonValue) -> float | None:
+    """A count, or an amount of money."""
+    whole = whole_number(value)
+    return value if whole is None and isinstance(value, float) and isfinite(value) else whole
 
 
 def openai_usage(raw: JsonObject, input_key: str, output_key: str, *, service_tier: JsonValue = None) -> UsageStats:

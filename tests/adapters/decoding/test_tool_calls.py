@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
@@ -185,6 +185,7 @@ def test_a_call_without_arguments_is_an_empty_object() -> None:
 
     assert_consistent(events)
     assert [call.arguments for call in ready_calls(events)] == [{}]
+    assert_consistent(assembled([Fragment(0, "a", "f", " "), Fragment(0, None, None, " ")]))
 
 
 def test_arguments_before_the_name_wait_for_it() -> None:
@@ -300,6 +301,104 @@ def test_a_nameless_piece_at_a_known_index_or_id_continues_that_call(fragments: 
     assert [call.arguments for call in ready_calls(events)] == [{"city": "Paris"}]
     if fragments[0].call_id is not None:
         assert ready_calls(events)[0].id == "a"
+
+
+@pytest.mark.parametrize(
+    "fragments",
+    [
+        [Fragment(None, "a", "f", '{"x"'), Fragment(None, None, None, ":1}")],
+        [Fragment(0, None, "f", '{"x"'), Fragment(None, None, None, ":1}")],
+        [Fragment(None, None, "f", ""), Fragment(None, None, None, '{"x":1}')],
+    ],
+)
+def test_a_piece_that_names_no_call_goes_on_with_the_only_open_one(fragments: list[Fragment]) -> None:
+    """There is no other that it could belong to."""
+    assert [call.arguments for call in ready_calls(assembled(fragments))] == [{"x": 1}]
+    with pytest.raises(GatewayError, match="do not tell which call it belongs to"):
+        assembled([*fragments[:1], Fragment(None, "b", None, ""), *fragments[1:]])
+
+
+def test_an_id_that_is_new_begins_a_call_without_a_name_too() -> None:
+    """The name may follow; where it never does, the call is none."""
+    begun = [Fragment(None, "a", "f", '{"x":1}'), Fragment(None, "b", None, '{"x":2}')]
+
+    assert [(call.id, call.name) for call in ready_calls(assembled([*begun, Fragment(None, "b", "g", "")]))] == [
+        ("a", "f"),
+        ("b", "g"),
+    ]
+    with pytest.raises(GatewayError, match="ended tool call 'b' without ever naming its tool"):
+        assembled(begun)
+
+
+@pytest.mark.parametrize(
+    "fragments",
+    [
+        # an index that comes late, then a call that has nothing but an index
+        [Fragment(None, "a", "f", '{"x":1}'), Fragment(3, "a", None, ""), Fragment(4, None, "g", "{}")],
+        # an id that comes late, then a call that has nothing but an id
+        [Fragment(0, None, "f", '{"x":1}'), Fragment(0, "a", None, ""), Fragment(None, "b", "g", "{}")],
+    ],
+)
+def test_a_call_is_told_apart_by_what_comes_late(fragments: list[Fragment]) -> None:
+    """By its index or its id, as if it had begun with it; without it the two could not be told apart."""
+    assert [(call.name, call.arguments) for call in ready_calls(assembled(fragments))] == [("f", {"x": 1}), ("g", {})]
+    with pytest.raises(GatewayError, match="do not tell which call it belongs to"):
+        assembled([fragments[0], fragments[2]])
+
+
+def test_a_call_begins_where_it_can_be_told_from_those_that_are_open() -> None:
+    """Each pair has an index on both sides or an id on both sides; calls that have ended do not count.
+
+    All pairs of calls are tried, with what they begin with and what comes late, and each kind of a third one.
+    """
+    ways = [("index", ""), ("index", "id"), ("id", ""), ("id", "index"), ("index id", "")]
+    for pair, ended, third in product(product(ways, ways), [(), (0,), (1,), (0, 1)], ("index", "id", "index id", "")):
+        calls, events, still_open = ToolCalls(), list[BackendRawEvent](), dict[int, str]()
+        for number, (said, late) in enumerate(pair):
+            if begins_as_it_should(number, said, still_open, calls, events):
+                if late:
+                    calls.whole(number, events, call_id=f"c{number}")
+                still_open[number] = f"{said} {late}"
+        for number in ended:
+            if "index" in still_open.get(number, ""):
+                calls.end(number, events)
+                del still_open[number]
+        begins_as_it_should(2, third, still_open, calls, events)
+
+        calls.end_all(events)
+        assert_consistent(events)
+
+
+def begins_as_it_should(
+    number: int, said: str, still_open: dict[int, str], calls: ToolCalls, events: list[BackendRawEvent]
+) -> bool:
+    """Whether the call begins, which it must where each open one shares an index or an id with it, and only there."""
+    words = set(said.split())
+    piece = Fragment(number if "index" in words else None, f"c{number}" if "id" in words else None, "f", "{}")
+    if all(words & set(other.split()) for other in still_open.values()):
+        piece.feed(calls, events)
+        return True
+    with pytest.raises(GatewayError) as failure:
+        piece.feed(calls, events)
+    assert (failure.value.kind, failure.value.message) == (
+        "protocol_violation",
+        "the backend sent a piece of a tool call whose index and id do not tell which call it belongs to",
+    )
+    return False
+
+
+def test_an_id_that_comes_after_the_end_of_its_call_opens_it_to_nothing() -> None:
+    """It is known as that call's; the next call begins as it would have."""
+    calls, events = ToolCalls(), list[BackendRawEvent]()
+    Fragment(0, None, "f", "{}").feed(calls, events)
+    calls.end(0, events)
+    calls.whole(0, events, call_id="late")
+    Fragment(None, None, "g", '{"x"').feed(calls, events)
+    calls.whole(None, events, call_id="late", arguments="{}")
+    Fragment(None, None, None, ":1}").feed(calls, events)
+    calls.end_all(events)
+
+    assert [(call.name, call.arguments) for call in ready_calls(events)] == [("f", {}), ("g", {"x": 1})]
 
 
 @pytest.mark.parametrize("begun", ["", " ", '{"ci', '{"city":"Paris"'])
@@ -467,8 +566,11 @@ def test_a_whole_call_with_another_name_is_refused() -> None:
     calls, events = ToolCalls(), list[BackendRawEvent]()
     Fragment(0, "a", "f", "{}").feed(calls, events)
 
-    with pytest.raises(GatewayError, match="two names"):
+    with pytest.raises(GatewayError) as failure:
         calls.whole(0, events, name="g", arguments="{}")
+    assert failure.value.message == (
+        "the backend sent two names for one tool call without an id to tell them apart: 'f', 'g'"
+    )
 
 
 def test_an_ended_call_stays_ended() -> None:
@@ -625,6 +727,18 @@ def test_what_is_kept_of_calls_is_bounded(fragment: Fragment) -> None:
         fragment.feed(calls, events)
 
     assert failure.value.kind == "protocol_violation"
+
+
+def test_what_is_kept_counts_as_bytes() -> None:
+    """A character may have more than one of them."""
+    for characters, fits in ((25, True), (26, False)):
+        calls, events = ToolCalls(max_bytes=52), list[BackendRawEvent]()
+        Fragment(0, "a", "f", "").feed(calls, events)
+        if fits:
+            Fragment(0, None, None, "é" * characters).feed(calls, events)
+            continue
+        with pytest.raises(GatewayError, match="more than 52 bytes"):
+            Fragment(0, None, None, "é" * characters).feed(calls, events)
 
 
 def test_an_id_that_is_repeated_is_kept_once() -> None:
