@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ PROTOCOL = Path(__file__).parents[2] / "protocol"
         (
             Embedding([[0.5, -1.0], [0.0, 1.0]], USAGE),
             {"vectors": [[0.5, -1.0], [0.0, 1.0]], "usage": usage_object(USAGE)},
+        ),
+        (
+            Embedding([[0.5]], UsageStats(provider_usage_raw={"n": inf})),
+            {"vectors": [[0.5]], "usage": usage_object(UsageStats(provider_usage_raw={"n": None}))},
         ),
         (TokenCount(7), {"input_tokens": 7}),
         (ModelList([{"id": "m", "owned_by": "x"}]), {"models": [{"id": "m", "owned_by": "x"}]}),

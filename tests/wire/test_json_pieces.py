@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic_core import to_json
 
 from beluna_gateway.wire import json_pieces
-from beluna_gateway.wire.json_pieces import MAX_DEPTH, dump, free, in_pieces, parse
+from beluna_gateway.wire.json_pieces import MAX_DEPTH, dump, free, in_pieces, parse, read
 from beluna_gateway.wire.ndjson import RejectedLine, decode
 
 from .samples import FRAMES, VALUES, changed, json_values, places
@@ -136,6 +136,62 @@ def test_a_value_is_written_alike(value: Any, objects: int):
     """In pieces of any size."""
     with patch.object(json_pieces, "PIECE_OBJECTS", objects), in_pieces(nothing):
         assert dump(value) == to_json(value)
+
+
+def pauses_of_dump(value: Any, objects: int) -> int:
+    """How many containers of `value` are too large for one call of `objects` values."""
+    pauses: list[int] = []
+    with patch.object(json_pieces, "PIECE_OBJECTS", objects), in_pieces(lambda: pauses.append(0)):
+        assert dump(value) == to_json(value)
+    return len(pauses)
+
+
+@pytest.mark.parametrize(
+    ("value", "weight"),
+    [
+        ([], 1),
+        ([1, True, None, 0.5, "x" * 1000], 6),
+        ({"a": 1, "b": "c"}, 3),
+        ((1, 2), 3),
+        ([[1], {"a": {}}], 8),
+        # digits take longer than their number: of a number of 1,280 bits as long as 20 others
+        ([1 << 1343], 24),
+        ([1 << 1406], 24),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_value_is_written_in_one_call_up_to_its_weight(value: Any, weight: int):
+    """Itself, its items, and theirs; a text is one of them, however long it is."""
+    assert pauses_of_dump(value, weight) == 0
+    assert pauses_of_dump(value, weight - 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "large"),
+    [
+        ([[0] * 5, [0], [[0] * 5]], 4),
+        ({"a": [0] * 5, "b": [0], "c": {"d": [0] * 5}}, 4),
+        ([[0] * 5, [0] * 5], 3),
+        ({"a": [0] * 5, "b": [0] * 5}, 3),
+        ([*([[0]] * 20), [0] * 5, *([0] * 20)], 2),
+        ({**{f"a{n}": [n] for n in range(20)}, "b": [0] * 5, **{f"c{n}": n for n in range(20)}}, 2),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_others_have_their_turn_before_each_large_container_is_written(value: Any, large: int):
+    """At any depth, among small ones and beside other large ones."""
+    assert pauses_of_dump(value, 4) == large
+
+
+@pytest.mark.parametrize("text", [b'{"a":[1,2]}', b"[1e999]", b"[%b1]" % (b"[1]," * 30_000)], ids=len)
+def test_what_a_backend_said_is_read_also_where_a_client_might_not_say_it(text: bytes):
+    """The same value in pieces, if it is a long one, and in one."""
+    pauses: list[int] = []
+    with in_pieces(lambda: pauses.append(0)):
+        value = read(text)
+
+    assert value == read(text) == json.loads(text)
+    assert bool(pauses) is (len(text) > 100_000)
 
 
 def test_a_long_text_is_parsed_in_many_calls():

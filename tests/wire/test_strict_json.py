@@ -10,9 +10,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
-from beluna_gateway.wire.strict_json import MAX_DEPTH, parse, parse_arguments, rewritten, without_too_large
+from beluna_gateway.wire.strict_json import (
+    LARGEST_FLOAT,
+    MAX_DEPTH,
+    parse,
+    parse_arguments,
+    rewritten,
+    without_too_large,
+)
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -134,13 +141,16 @@ def test_cost_is_linear(piece: str):
     assert seconds(800_000) < 30 * seconds(100_000) + 0.05
 
 
+LARGEST = [LARGEST_FLOAT, -LARGEST_FLOAT]
+
+
 @pytest.mark.parametrize("number", [b"1e400", b"-1e400", b"9" * 309, b"-" + b"9" * 4000])
 def test_a_number_that_no_float_holds_is_passed_on_as_null(number: bytes):
     """Wherever it stands, and nothing else is changed; the backend's own value is left as it is."""
-    read = from_json(b'{"a":[1,{"b":%b}],"c":"Infinity","d":[%b,1e308,true,null]}' % (number, number))
-    before = from_json(b'{"a":[1,{"b":%b}],"c":"Infinity","d":[%b,1e308,true,null]}' % (number, number))
+    text = b'{"a":[1,{"b":%b}],"c":"Infinity","d":[%b,%b,true,null]}' % (number, number, to_json(LARGEST)[1:-1])
+    read, before = from_json(text), from_json(text)
 
-    assert without_too_large(read) == {"a": [1, {"b": None}], "c": "Infinity", "d": [None, 1e308, True, None]}
+    assert without_too_large(read) == {"a": [1, {"b": None}], "c": "Infinity", "d": [None, *LARGEST, True, None]}
     assert without_too_large(read["d"][0]) is None
     assert read == before
 
