@@ -329,7 +329,7 @@ Operation = EmbeddingRequest | TokenCountRequest | ModelListRequest
 """What a backend is asked besides inference: one answer, no stream."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ResolvedCredential:
     """A secret, or None for a backend that needs none. Hidden in `repr`."""
 
@@ -341,7 +341,7 @@ class ResolvedCredential:
 # --- the answer ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class OtherFinishReason:
     """A reason without a word of ours: the provider's own, or `content_filter`, `refusal`, `incomplete`."""
 
@@ -351,7 +351,7 @@ class OtherFinishReason:
 FinishReason = Literal["stop", "length", "tool_calls"] | OtherFinishReason
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class UsageStats:
     """Tokens of one request. `input_tokens` counts all that went in, cached ones too; `output_tokens` all that
     came out, reasoning too. None where the provider did not say. `cost` in USD. `service_tier`: the tier that served.
@@ -400,7 +400,7 @@ class ToolCallReady:
     call: ToolCall
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class Annotation:
     """A citation, or what the answer is grounded on; only where the request asked for it.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from .canonical import (
     Annotation,
@@ -20,6 +20,7 @@ from .canonical import (
     ToolCallReady,
     Usage,
     UsageStats,
+    immutable,
 )
 
 HIGH_WATER = 256
@@ -72,7 +73,7 @@ class EventStream:
         return event
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class InferenceResult:
     """A whole answer."""
 

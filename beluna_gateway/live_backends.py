@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +18,7 @@ from weakref import WeakSet
 import structlog
 
 from .adapters.base import Aside, BackendAdapter
+from .canonical import immutable
 from .config.settings import HTTP_DIALECTS, BackendProfile, Config, Shared, aliases, profiles
 from .pipeline.budget import BudgetEnforcer
 from .pipeline.clients import ClientTable
@@ -132,7 +132,7 @@ class LiveBackend:
             self.breaker.on_open.discard(opened.set)
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class InEffect:
     """What one configuration comes to. A request takes it once, as it begins, and keeps to it until it ends."""
 
@@ -145,7 +145,7 @@ class InEffect:
     """What it was made from."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class BackendChanges:
     """What a reload made of the backends: their ids."""
 

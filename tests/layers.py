@@ -40,7 +40,7 @@ adapters.copilot:   version errors canonical config telemetry processes adapters
 adapters:           config adapters.base adapters.dialects adapters.http adapters.copilot
 worker:             errors wire
 requests:           canonical
-live_backends:      config telemetry pipeline adapters.base quota
+live_backends:      canonical config telemetry pipeline adapters.base quota
 gateway:            errors canonical wire config telemetry pipeline processes event_stream worker adapters.base \
                     adapters requests live_backends
 client:

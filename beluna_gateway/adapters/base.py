@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import JsonValue
@@ -75,7 +75,7 @@ class Call(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ModelAnswer:
     """Whether a backend has a model: true, false, or None where it does not say. `text` is for people."""
 

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import structlog
 
+from ..canonical import immutable
 from ..config.loading import ConfigError, ConfigUnreadable, load_config
 from ..config.settings import Config, Metrics, Otlp, Shared, Telemetry
 from ..gateway import AIGateway
@@ -184,7 +185,7 @@ class Service:
             await self._endpoint.aclose()
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Prepared:
     """The telemetry of a configuration, running and not yet in use."""
 

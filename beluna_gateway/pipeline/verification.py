@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeGuard
 
 from pydantic_core import to_json
@@ -25,6 +24,7 @@ from ..canonical import (
     OutputTextDelta,
     ToolCallReady,
     Usage,
+    immutable,
 )
 from ..errors import GatewayError, invalid_request, protocol_violation
 from ..wire import verdict
@@ -52,7 +52,7 @@ class Response(Protocol):
         """Returns once the client has read enough."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class _Schema:
     schema: JsonObject
     json: bytes

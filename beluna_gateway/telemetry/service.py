@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import structlog
 
+from ..canonical import immutable
+
 Refusal = Literal["uid", "limit"]
 """Why a connection was refused: the peer's uid, or `server.max_connections`."""
 
@@ -37,7 +39,7 @@ class ServiceCounters:
 ProgramState = Literal["stopped", "starting", "running", "waiting", "foreign"]
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ProgramStatus:
     """A model server or Copilot program that the daemon runs for a backend."""
 

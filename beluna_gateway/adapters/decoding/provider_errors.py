@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from math import ceil
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from typing import NamedTuple
 from pydantic import JsonValue
 from pydantic_core import from_json, to_json
 
+from ...canonical import immutable
 from ...errors import ErrorKind, GatewayError
 from .scalars import LARGEST_NUMBER, whole_number, word
 
@@ -178,7 +178,7 @@ _ENTRIES = 20
 """Entries of an array of errors that are read."""
 
 
-@dataclass(frozen=True, slots=True)
+@immutable
 class ProviderError:
     """An error as the provider wrote it."""
 
