@@ -29,7 +29,7 @@ from ..decoding.not_carried import NotCarried, client_action
 from ..decoding.provider_errors import error_in
 from ..decoding.said_text import MAX_PIECES, SaidText
 from ..decoding.scalars import whole_number, word
-from ..decoding.tool_calls import DEFAULT_MAX_BYTES, MAX_CALLS, ToolCalls, arguments_text
+from ..decoding.tool_calls import MAX_CALLS, ToolCalls, arguments_text
 from ..decoding.usage import merged, openai_usage
 from ..encoding.provider_state import TurnNotes
 
@@ -51,7 +51,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
         annotated: Whether the request asked for annotations.
     """
 
-    def __init__(self, notes: TurnNotes, max_bytes: int = DEFAULT_MAX_BYTES, *, annotated: bool = False) -> None:
+    def __init__(self, notes: TurnNotes, max_bytes: int, *, annotated: bool) -> None:
         self._annotations = Annotations(max_bytes) if annotated else None
         self._sources: JsonObject = {}  # Perplexity's, as the last chunk has them
         self._calls = ToolCalls(max_bytes)
@@ -84,10 +84,10 @@ class ChatCompletionsDecoder(ResponseDecoder):
         else:
             before, not_carried = len(events), self._not_carried.total
             self._chunk(chunk, events, streamed=True)
-            alone = len(events) == before + 1 and chunk.get("usage") is None and self._not_carried.total == not_carried
+            alone = len(events) == before + 1 and self._not_carried.total == not_carried
             event = events[before] if alone else None
             text = event.delta if type(event) is OutputTextDelta else None
-        if text and not self.ended and not self._said["refusal"]:
+        if text and not self.ended:
             self._template.learn(payload, chunk, text)
 
     def _plain_text(self, chunk: JsonObject) -> str | None:

@@ -125,7 +125,7 @@ class ResponsesDecoder(ResponseDecoder):
         annotated: Whether the request asked for annotations.
     """
 
-    def __init__(self, notes: TurnNotes, limit: int | None, max_bytes: int, *, annotated: bool = False) -> None:
+    def __init__(self, notes: TurnNotes, limit: int | None, max_bytes: int, *, annotated: bool) -> None:
         self._annotations = Annotations(max_bytes) if annotated else None
         self._notes = notes
         self._limit = limit

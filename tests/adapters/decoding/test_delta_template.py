@@ -79,12 +79,12 @@ def test_learning_stops_where_it_never_helps():
 )
 def test_same_events_as_parsing_each_one(payloads: list[bytes]):
     """Whatever comes before it, a payload means what it means to a decoder that has seen nothing before."""
-    decoder = ChatCompletionsDecoder(notes("openai_compatible"))
+    decoder = ChatCompletionsDecoder(notes("openai_compatible"), 1 << 20, annotated=False)
     for payload in payloads:
         events: list[BackendRawEvent] = []
         alone: list[BackendRawEvent] = []
         decoder.feed(payload, events)
-        ChatCompletionsDecoder(notes("openai_compatible")).feed(payload, alone)
+        ChatCompletionsDecoder(notes("openai_compatible"), 1 << 20, annotated=False).feed(payload, alone)
 
         assert alone == events
         assert all(not isinstance(event, OutputTextDelta) or event.delta for event in events)

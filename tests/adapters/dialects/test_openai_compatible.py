@@ -302,7 +302,10 @@ LINK = {"file": {"mime_type": "application/pdf", "url": "https://h/a.pdf"}}
     ("message", "path"),
     [
         ({"role": "user", "parts": [{"text": {"text": "?"}}, LINK]}, "messages[1].parts[1].file.url: "),
-        ({"role": "tool", "tool_call_id": "c", "tool_name": "f", "parts": [LINK]}, "messages[1].parts[0].file: "),
+        (
+            {"role": "tool", "tool_call_id": "c", "tool_name": "f", "parts": [LINK]},
+            "messages[1].parts[0].file: openai_compatible takes images and files in user messages only",
+        ),
         (
             {"role": "assistant", "parts": [{"text": {"text": "a"}}], "provider_state": {"openai_compatible": 5}},
             "messages[1].provider_state.openai_compatible: ",

@@ -195,6 +195,9 @@ def test_a_message_that_contradicts_the_deltas_adds_no_text_and_refuses_calls() 
     final["choices"][0]["message"] = {"content": "Hello world"}
     assert stream(chunk({"content": "Hello"}), final).text == "Hello."
 
+    final["choices"][0]["message"] = {"reasoning": "hm"}
+    assert stream(chunk({"content": "Hello", "reasoning": "well"}), final).reasoning == "well"
+
     final["choices"][0]["message"] = piece(0, '{"city":"Rome"}')
     read = stream(chunk(piece(0, PARIS, id="a", name="f")), final)
     assert read.kind == "protocol_violation"
@@ -351,6 +354,56 @@ def test_some_words_do_not_end_the_answer(word: Any) -> None:
 
     assert stream(*chunks, chunk(finish="stop")).text == "abc"
     assert stream(*chunks, end="").kind == "backend_transient"
+
+
+def test_the_last_of_the_end_marks_counts_however_they_alternate() -> None:
+    """An envelope that was seen before may end the answer otherwise than the last one did."""
+    for words in (["stop", "length"] * 4, ["length", "stop"] * 4):
+        assert stream(*(chunk({"content": f"t{n}"}, word) for n, word in enumerate(words))).reason == words[-1]
+
+
+def test_text_in_the_envelope_of_a_first_chunk_is_output() -> None:
+    """So that `[DONE]` ends the answer: where the envelope had no text before, and where only its id was known."""
+    role, named = {"role": "assistant"}, {"id": "r", "model": "m"}
+    for first in (chunk({**role, "content": None}, **named), chunk(role, **named)):
+        read = stream(first, chunk({**role, "content": "x"}, **named))
+        assert (read.text, read.reason) == ("x", "stop")
+
+
+@pytest.mark.parametrize("repeats", [1, 5])
+@pytest.mark.parametrize(
+    ("beside", "text", "not_carried", "tokens"),
+    [
+        (chunk({"content": "y"}, usage={"prompt_tokens": 3, "completion_tokens": 2}), "y", {}, 2),
+        ({"choices": [{"index": 0, "delta": {"content": "y"}, "usage": {"completion_tokens": 2}}]}, "y", {}, 2),
+        ({"choices": [{"index": n, "delta": {"content": "y"}} for n in (0, 1)]}, "y", {"choice": 1}, None),
+        ({"choices": [{"index": 1, "delta": {"content": "y"}}]}, "", {"choice": 1}, None),
+        (chunk({"content": "y"}, citations=["u"]), "y", {"citations": 1}, None),
+    ],
+)
+def test_what_stands_beside_a_text_counts_in_every_chunk(
+    beside: Any, text: str, not_carried: Any, tokens: int | None, repeats: int
+) -> None:
+    """Also after chunks that had text alone, which are read the fast way."""
+    read = stream(*[chunk({"content": "x"}, id="r")] * 3, *[beside] * repeats, chunk(finish="stop"))
+
+    assert read.text == "xxx" + text * repeats
+    assert read.metadata.get("not_carried", {}) == not_carried
+    assert (read.usage and read.usage.output_tokens) == tokens
+
+
+def test_a_piece_of_a_call_beside_a_text_is_never_passed_over() -> None:
+    """However often the same piece comes in the same envelope."""
+    again = chunk({"content": "x", **piece(0, " ")})
+    chunks = [chunk(piece(0, '{"a":', id="a", name="f")), *[again] * 5, chunk(piece(0, "1}")), chunk(finish="stop")]
+    (call,) = stream(*chunks).calls
+
+    assert call.arguments_json == '{"a":' + " " * 5 + "1}"
+
+
+def test_a_choice_that_is_none_is_a_protocol_violation_anywhere() -> None:
+    """Also after chunks with text."""
+    assert stream(chunk({"content": "x"}), {"choices": [5]}).kind == "protocol_violation"
 
 
 def test_content_after_an_end_mark_is_delivered_and_the_last_mark_counts() -> None:
@@ -548,6 +601,7 @@ def details(text: str, key: str = "text", **fields: Any) -> dict[str, Any]:
         ([details("hm", "summary")], "hm"),
         ([details("h", index=0), details("m", index=0)], "hm"),
         ([details("ha", index=0), details("ha", index=0)], "haha"),
+        ([{"reasoning": "ha"}, {"reasoning": "ha"}], "haha"),
         ([details("a", "summary", index=0), details("b", "summary", index=1)], "a\n\nb"),
         ([{"reasoning": "hm", **details("hm")}], "hm"),
         ([{"reasoning": "hm"}, details("hm", signature="s")], "hm"),
@@ -715,6 +769,14 @@ def state(read: Read) -> Any:
     return read.metadata["provider_state"]["openai_compatible"]["pieces"]
 
 
+def test_state_says_whose_it_is() -> None:
+    """The backend and the model that was asked for."""
+    read = stream(chunk({"reasoning_details": [{"type": "reasoning.encrypted", "data": "E"}]}), chunk({}, "stop"))
+    origin = read.metadata["provider_state"]["openai_compatible"]
+
+    assert (origin["backend"], origin["model"]) == ("recorded", "default-model")
+
+
 def test_reasoning_content_of_a_turn_with_calls_goes_back() -> None:
     """DeepSeek and Kimi refuse the next turn without it; of a turn without calls it is not wanted."""
     deltas = [{"reasoning_content": "h"}, {"reasoning_content": "m"}]
@@ -730,7 +792,9 @@ def test_what_copilot_wants_back_goes_back() -> None:
     """Its Gemini models refuse a turn without `reasoning_opaque`; without that the text is not wanted."""
     deltas = [{"reasoning_text": "h"}, {"reasoning_text": "m"}, {"reasoning_opaque": "S", **piece(0, "{}", name="f")}]
     read = stream(*map(chunk, deltas), chunk(finish="tool_calls"))
-    without = stream(*map(chunk, deltas[:2]), chunk({"content": "x"}, "stop"))
+    without = stream(
+        *map(chunk, deltas[:2]), *(chunk({"reasoning_opaque": no}) for no in ("", 5, None)), chunk({}, "stop")
+    )
 
     assert state(read) == [{"opaque": {"reasoning_text": "hm", "reasoning_opaque": "S"}}]
     assert "provider_state" not in without.metadata
@@ -771,6 +835,12 @@ def test_reasoning_details_go_back_as_whole_items() -> None:
     ]
     assert state(unstreamed) == [{"opaque": {"reasoning_details": entries}}]
 
+    repeated = chunk({"content": "x"}, "stop")
+    repeated["choices"][0]["message"] = {"content": "x", "reasoning_details": [entries[4]]}
+    assert state(stream(chunk({"reasoning_details": [entries[4]]}), repeated)) == [
+        {"opaque": {"reasoning_details": [entries[4]]}}
+    ]
+
 
 def test_details_are_reasoning_a_paragraph_for_each_entry() -> None:
     """An entry is told by its index, else by its id; what is encrypted says nothing, but the backend is not silent."""
@@ -808,7 +878,7 @@ def test_a_null_takes_nothing_from_a_detail() -> None:
 def test_state_of_exactly_the_limit_goes_back() -> None:
     """One character more, and none does."""
     for length, kept in ((100, True), (101, False)):
-        decoder = ChatCompletionsDecoder(TurnNotes("openai_compatible", "b", "m"), max_bytes=100)
+        decoder = ChatCompletionsDecoder(TurnNotes("openai_compatible", "b", "m"), 100, annotated=False)
         events: list[BackendRawEvent] = []
         for delta in ({"reasoning_content": "x" * length}, piece(0, "{}", id="a", name="f")):
             decoder.feed(json.dumps(chunk(delta)).encode(), events)
@@ -821,7 +891,7 @@ def test_state_of_exactly_the_limit_goes_back() -> None:
 
 def test_state_is_bounded() -> None:
     """Reasoning beyond the limit is delivered and counted, and does not go back."""
-    decoder = ChatCompletionsDecoder(TurnNotes("openai_compatible", "b", "m"), max_bytes=100)
+    decoder = ChatCompletionsDecoder(TurnNotes("openai_compatible", "b", "m"), 100, annotated=False)
     events: list[BackendRawEvent] = []
     for delta in ({"reasoning_content": "x" * 200}, piece(0, "{}", id="a", name="f")):
         decoder.feed(json.dumps(chunk(delta)).encode(), events)

@@ -413,7 +413,7 @@ MAX_BYTES = 1 << 20
 
 
 def a_decoder(limit: int | None = None, max_bytes: int = MAX_BYTES) -> ResponsesDecoder:
-    return ResponsesDecoder(notes("openai_responses", "gpt-5.4"), limit, max_bytes)
+    return ResponsesDecoder(notes("openai_responses", "gpt-5.4"), limit, max_bytes, annotated=False)
 
 
 def feed(*payloads: Any, limit: int | None = None) -> tuple[ResponsesDecoder, list[BackendRawEvent]]:
