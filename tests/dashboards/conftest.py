@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import urllib.request
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import pytest_asyncio
 
 from tests.fakes.answers import delta, finish, plays, usage
 from tests.fakes.backend import fake_backend
@@ -29,6 +32,20 @@ def free_port() -> int:
 
 @pytest.fixture
 async def scraped(tmp_path: Path) -> AsyncIterator[Scraped]:
+    """A daemon that can be scraped."""
+    async with serving(tmp_path) as daemon:
+        yield daemon
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What one scrape of such a daemon gave."""
+    async with serving(tmp_path_factory.mktemp("scraped")) as daemon:
+        return await asyncio.to_thread(exposition, daemon)
+
+
+@asynccontextmanager
+async def serving(folder: Path) -> AsyncIterator[Scraped]:
     """A daemon with a plain backend and one with a program of its own, after one request."""
     port = free_port()
     async with fake_backend() as backend:
@@ -37,7 +54,7 @@ async def scraped(tmp_path: Path) -> AsyncIterator[Scraped]:
         shared = {"budget": {"shared_max_concurrency": 5, "spend_usd_per_day": 1}}
         config = make_config({"b": shared, "c": launched}, backend, telemetry={"metrics": f"127.0.0.1:{port}"})
         config["ai_gateway"]["shared"] = {"sqlite": "quota.db", "timeout_ms": 5000}
-        async with daemon_process(tmp_path, config) as daemon, connected(daemon.socket_path) as client:
+        async with daemon_process(folder, config) as daemon, connected(daemon.socket_path) as client:
             await client.infer("b")
             assert (await client.answer())[-1]["type"] == "completed"
             yield Scraped(f"127.0.0.1:{port}", daemon.socket_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -11,7 +10,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from . import alerts_page
-from .conftest import Scraped, exposition
 from .queries import (
     ALERTS,
     DASHBOARD,
@@ -33,9 +31,8 @@ Series = dict[str, dict[str, set[str]]]
 """Name of a series → its labels → their values."""
 
 
-async def there(scraped: Scraped) -> Series:
+def there(text: str) -> Series:
     """What a scrape has."""
-    text = await asyncio.to_thread(exposition, scraped)
     found: Series = defaultdict(lambda: defaultdict(set))
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -68,9 +65,9 @@ def mistakes(query: Query, series: Series) -> list[str]:
     return wrong
 
 
-async def test_every_query_names_series_that_exist(scraped):
+def test_every_query_names_series_that_exist(text):
     """Metrics, labels and the values of labels, from the first scrape on."""
-    series = await there(scraped)
+    series = there(text)
 
     assert [mistake for query in QUERIES for mistake in mistakes(query, series)] == []
 
@@ -87,17 +84,16 @@ async def test_every_query_names_series_that_exist(scraped):
         ("sum by (instance, backend_id) (beluna_gateway_queued)", None),
     ],
 )
-async def test_a_query_that_is_wrong_is_found(scraped, query, mistake):
+def test_a_query_that_is_wrong_is_found(text, query, mistake):
     """The check above can fail."""
-    found = mistakes(Query("q", query), await there(scraped))
+    found = mistakes(Query("q", query), there(text))
 
     assert (mistake is None) == (found == [])
     assert mistake is None or mistake in found[0]
 
 
-async def test_the_page_describes_every_metric(scraped):
+def test_the_page_describes_every_metric(text):
     """docs/metrics.md has each metric of a scrape with its type and labels, and no other."""
-    text = await asyncio.to_thread(exposition, scraped)
     served = {}
     for family in text_string_to_metric_families(text):
         name = family.name + ("_total" if family.type == "counter" else "")

@@ -21,11 +21,13 @@ from beluna_gateway.wire.strict_json import (
     without_too_large,
 )
 
+texts = st.text(max_size=8)
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=20,
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=12,
 )
+objects = st.dictionaries(texts, values, max_size=4)
 
 
 @given(values, st.booleans())
@@ -87,7 +89,7 @@ def test_of_two_equal_keys_the_last_counts():
     assert parse_arguments('{"x":1,"x":2}') == {"x": 2}
 
 
-@given(st.dictionaries(st.text(), values), st.sampled_from(["", " ", "\n\t"]))
+@given(objects, st.sampled_from(["", " ", "\n\t"]))
 def test_arguments_are_any_object(value: dict[str, Any], space: str):
     """Any JSON object is a call's arguments, with white space around it or not."""
     assert parse_arguments(space + json.dumps(value) + space) == value
@@ -155,7 +157,7 @@ def test_a_number_that_no_float_holds_is_passed_on_as_null(number: bytes):
     assert read == before
 
 
-@given(st.dictionaries(st.text(), values))
+@given(objects)
 def test_what_every_float_holds_is_passed_on_as_it_is(value: dict[str, Any]):
     """The same object, not a copy."""
     assert without_too_large(value) is value

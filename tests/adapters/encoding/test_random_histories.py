@@ -1,6 +1,6 @@
 """Any history can go on at any backend: random ones, against what each provider refuses (`provider_rules.py`).
 
-200 examples a dialect in a run of the suite; `pytest --hypothesis-profile=heavy` takes 2,000.
+40 examples a dialect in a run of the suite; `pytest --hypothesis-profile=heavy` takes 2,000.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ..oracles import ORACLES
@@ -28,6 +28,7 @@ BACKENDS: dict[str, dict[str, Any]] = {
     "ollama": {},
 }
 MODELS = {"anthropic": "claude-sonnet-4-5", "gemini": "gemini-3-pro-preview"}
+some = settings(max_examples=2000 if settings.get_current_profile_name() == "heavy" else 40)
 every_dialect = pytest.mark.parametrize("name", BACKENDS)
 
 Message = dict[str, Any]
@@ -287,6 +288,7 @@ def _said(messages: list[Message]) -> str:
 
 
 @every_dialect
+@some
 @given(data=st.data())
 def test_any_history_goes_on_at_any_backend(name: str, data: st.DataObject) -> None:
     """The body breaks none of the provider's rules, its SDK takes it, and nothing of the history is lost in it:
@@ -312,6 +314,7 @@ def test_any_history_goes_on_at_any_backend(name: str, data: st.DataObject) -> N
     assert without_id["result"] == without_id["call"]
 
 
+@some
 @given(data=st.data())
 def test_gemini_3_gets_a_signature_for_every_turn_with_calls(data: st.DataObject) -> None:
     """Whoever made a turn, its first call has a signature, its own or the documented one."""
@@ -335,6 +338,7 @@ def _sequences(body: Any) -> Iterator[list[Any]]:
 
 
 @every_dialect
+@some
 @given(data=st.data())
 def test_the_next_body_begins_with_this_one(name: str, data: st.DataObject) -> None:
     """A message is sent the same way whatever follows it, its mark included, so that a provider finds the beginning in
