@@ -45,7 +45,7 @@ types: $(VENV)/.for-tests ## check the types
 	$(RUN) -m mypy
 
 tests: $(VENV)/.for-tests ## run the tests, those with the real model included
-	$(RUN) -m pytest -q --durations=5 --numprocesses=3 --dist=loadfile --ignore=tests/live_copilot --ignore=tests/foreign --ignore=tests/generators --ignore=tests/fleet $(PYTEST)
+	$(RUN) -m pytest -q --durations=5 --numprocesses=3 --dist=loadfile --no-loadscope-reorder --ignore=tests/live_copilot --ignore=tests/foreign --ignore=tests/generators --ignore=tests/fleet $(PYTEST)
 
 coverage: $(VENV)/.for-coverage ## run the tests and show which lines and branches they did not reach
 	$(RUN) -m coverage run --branch --source=beluna_gateway -m pytest -q --ignore=tests/live_copilot --ignore=tests/foreign --ignore=tests/generators --ignore=tests/fleet $(PYTEST)

@@ -24,8 +24,21 @@ import pytest_asyncio
 import uvloop
 from hypothesis import settings
 
+_TESTS = Path(__file__).parent
 SETTLE_SECONDS = 3.0
 """How long what is being closed may take; nothing waits that long where all is well."""
+
+
+THAT_WAIT = ("live", "daemon", "commands", "dashboards", "processes")
+"""Folders whose tests start programs and wait for them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes run the tests, those that wait come first: what computes fills the cores at the end, and
+    no process is left with a long file alone. A file stays in one process, and in its order."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folders = {name: place for place, name in enumerate(THAT_WAIT)}
+        items.sort(key=lambda item: folders.get(item.path.relative_to(_TESTS).parts[0], len(folders)))
 
 
 def _loopback_only(event: str, arguments: tuple[Any, ...]) -> None:
