@@ -52,10 +52,11 @@ class CircuitBreaker:
         Raises:
             GatewayError: `circuit_open`, with `retry_after_ms`.
         """
-        state = self.state
-        if state == "open":
-            raise self._refusal(f"the circuit is open after {self._threshold} consecutive failures", self._remaining())
-        if state == "half_open" and self._probing:
+        if self._opened_at is None:
+            return
+        if (remaining := self._remaining()) > 0:
+            raise self._refusal(f"the circuit is open after {self._threshold} consecutive failures", remaining)
+        if self._probing:
             raise self._refusal("the circuit is half-open and its one probe is under way", self._open_seconds)
 
     def attempt(self) -> BreakerAttempt:

@@ -32,12 +32,13 @@ class _Timer:
     Like `asyncio.timeout()`, which has one deadline and raises `TimeoutError`: a cancellation from outside stays one.
     """
 
+    _task: asyncio.Task[object] | None = None
+    _cancelling = 0
+    _handle: asyncio.Handle | None = None
+    _expired = False
+
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._task: asyncio.Task[object] | None = None
-        self._cancelling = 0
-        self._handle: asyncio.Handle | None = None
-        self._expired = False
 
     def __enter__(self) -> Self:
         self._task = asyncio.current_task(self._loop)
@@ -94,14 +95,15 @@ class TotalTimer(_Timer):
 class AttemptTimer(_Timer):
     """``with AttemptTimer(settings) as timer:`` around an attempt; its errors are retryable and name the setting."""
 
+    _first_event_at: float | None = None
+    _at = inf
+    _armed_at = inf
+    _name = ""
+
     def __init__(self, settings: Reliability) -> None:
         super().__init__()
         self._settings = settings
         self._idle_seconds = settings.idle_timeout_ms / 1000
-        self._first_event_at: float | None = None
-        self._at = inf
-        self._armed_at = inf
-        self._name = ""
 
     def connecting(self) -> None:
         """From now on `connect_timeout_ms` runs, and `request_timeout_ms` too."""

@@ -113,10 +113,10 @@ def wants_verification(request: CanonicalRequest | Operation) -> TypeGuard[Canon
     """Whether the request asks for `verify` anywhere."""
     if not isinstance(request, CanonicalRequest):
         return False
-    mode = request.output_mode
-    return (isinstance(mode, JsonSchemaOutput) and mode.verify) or any(
-        tool.verify is not None for tool in request.tools
-    )
+    mode, tools = request.output_mode, request.tools
+    if isinstance(mode, JsonSchemaOutput) and mode.verify:
+        return True
+    return bool(tools) and any(tool.verify is not None for tool in tools)
 
 
 class HeldAnswer:

@@ -179,11 +179,14 @@ class FrameEncoder:
         return "".join(lines).encode()
 
     def _rare(self, event: GatewayEvent) -> bytes:
-        match event:
+        match event:  # the most frequent first: each case is a check of the type
             case Started(backend_id, model):
                 return self._frame(b"started", {"backend_id": backend_id, "model": model})
-            case Failed(error):
-                return self._frame(b"failed", {"error": error_object(error)})
+            case Completed(reason, metadata):
+                word = {"other": reason.other} if isinstance(reason, OtherFinishReason) else reason
+                return self._frame(b"completed", {"finish_reason": word, "backend_metadata": metadata})
+            case Usage(usage):
+                return self._frame(b"usage", {"usage": usage_object(usage)})
             case ToolCallDelta(call_id, name, arguments):
                 return self._frame(b"tool_call_delta", {"call_id": call_id, "name": name, "arguments_delta": arguments})
             case ToolCallReady(call):
@@ -191,11 +194,8 @@ class FrameEncoder:
                 return self._frame(b"tool_call_ready", {"call": ready})
             case Annotation():
                 return self._frame(b"annotation", {"annotation": annotation_object(event)})
-            case Usage(usage):
-                return self._frame(b"usage", {"usage": usage_object(usage)})
-            case Completed(reason, metadata):
-                word = {"other": reason.other} if isinstance(reason, OtherFinishReason) else reason
-                return self._frame(b"completed", {"finish_reason": word, "backend_metadata": metadata})
+            case Failed(error):
+                return self._frame(b"failed", {"error": error_object(error)})
         raise TypeError(f"{event!r} has no frame")
 
     def result(self, result: OperationResult) -> bytes:

@@ -161,6 +161,8 @@ class ToolCalls:
         Raises:
             GatewayError: As `end`.
         """
+        if not self._open:
+            return
         finished = [(call, _finished(call)) for call in self._open.values()]
         for call, whole in finished:
             self._make_ready(call, whole, events)

@@ -100,11 +100,12 @@ def openai_usage(raw: JsonObject, input_key: str, output_key: str, *, service_ti
     """
     input_tokens, output_tokens = _count_of(raw, input_key), _count_of(raw, output_key)
     total_tokens = count(raw.get("total_tokens")) or None
-    input_details, output_details = (
-        _object(raw.get(f"{key}_details")) or _object(raw.get(f"{_OTHER_NAME[key]}_details"))
-        for key in (input_key, output_key)
-    )
-    reasoning = _largest((raw, ("reasoning_tokens",)), (output_details, ("reasoning_tokens",)))
+    input_details, output_details = _details_of(raw, input_key), _details_of(raw, output_key)
+    reasoning = cached = cache_write = None
+    if input_details or output_details or not _RARE.isdisjoint(raw):
+        reasoning = _largest((raw, ("reasoning_tokens",)), (output_details, ("reasoning_tokens",)))
+        cached = _largest((raw, _CACHED), (input_details, ("cached_tokens",)))
+        cache_write = _largest((raw, _CACHE_WRITE), (input_details, _CACHE_WRITE_DETAILS))
     if input_tokens is not None and output_tokens is not None and total_tokens is not None:
         # Some servers (xAI, Gemini's OpenAI endpoint) leave reasoning out of the completion, but not out of the total.
         left_out = total_tokens - input_tokens - output_tokens
@@ -117,8 +118,8 @@ def openai_usage(raw: JsonObject, input_key: str, output_key: str, *, service_ti
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         total_tokens=total_tokens,
-        cached_input_tokens=_largest((raw, _CACHED), (input_details, ("cached_tokens",))),
-        cache_write_input_tokens=_largest((raw, _CACHE_WRITE), (input_details, _CACHE_WRITE_DETAILS)),
+        cached_input_tokens=cached,
+        cache_write_input_tokens=cache_write,
         reasoning_tokens=reasoning,
         cost=provider_cost(raw),
         service_tier=word(service_tier) or word(raw.get("service_tier")),
@@ -135,6 +136,13 @@ def _count_of(raw: JsonObject, key: str) -> int | None:
     return number or count(raw.get(_OTHER_NAME[key])) or number
 
 
+def _details_of(raw: JsonObject, key: str) -> JsonObject:
+    details = raw.get(f"{key}_details")
+    if not details or not isinstance(details, dict):
+        details = raw.get(f"{_OTHER_NAME[key]}_details")
+    return details if isinstance(details, dict) else {}
+
+
 _CACHED = ("cached_tokens", "num_cached_tokens", "prompt_cache_hit_tokens")
 """Kimi's name, one of several servers, and DeepSeek's."""
 
@@ -143,6 +151,9 @@ _CACHE_WRITE = ("cache_creation_input_tokens",)
 
 _CACHE_WRITE_DETAILS = ("cache_write_tokens", "cache_creation_tokens")
 """OpenRouter's name and LiteLLM's."""
+
+_RARE = frozenset(("reasoning_tokens", *_CACHED, *_CACHE_WRITE))
+"""What is not always there, of the keys of the usage object itself."""
 
 
 def provider_cost(raw: JsonObject) -> float | None:
@@ -161,10 +172,6 @@ def provider_cost(raw: JsonObject) -> float | None:
 
 
 _COSTS = frozenset({"cost", "estimated_cost", "cost_in_usd_ticks"})
-
-
-def _object(value: JsonValue) -> JsonObject:
-    return value if isinstance(value, dict) else {}
 
 
 def _largest(*places: tuple[JsonObject, tuple[str, ...]]) -> int | None:

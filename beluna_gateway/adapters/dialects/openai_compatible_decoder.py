@@ -349,7 +349,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
 
     def _note_usage(self, usage: JsonValue) -> None:
         if isinstance(usage, dict):
-            self._usage = merged(self._usage, usage)
+            self._usage = merged(self._usage, usage) if self._usage else usage
 
     def _note_metadata(self, chunk: JsonObject) -> None:
         for ours, theirs in (("response_id", "id"), ("model", "model"), ("system_fingerprint", "system_fingerprint")):
@@ -444,7 +444,7 @@ class _TurnState:
 
     def finished(self, *, with_calls: bool) -> JsonObject:
         """The `provider_state` of the turn; empty where nothing needs to go back."""
-        if self.incomplete or not (self._reasoning or self._opaque or self._details or self._extras):
+        if self._left < 0 or not (self._reasoning or self._opaque or self._details or self._extras):
             return {}
         turn: JsonObject = {}
         if with_calls and (content := self._reasoning.get("reasoning_content")):

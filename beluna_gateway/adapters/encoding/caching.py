@@ -60,6 +60,8 @@ def openai_cache(asked: Caching, owner: str, *, at_openai: bool, lifetimes: bool
     Raises:
         GatewayError: `unsupported_capability`, from others.
     """
+    if asked.key is None and not asked.long:
+        return {}
     if not at_openai:
         refuse_cache(asked, f"this backend ({owner}, neither OpenAI nor Azure)")
         return {}

@@ -69,7 +69,7 @@ class TurnNotes:
     """
 
     def __init__(self, dialect: str, backend_id: str, model: str) -> None:
-        self._origin = Origin(dialect, backend_id, model)
+        self._origin = (dialect, backend_id, model)
         self._entries: list[JsonValue] = []
         self._required = False
 

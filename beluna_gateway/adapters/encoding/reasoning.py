@@ -197,6 +197,8 @@ def chat_reasoning(request: CanonicalRequest, place: ThinkingPlace | None) -> Js
     Raises:
         GatewayError: `unsupported_capability`, for what the server, as it is configured, has no place for.
     """
+    if request.reasoning is None and request.enable_thinking is None:
+        return {}
     wanted = request.reasoning or NO_REASONING
     refuse_summary(wanted, "openai_compatible")
     _refuse_budget(wanted, "openai_compatible")

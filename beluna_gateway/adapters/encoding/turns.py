@@ -41,6 +41,8 @@ def results_after_calls(messages: Sequence[Message], answered: Mapping[int, Call
 
     Results of calls that the history does not hold stay where they are.
     """
+    if not answered:
+        return [*range(len(messages))]
     results: dict[int, list[int]] = {}
     for result in sorted(answered):
         results.setdefault(answered[result][0], []).append(result)

@@ -75,6 +75,7 @@ class Answer:
         "_decoder",
         "_emit",
         "_feed",
+        "_framing",
         "_limit",
         "_over",
         "_parser",
@@ -101,19 +102,19 @@ class Answer:
         self._limit = limit
         self._emit = emit
         self._timer = timer
-        self._parser: SseParser | NdjsonParser = SseParser(limit) if framing == "sse" else NdjsonParser(limit)
+        self._framing = framing
         self._body = bytearray()  # of an answer that is not streamed
         self._undecided = framing == "sse"  # not known yet whether it is streamed
         self._beginning = bytearray()  # quoted in error messages
         self._over = False  # nothing more is read of the answer
         self._reopened = False  # content has come after an end mark
         self._split = SplitCharacters()
-        # `read` sets `_feed_first` and `_push_first`, which note the first payload and the first events, then replace
-        # themselves: nothing is checked for each later read.
         self._silent = True
-        self._feed: Callable[[bytes], list[bytes]] = self._parser.feed
         self._said = False
         self._push: Callable[[list[BackendRawEvent]], None] = emit
+        # Set for an answer that may be streamed; see `read`:
+        self._parser: SseParser | NdjsonParser
+        self._feed: Callable[[bytes], list[bytes]]
 
     async def read(self, body: Body, stream: bool) -> bool:
         """Reads the response until the answer has ended.
@@ -124,18 +125,24 @@ class Answer:
         Raises:
             GatewayError: The answer failed, or was cut off.
         """
-        self._feed, self._push = self._feed_first, self._push_first
-        try:
-            return await self._read(body, stream)
-        finally:
-            # Breaks the cycle with the bound methods, which would keep the request until the garbage collector runs.
-            self._feed, self._push = self._parser.feed, self._emit
-
-    async def _read(self, body: Body, stream: bool) -> bool:
         if not stream:
             await body.until(self._collect)
             await self._decode_collected()
             return True
+        self._parser = self._new_parser()
+        # They note the first payload and the first events, then replace themselves: nothing is checked for each later
+        # read.
+        self._feed, self._push = self._feed_first, self._push_first
+        try:
+            return await self._read(body)
+        finally:
+            # Breaks the cycle with the bound methods, which would keep the request until the garbage collector runs.
+            self._feed, self._push = self._parser.feed, self._emit
+
+    def _new_parser(self) -> SseParser | NdjsonParser:
+        return SseParser(self._limit) if self._framing == "sse" else NdjsonParser(self._limit)
+
+    async def _read(self, body: Body) -> bool:
         emit, timer = self._emit, self._timer
         ended = await body.until(self._take_beginning)
         if self._body:
@@ -370,12 +377,13 @@ class Answer:
             return [joined], joined
         if values := values_of(body, self._limit):  # lines, or an error that was written twice
             return values, None
+        parser = self._new_parser()
         try:
-            payloads = self._without_cut([*self._parser.feed(body), *self._parser.close()])
+            payloads = self._without_cut([*parser.feed(body), *parser.close()])
         except BrokenStream:
             return [], None
         objects = [payload for payload in payloads if payload is not DONE_MARK]
-        framed = isinstance(self._parser, NdjsonParser) or b"\ndata:" in b"\n" + body[:_QUOTE_BYTES]
+        framed = isinstance(parser, NdjsonParser) or b"\ndata:" in b"\n" + body[:_QUOTE_BYTES]
         single = len(objects) == 1 and (DONE_MARK in payloads or (not framed and body.startswith(b":")))
         return payloads if single or (framed and objects) else [], objects[0] if single else None
 

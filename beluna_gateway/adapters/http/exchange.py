@@ -119,7 +119,8 @@ class Exchange:
 
     def content_codings(self) -> list[str]:
         """How the body is compressed, in the order in which it was; `identity`, which says nothing, is left out."""
-        return [coding for coding in self._parser.codings(b"content-encoding") if coding != "identity"]
+        codings = self._parser.codings(b"content-encoding")
+        return [coding for coding in codings if coding != "identity"] if codings else codings
 
     async def until(self, take: Callable[[bytes], bool], within: float | None = None) -> bool:
         """Gives `take` each piece of the body as it arrives, until it returns True or the response ends.

@@ -103,7 +103,8 @@ class RequestWriter:
     def close(self) -> None:
         """Drops what is unsent."""
         self._body = _NOTHING
-        self._close_descriptor()
+        if self._descriptor is not None:
+            self._close_descriptor()
 
     def _close_descriptor_if_sent(self) -> None:
         if self._tells_when_sent and self.sent:
