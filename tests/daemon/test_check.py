@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 from beluna_gateway.daemon.sockets import SocketError, check_path, is_served
-from tests.daemon.test_command_line import Outcome, run
+from tests.daemon.test_command_line import Outcome, commands, run
 from tests.fakes.answers import answers, fails, plays
 from tests.fakes.daemon import daemon_process, make_config, write_config
 
 ROOT = Path(__file__).resolve().parents[2]
+
+__all__ = ["commands"]  # a fixture of each test here
 
 
 async def checked(folder: Path, config: Any, *arguments: str, **environment: str) -> tuple[Outcome, dict[str, Any]]:

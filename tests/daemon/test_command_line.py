@@ -9,6 +9,7 @@ import pty
 import re
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.fakes.answers import CUT, answers, delta, fails, plays, silent, text
 from tests.fakes.backend import Exchange
 from tests.fakes.client import connected
 from tests.fakes.daemon import clean_environment, daemon_process, make_config, write_config
+from tests.fakes.forks import MAX_STDIN, ForkServer, fork_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -38,16 +40,39 @@ class Outcome:
         self.err = err.decode()
 
 
+FORKS: list[ForkServer] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def commands() -> Iterator[None]:
+    """Commands that `run` runs are forks of one process, where the module has this fixture."""
+    with fork_server(clean_environment()) as server:
+        FORKS.append(server)
+        yield
+        FORKS.clear()
+
+
 async def run(
     *arguments: Any, stdin: bytes = b"", folder: Path | None = None, environment: dict[str, str] | None = None
 ) -> Outcome:
-    """Runs a command to its end; whatever it does, it prints no traceback."""
-    process = await start(*arguments, folder=folder, environment=environment)
+    """Runs a command to its end; whatever it does, it prints no traceback.
+
+    Where a fork can do it, one does (`commands`); not where the start of Python matters.
+    """
+    status: int | None
+    by_python = any(name.startswith("PYTHON") for name in environment or {})
     async with asyncio.timeout(30):
-        out, err = await process.communicate(stdin)
+        if FORKS and not by_python and len(stdin) < MAX_STDIN and not any(isinstance(one, bytes) for one in arguments):
+            status, out, err = await FORKS[0].run(
+                [str(argument) for argument in arguments], stdin, folder, clean_environment(environment)
+            )
+        else:
+            process = await start(*arguments, folder=folder, environment=environment)
+            out, err = await process.communicate(stdin)
+            status = process.returncode
     assert b"Traceback" not in err, err.decode()
     assert b"Warning" not in err, err.decode()
-    return Outcome(process.returncode, out, err)
+    return Outcome(status, out, err)
 
 
 async def start(
