@@ -35,6 +35,15 @@ def test_repeated_envelope_is_matched():
     assert learned.match(chunk(" world!")) == " world!"
 
 
+def test_json_without_spaces_is_matched():
+    """As most servers write it."""
+    first, second = (json.dumps(json.loads(chunk(text)), separators=(",", ":")).encode() for text in ("Hello", "Hi"))
+    learned = template()
+    learned.learn(first, json.loads(first), "Hello")
+
+    assert learned.match(second) == "Hi"
+
+
 def test_another_envelope_is_not_matched():
     """An event that differs anywhere else is left to the parser."""
     learned = template()
