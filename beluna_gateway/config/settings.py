@@ -42,7 +42,13 @@ _S = TypeVar("_S", bound="_Section")
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        defer_build=True,  # only `Config` is built; so defaults are made by `model_construct`, which builds nothing
+    )
 
 
 class NoCredential(_Section):
@@ -260,15 +266,15 @@ class BackendSettings(_Section):
     """Models with aliases. A request may name others, too: the provider decides."""
     capabilities: Capabilities | None = None
     copilot: Copilot | None = None
-    openai_compatible: OpenAICompatible = OpenAICompatible()
-    anthropic: Anthropic = Anthropic()
+    openai_compatible: OpenAICompatible = OpenAICompatible.model_construct()
+    anthropic: Anthropic = Anthropic.model_construct()
     cache: CacheSettings | None = None
     """The default of requests' `cache`; null: requests that say nothing about it ask for nothing."""
     headers: Annotated[dict[HeaderName, HeaderValue], Field(json_schema_extra={"additionalProperties": False})] = {}
     """Extra request headers. They may not hold secrets: use `credential`."""
-    reliability: Reliability = Reliability()
+    reliability: Reliability = Reliability.model_construct()
     """This backend's own values for any key of `ai_gateway.reliability`."""
-    budget: Budget = Budget()
+    budget: Budget = Budget.model_construct()
     """This backend's own values for any key of `ai_gateway.budget`."""
     pricing: dict[str, Pricing] = {}
     """By model name; gives `usage.cost`."""
@@ -288,7 +294,7 @@ class Shared(_Section):
     a password not (needs the extra `shared`)."""
     sqlite: PathText | None = None
     """A file, for the daemons of one host; a relative path is looked up in this file's folder."""
-    credential: CredentialRef = NoCredential(type="none")
+    credential: CredentialRef = NoCredential.model_construct(type="none")
     """Its secret is the server's password."""
     tls: Tls | None = None
     """Whom to trust, and who we are, where `url` is `rediss:`."""
@@ -311,9 +317,9 @@ class AIGateway(_Section):
     """The `id` that serves requests which name no backend; null: the backend of the model with the alias `default`.
     There is no fallback to another one, ever."""
     backends: Annotated[list[BackendSettings], Field(min_length=1)]
-    reliability: Reliability = Reliability()
-    budget: Budget = Budget()
-    resilience: Resilience = Resilience()
+    reliability: Reliability = Reliability.model_construct()
+    budget: Budget = Budget.model_construct()
+    resilience: Resilience = Resilience.model_construct()
     """Another place for the keys of `reliability` and `budget`, which is core's; a key stands in one of them."""
     shared: Shared | None = None
     """Where daemons keep what they use of the `shared_…` limits; null: nowhere."""
@@ -350,7 +356,7 @@ class ClientSettings(_Section):
     """The users that are this client, by SO_PEERCRED; each belongs to one client only."""
     backends: list[str] | None = None
     """The backends that it may ask; null: all of them."""
-    budget: ClientBudget = ClientBudget()
+    budget: ClientBudget = ClientBudget.model_construct()
 
 
 class Server(_Section):
@@ -398,8 +404,8 @@ class Config(_Section):
     socket_path: PathText = "beluna.sock"
     """Relative to this file's folder."""
     ai_gateway: AIGateway
-    server: Server = Server()
-    telemetry: Telemetry = Telemetry()
+    server: Server = Server.model_construct()
+    telemetry: Telemetry = Telemetry.model_construct()
     logging: CoreSection = {}
     """Core's own, without effect here, like the six below."""
     observability: CoreSection = {}
