@@ -14,7 +14,7 @@ import ipaddress
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,18 @@ SETTLE_SECONDS = 3.0
 
 THAT_WAIT = ("live", "daemon", "commands", "dashboards", "processes")
 """Folders whose tests start programs and wait for them."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collecting makes millions of objects that stay: a collector would look through them again and again, then and
+    during the tests. What it is to find is what the tests leave."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
