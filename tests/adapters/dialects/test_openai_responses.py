@@ -129,7 +129,7 @@ def test_each_field_of_a_request_has_its_place() -> None:
                     tool_calls=calls("c"),
                     provider_state=state({"opaque": encrypted()}, {"text": 6, "extra": {"id": "m_1"}}, {"call": "c"}),
                 ),
-                message("tool", text("ok"), tool_call_id="c", tool_name="look"),
+                message("tool", text("ok"), PNG, tool_call_id="c", tool_name="look"),
                 message("assistant", text("I")),
                 message("user", text("Go on")),
             ],
@@ -178,7 +178,14 @@ def test_each_field_of_a_request_has_its_place() -> None:
                 "content": [{"type": "output_text", "text": "I look", "annotations": []}],
             },
             {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"},
-            {"type": "function_call_output", "call_id": "c", "output": "ok"},
+            {
+                "type": "function_call_output",
+                "call_id": "c",
+                "output": [
+                    {"type": "input_text", "text": "ok"},
+                    {"type": "input_image", "image_url": "data:image/png;base64,AAAA", "detail": "auto"},
+                ],
+            },
             {"type": "message", "role": "assistant", "content": "I"},
             {"type": "message", "role": "user", "content": "Go on"},
         ],
@@ -541,11 +548,14 @@ def test_two_versions_of_the_same_arguments_are_a_protocol_violation() -> None:
 
 
 def test_the_same_item_does_not_end_twice() -> None:
-    """An item that was ended and is ended again is a protocol violation, not a second call."""
-    with pytest.raises(GatewayError) as failure:
-        feed(ADDED, done("{}"), done("{}"))
-
-    assert failure.value.kind == "protocol_violation"
+    """An item that was ended and is ended again is a protocol violation, not a second item."""
+    for begun, ended in (
+        (ADDED, done("{}")),
+        (MESSAGE, event("output_item.done", output_index=0, item=text_item("a"))),
+    ):
+        with pytest.raises(GatewayError) as failure:
+            feed(begun, ended, ended)
+        assert failure.value.kind == "protocol_violation"
 
 
 def test_a_call_without_its_end_is_ended_by_the_answers() -> None:
@@ -988,6 +998,15 @@ def test_an_unstreamed_answer_has_one_delta_of_text() -> None:
     assert said(events) == "One. Two."
 
 
+def test_the_last_event_of_a_stream_may_stand_for_an_unstreamed_answer() -> None:
+    """Some servers send it in place of the response."""
+    decoder, events = a_decoder(), list[BackendRawEvent]()
+    decoder.feed_whole(end(output=[text_item("Hi")]), events)
+    decoder.finish(events)
+
+    assert said(events) == "Hi"
+
+
 @pytest.mark.parametrize("status", [None, "", "null", "None"])
 def test_a_whole_body_without_a_status_is_completed_where_it_has_content(status: str | None) -> None:
     """HTTP proves that it is whole. One that says that it is not finished is none; nor is reasoning an answer."""
@@ -1210,6 +1229,84 @@ def test_an_item_that_no_frame_carries_is_found_by_its_turn() -> None:
     }
 
 
+def test_an_item_that_ends_is_the_one_of_its_id() -> None:
+    """Not the last one, where both are open and neither has an index."""
+    begun = [event("output_item.added", item={"type": "message", "id": name}) for name in "ab"]
+    deltas = [unplaced("output_text", name, item_id=name) for name in "ab"]
+    ended = [event("output_item.done", item=text_item(name + "!", id=name)) for name in "ba"]
+
+    assert said(finished(*begun, *deltas, *ended, end())) == "ab!!"
+
+
+def test_a_call_that_ends_is_the_one_of_its_call_id() -> None:
+    """Where it has no other name."""
+    item = call_item()
+    del item["id"]
+    ended = item | {"arguments": CITY, "status": "completed"}
+    events = finished(event("output_item.added", item=item), event("output_item.done", item=ended), end())
+
+    assert ready(events) == [("call_1", "look", CITY)]
+
+
+def test_a_call_that_its_item_calls_unfinished_is_not_ready() -> None:
+    """Although its arguments are whole: the limit may have cut it there."""
+    cut = event("output_item.done", output_index=0, item=call_item(CITY, status="incomplete"))
+
+    assert ready(finished(ADDED, cut, end("incomplete"))) == []
+
+
+def test_deltas_with_a_number_of_their_own_are_one_text() -> None:
+    """As OpenAI's have it; what the whole text adds to them comes at its end."""
+    deltas = [spoken(word, sequence_number=number) for number, word in enumerate(("One", " two", " three"))]
+
+    assert said(finished(*deltas, end(output=[text_item("One two three!")]))) == "One two three!"
+
+
+def test_deltas_go_on_after_the_rest_of_their_text() -> None:
+    """In the envelope that was known before."""
+    rest = event("output_text.done", output_index=0, content_index=0, text="aaab")
+
+    assert said(finished(*[spoken("a")] * 3, rest, *[spoken("c")] * 3, end())) == "aaabccc"
+
+
+def test_reasoning_of_two_items_in_turns_is_told_apart_by_their_ids() -> None:
+    """Where nothing else names them."""
+    begun = [event("output_item.added", item={"type": "reasoning", "id": name}) for name in "ab"]
+    deltas = [unplaced("reasoning_text", word, item_id=name) for name, word in (("a", "One"), ("b", "Two"))]
+
+    assert reasoned(finished(*begun, *deltas, end())) == "One\n\nTwo"
+
+
+def test_white_space_before_arguments_is_theirs() -> None:
+    """No sign that they are encrypted."""
+    deltas = [event("function_call_arguments.delta", output_index=0, delta=delta) for delta in ("", " ", " {", "}")]
+
+    assert ready(finished(ADDED, *deltas, end())) == [("call_1", "look", "  {}")]
+    assert ready(finished(ADDED, deltas[2], deltas[3], end())) == [("call_1", "look", " {}")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "reason"),
+    [
+        ("completed", "incomplete", "length"),
+        ("done", "incomplete", "length"),
+        ("incomplete", "completed", "stop"),
+        ("completed", "of_the_future", "stop"),
+        ("completed", "in_progress", "stop"),
+        ("completed", 5, "stop"),
+        ("incomplete", None, "length"),
+    ],
+)
+def test_how_an_answer_ended_is_its_own_status(kind: str, status: Any, reason: str) -> None:
+    """The last event's name says it where the status is missing or no end."""
+    details = {"reason": "max_output_tokens"}
+    response = {"status": status, "output": [text_item("Hi")], "incomplete_details": details}
+    events = finished(event(kind, response=response))
+
+    assert isinstance(events[-1], Completed)
+    assert events[-1].finish_reason == reason
+
+
 @pytest.mark.parametrize(
     ("whole", "expected"),
     [
@@ -1359,6 +1456,13 @@ def test_an_item_that_the_provider_answers_itself_is_counted(item: dict[str, Any
         assert metadata(events)["not_carried"] == {item["type"]: 1}
 
 
+def test_an_item_that_waits_for_the_client_is_refused_when_it_begins() -> None:
+    """What would follow is of no use; where only the whole item says that it waits, it is refused then."""
+    with pytest.raises(GatewayError, match=r"'custom_tool_call' \('grep'\)"):
+        feed(event("output_item.added", item={"type": "custom_tool_call", "name": "grep"}))
+    assert feed(event("output_item.added", item={"type": "shell_call"}))[1] == []
+
+
 def encrypted(item_id: str = "rs_1") -> dict[str, Any]:
     return {"type": "reasoning", "id": item_id, "summary": [], "encrypted_content": "e"}
 
@@ -1375,7 +1479,8 @@ def test_arguments_in_deltas_that_are_encrypted_come_with_the_whole() -> None:
         assert "".join(e.arguments_delta for e in events if isinstance(e, ToolCallDelta)) == '{"a":1}'
 
     decoder, events = feed(ADDED, *deltas, end())
-    with pytest.raises(GatewayError) as failure:
+    assert events.count(Progress()) == 2
+    with pytest.raises(GatewayError, match=r"'call_1' \(look\) are not JSON") as failure:
         decoder.finish(events)
     assert failure.value.kind == "protocol_violation"
     assert not any(isinstance(e, ToolCallReady) for e in events)
@@ -1510,6 +1615,8 @@ def test_another_response_inside_one_answer_is_a_protocol_violation() -> None:
         {"type": "proxy_error", "error": {"message": "overloaded"}},
         {"detail": "overloaded"},
         {"type": "error", "message": "overloaded"},
+        event("completed", error={"message": "overloaded"}),
+        event("incomplete", response=None, error={"message": "overloaded"}),
         end(error={"code": "server_error", "message": "overloaded"}),
     ],
     ids=json.dumps,
