@@ -180,7 +180,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
         if not isinstance(choices, list):
             raise protocol_violation("the backend sent `choices` that is not an array")
         values = [expect_object(value, "a choice") for value in choices]
-        if not streamed and len(values) > 1:
+        if not streamed:
             values = _with_split_calls(values)
         for position, choice in enumerate(values):
             index = whole_number(choice.get("index"))

@@ -353,6 +353,7 @@ def test_the_end_mark_is_a_finish_reason_or_done_after_output() -> None:
             decode(*payloads)
 
         assert (failure.value.kind, failure.value.retryable) == ("backend_transient", True)
+        assert failure.value.message == "the backend's answer stopped without a finish_reason: it was cut off"
 
 
 def test_an_error_beside_output_and_done_is_still_an_error() -> None:

@@ -11,6 +11,7 @@ import pytest
 from beluna_gateway.adapters.dialects.openai_compatible_decoder import ChatCompletionsDecoder
 from beluna_gateway.adapters.encoding.provider_state import TurnNotes
 from beluna_gateway.canonical import (
+    Annotation,
     BackendRawEvent,
     Completed,
     OtherFinishReason,
@@ -230,24 +231,69 @@ def test_calls_in_a_message_in_place_of_a_delta_are_whole_or_pieces() -> None:
     ]
     for chunks in (pieces, growing):
         assert stream(*chunks).arguments == [("f", {"city": "Paris"})]
+        assert [call.id for call in stream(*chunks).calls] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [[(0, "f", '{"x":')], [(1, "g", "{}")], [(0, None, "1}")]],
+        [[(None, "f", '{"x":')], [(None, "f", '{"x":1}'), (None, "g", "{}")]],
+        [[(0, "f", '{"x":'), (1, "g", "")], [(0, "f", '{"x":1}'), (1, "g", "{}")]],
+    ],
+    ids=["pieces by their index", "growing without an index", "growing side by side"],
+)
+def test_several_calls_in_messages_in_place_of_deltas_stay_apart(messages: list[Any]) -> None:
+    """By their index, or else by their place in the list."""
+    calls = [[piece(index, text, **({"name": name} if name else {})) for index, name, text in m] for m in messages]
+    chunks = [instead({"tool_calls": [call for each in m for call in each["tool_calls"]]}) for m in calls]
+
+    assert stream(*chunks, chunk(finish="tool_calls")).arguments == [("f", {"x": 1}), ("g", {})]
+
+
+def test_calls_without_an_index_are_told_apart() -> None:
+    """By their ids, wherever they stand; without ids by their place in the list; one alone goes on without either."""
+    begun = [*piece(None, '{"x":', id="a", name="f")["tool_calls"], *piece(None, "{}", id="b", name="g")["tool_calls"]]
+    rest = [*piece(None, "{}", id="c", name="h")["tool_calls"], *piece(None, "1}", id="a")["tool_calls"]]
+    by_id = stream(chunk({"tool_calls": begun}), chunk({"tool_calls": rest}), chunk(finish="tool_calls"))
+    assert [(call.id, call.arguments) for call in by_id.calls] == [("a", {"x": 1}), ("b", {}), ("c", {})]
+
+    nameless = [{key: value for key, value in call.items() if key != "id"} for call in begun]
+    by_place = stream(chunk({"tool_calls": nameless[:1]}), chunk(piece(None, "1}")), chunk(finish="tool_calls"))
+    assert by_place.arguments == [("f", {"x": 1})]
+    beside = [*piece(None, PARIS, name="f")["tool_calls"], *piece(None, "{}", name="g")["tool_calls"]]
+    assert stream(chunk({"tool_calls": beside}), chunk(finish="tool_calls")).arguments == [
+        ("f", {"city": "Paris"}),
+        ("g", {}),
+    ]
+
+
+def test_an_id_alone_begins_a_call() -> None:
+    """Name and arguments may follow; so may they a thought signature."""
+    for first in ({"index": 0, "id": "a"}, {"index": 0, "id": "a", "extra_content": {"google": {}}}):
+        read = stream(chunk({"tool_calls": [first]}), chunk(piece(0, "{}", name="f")), chunk(finish="tool_calls"))
+        assert [(call.id, call.name) for call in read.calls] == [("a", "f")]
 
 
 def test_the_legacy_function_call_is_a_call() -> None:
     """Its pieces have neither index nor id."""
-    begun, rest = {"name": "f", "arguments": ""}, {"arguments": "{}"}
-    read = stream(chunk({"function_call": begun}), chunk({"function_call": rest}), chunk(finish="function_call"))
+    begun, rest = {"name": "f", "arguments": ""}, [{"arguments": "{"}, {"name": "f", "arguments": "}"}]
+    pieces = [chunk({"function_call": piece}) for piece in (begun, *rest)]
+    read = stream(*pieces, chunk(finish="function_call"))
     unstreamed = whole(message({"content": None, "function_call": {"name": "f", "arguments": PARIS}}, "function_call"))
 
     assert (read.arguments, read.reason) == ([("f", {})], "tool_calls")
+    assert read.calls[0].id.startswith("call_")
     assert (unstreamed.arguments, unstreamed.reason) == ([("f", {"city": "Paris"})], "tool_calls")
 
 
 def test_calls_of_a_whole_answer_may_have_objects_as_arguments() -> None:
     """Each entry is a call of its own, whatever its index says."""
     calls = [{"id": i, "index": 0, "function": {"name": "f", "arguments": {"city": i}}} for i in ("a", "b")]
-    read = whole(message({"tool_calls": calls}, "tool_calls"))
-
-    assert read.arguments == [("f", {"city": "a"}), ("f", {"city": "b"})]
+    nameless = [{"index": 0, "function": call["function"]} for call in calls]
+    for own in (calls, nameless):
+        read = whole(message({"tool_calls": own}, "tool_calls"))
+        assert read.arguments == [("f", {"city": "a"}), ("f", {"city": "b"})]
 
 
 @pytest.mark.parametrize("streamed", [True, False])
@@ -259,6 +305,7 @@ def test_a_custom_call_is_refused_by_its_kind(streamed: bool) -> None:
     assert read.kind == "unsupported_capability"
     assert read.error is not None
     assert "'custom' ('apply')" in read.error.message
+    assert "'custom'," in str(stream(chunk({"tool_calls": [{"index": 0, "type": "custom"}]})).error)
 
 
 def test_an_empty_object_beside_the_name_holds_the_place_of_the_arguments() -> None:
@@ -316,6 +363,8 @@ def test_the_calls_of_a_split_answer_are_its_own() -> None:
 
     read = whole({"choices": [first, *others, {"message": {"content": "no"}}]})
     assert (read.text, len(read.calls), read.metadata) == ("I will", 2, {"not_carried": {"choice": 1}})
+    read = stream({"choices": [first, *others[:1]]})
+    assert (read.text, read.calls, read.metadata) == ("I will", [], {"not_carried": {"choice": 1}})
     own = {"finish_reason": "tool_calls", "message": {"tool_calls": calls[:1]}}
     for choices in ([own, others[1]], [{**first, "finish_reason": "stop"}, others[0]]):
         read = whole({"choices": choices})
@@ -358,15 +407,18 @@ def test_some_words_do_not_end_the_answer(word: Any) -> None:
 
 def test_the_last_of_the_end_marks_counts_however_they_alternate() -> None:
     """An envelope that was seen before may end the answer otherwise than the last one did."""
-    for words in (["stop", "length"] * 4, ["length", "stop"] * 4):
+    for words in (["stop", "length"] * 4 + ["stop"], ["length", "stop"] * 4 + ["length"]):
         assert stream(*(chunk({"content": f"t{n}"}, word) for n, word in enumerate(words))).reason == words[-1]
 
 
 def test_text_in_the_envelope_of_a_first_chunk_is_output() -> None:
     """So that `[DONE]` ends the answer: where the envelope had no text before, and where only its id was known."""
     role, named = {"role": "assistant"}, {"id": "r", "model": "m"}
-    for first in (chunk({**role, "content": None}, **named), chunk(role, **named)):
-        read = stream(first, chunk({**role, "content": "x"}, **named))
+    for nothing in ({**role, "content": None}, role):
+        first, second = (
+            {"choices": [{"index": 0, "delta": delta}], **named} for delta in (nothing, {**role, "content": "x"})
+        )
+        read = stream(first, second)
         assert (read.text, read.reason) == ("x", "stop")
 
 
@@ -379,6 +431,14 @@ def test_text_in_the_envelope_of_a_first_chunk_is_output() -> None:
         ({"choices": [{"index": n, "delta": {"content": "y"}} for n in (0, 1)]}, "y", {"choice": 1}, None),
         ({"choices": [{"index": 1, "delta": {"content": "y"}}]}, "", {"choice": 1}, None),
         (chunk({"content": "y"}, citations=["u"]), "y", {"citations": 1}, None),
+        (chunk({"content": [{"type": "text", "text": "y"}]}), "y", {}, None),
+        (
+            {"choices": [{"index": 0, "delta": {"content": "y"}, "logprobs": {"content": [{}]}}]},
+            "y",
+            {"logprobs": 1},
+            None,
+        ),
+        ({"choices": [{"index": 0, "delta": None}]}, "", {}, None),
     ],
 )
 def test_what_stands_beside_a_text_counts_in_every_chunk(
@@ -401,9 +461,29 @@ def test_a_piece_of_a_call_beside_a_text_is_never_passed_over() -> None:
     assert call.arguments_json == '{"a":' + " " * 5 + "1}"
 
 
-def test_a_choice_that_is_none_is_a_protocol_violation_anywhere() -> None:
+def test_what_is_no_choice_and_no_delta_is_a_protocol_violation_anywhere() -> None:
     """Also after chunks with text."""
-    assert stream(chunk({"content": "x"}), {"choices": [5]}).kind == "protocol_violation"
+    for broken in (5, {"index": 0, "delta": 5}):
+        assert stream(chunk({"content": "x"}), {"choices": [broken]}).kind == "protocol_violation"
+
+
+def test_the_tier_may_be_told_beside_any_text() -> None:
+    """Also in a chunk that has only text besides."""
+    texts = [chunk({"content": text}, service_tier=tier) for text, tier in (("a", None), ("b", "flex"), ("c", "flex"))]
+    read = stream(*texts, chunk(finish="stop", usage={"prompt_tokens": 1, "completion_tokens": 1}))
+
+    assert read.usage is not None
+    assert (read.text, read.usage.service_tier) == ("abc", "flex")
+
+
+def test_the_first_chunk_says_which_answer_it_is() -> None:
+    """Its id, model and fingerprint are the answer's; what others say is not looked at."""
+    named = {"id": "r", "model": "m", "system_fingerprint": "f"}
+    read = stream(
+        chunk({"role": "assistant"}, **named), chunk({"content": "x"}, id="other"), chunk(finish="stop", id="x")
+    )
+
+    assert read.metadata == {"response_id": "r", "model": "m", "system_fingerprint": "f"}
 
 
 def test_content_after_an_end_mark_is_delivered_and_the_last_mark_counts() -> None:
@@ -551,6 +631,21 @@ def test_content_may_be_an_array_of_parts() -> None:
         assert (read.text, read.reasoning, read.reason) == ("4", "2+2", "stop")
 
 
+def test_parts_of_a_delta_keep_their_order() -> None:
+    """Whatever was said before."""
+    read = stream(*[chunk({"content": [*MISTRAL, *MISTRAL]})] * 2, chunk(finish="stop"))
+
+    assert read.events[:8] == [ReasoningDelta("2+2"), OutputTextDelta("4")] * 4
+
+
+def test_parts_of_a_whole_message_are_one_text() -> None:
+    """However the deltas had cut it; what else is in it is counted."""
+    parts = [{"type": "text", "text": "Hel"}, MISTRAL[0], {"type": "text", "text": "lo!"}, {"type": "image_url"}]
+    read = stream(chunk({"content": "Hello"}), instead({"content": parts}, "stop"))
+
+    assert (read.text, read.reasoning, read.metadata) == ("Hello!", "2+2", {"not_carried": {"image": 1}})
+
+
 def test_a_whole_answer_is_one_delta_of_each_kind() -> None:
     """Reasoning first, then the text, however they alternate in the content."""
     read = whole(message({"content": [*MISTRAL, *MISTRAL]}))
@@ -564,6 +659,8 @@ def test_a_legacy_text_is_content() -> None:
     read = stream({"choices": [{"index": 0, "text": "a"}]}, {"choices": [{"text": "b", "finish_reason": "stop"}]})
 
     assert (read.text, read.reason) == ("ab", "stop")
+    assert stream(*[{"choices": [{"text": "ha"}]}] * 2).text == "haha"
+    assert stream({"choices": [{"delta": {"content": "a"}, "text": "a"}]}, {"choices": [{"text": None}]}).text == "a"
 
 
 @pytest.mark.parametrize("empty", [[], "", {}, None])
@@ -911,3 +1008,17 @@ def test_a_refusal_is_a_reason_of_its_own() -> None:
         whole(message({"content": [{"type": "refusal", "refusal": "I cannot"}]})),
     ):
         assert (read.text, read.reason) == ("I cannot", OtherFinishReason("refusal"))
+    assert stream(*[chunk({"refusal": "no"})] * 2, chunk(finish="stop")).text == "nono"
+
+
+def test_positions_do_not_count_beside_a_refusal() -> None:
+    """Its text stands in the answer, too."""
+    cited = {"annotations": [{"type": "url_citation", "url_citation": {"url": "u", "start_index": 0, "end_index": 1}}]}
+    for fields, start in (({"content": "ab"}, 0), ({"content": "ab", "refusal": "no"}, None)):
+        decoder = ChatCompletionsDecoder(TurnNotes("openai_compatible", "b", "m"), 1000, annotated=True)
+        events: list[BackendRawEvent] = []
+        for payload in (chunk(fields), chunk(cited), chunk(finish="stop")):
+            decoder.feed(json.dumps(payload).encode(), events)
+        decoder.finish(events)
+
+        assert [event.start for event in events if isinstance(event, Annotation)] == [start]

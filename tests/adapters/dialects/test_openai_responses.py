@@ -700,6 +700,7 @@ def test_done_is_no_end_mark() -> None:
     with pytest.raises(GatewayError) as failure:
         decoder.finish(events)
     assert (failure.value.kind, failure.value.retryable) == ("backend_transient", True)
+    assert failure.value.message == "the backend's answer stopped without response.completed: it was cut off"
 
 
 # --- whole items fill what deltas left out -------------------------------------------------------------------
@@ -1373,7 +1374,12 @@ def test_arguments_that_came_only_with_a_calls_beginning_are_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("between", "reason"), [([], "length"), ([event("output_item.done", output_index=0, item=call_item())], "tools")]
+    ("between", "reason"),
+    [
+        ([], "length"),
+        ([event("output_item.done", output_index=0, item=call_item())], "tools"),
+        ([done(CITY)], "tools"),
+    ],
 )
 def test_a_call_that_has_ended_is_not_one_that_the_limit_cut(between: list[Any], reason: str) -> None:
     """Of an answer that spent its limit, a call is ready where the backend ended it and its arguments are whole."""
@@ -1383,6 +1389,7 @@ def test_a_call_that_has_ended_is_not_one_that_the_limit_cut(between: list[Any],
     assert isinstance(events[-1], Completed)
     assert (events[-1].finish_reason == "length") == (reason == "length")
     assert bool(ready(events)) == (reason == "tools")
+    assert Progress() not in events
 
 
 # --- what no frame carries, and what goes back ---------------------------------------------------------------
@@ -1461,6 +1468,9 @@ def test_an_item_that_waits_for_the_client_is_refused_when_it_begins() -> None:
     with pytest.raises(GatewayError, match=r"'custom_tool_call' \('grep'\)"):
         feed(event("output_item.added", item={"type": "custom_tool_call", "name": "grep"}))
     assert feed(event("output_item.added", item={"type": "shell_call"}))[1] == []
+    ours = {"type": "custom_tool_call", "id": "a", "name": "x_keyword_search"}
+    with pytest.raises(GatewayError, match=r"'custom_tool_call' \('grep'\)"):
+        feed(event("output_item.added", item=ours), event("output_item.done", item=ours | {"name": "grep"}))
 
 
 def encrypted(item_id: str = "rs_1") -> dict[str, Any]:
@@ -1542,6 +1552,7 @@ def test_reasoning_in_plain_text_goes_back() -> None:
     events = finished(end(output=[plain, call_item("{}")]))
 
     assert pieces_of(events) == [{"opaque": plain}, {"call": "call_1", "extra": {"id": "fc_1"}}]
+    assert reasoned(events) == "Hm"
     bare = finished(end(output=[plain | {"content": []}, call_item("{}")]))
     assert "provider_state" not in metadata(bare)
 
