@@ -23,6 +23,7 @@ from beluna_gateway.canonical import (
     ReasoningDelta,
     ToolCallDelta,
     ToolCallReady,
+    Usage,
 )
 from beluna_gateway.errors import GatewayError
 
@@ -1140,6 +1141,15 @@ def test_a_text_without_a_place_belongs_to_the_item_under_way_of_its_kind(payloa
     assert (reasoned(events), said(events)) == expected
 
 
+@pytest.mark.parametrize("none", [None, "0", 0.0, True, [], {}])
+def test_an_index_that_is_no_number_is_none(none: Any) -> None:
+    """And the text is the answer's all the same."""
+    begun = event("output_item.added", output_index=none, item={"type": "message", "id": "m"})
+    events = finished(begun, spoken("Hi", output_index=none, content_index=none), end(output=[text_item("Hi!")]))
+
+    assert said(events) == "Hi!"
+
+
 def test_messages_that_nothing_names_are_told_apart_by_their_ends() -> None:
     """No event that begins them, no index and no id: what comes after the end of one is the next one's."""
     events = finished(
@@ -1284,6 +1294,17 @@ def test_white_space_before_arguments_is_theirs() -> None:
 
     assert ready(finished(ADDED, *deltas, end())) == [("call_1", "look", "  {}")]
     assert ready(finished(ADDED, deltas[2], deltas[3], end())) == [("call_1", "look", " {}")]
+
+
+def test_the_end_says_which_answer_it_was_and_what_it_cost() -> None:
+    """Id and model are the answer's metadata, where they are texts; the tier belongs to the usage."""
+    usage = {"input_tokens": 3, "output_tokens": 2}
+    events = finished(spoken("Hi"), end(id="r", model="m-1", service_tier="flex", usage=usage))
+    (found,) = [e.usage for e in events if isinstance(e, Usage)]
+
+    assert (found.input_tokens, found.output_tokens, found.service_tier) == (3, 2, "flex")
+    assert metadata(events) == {"response_id": "r", "model": "m-1"}
+    assert metadata(finished(spoken("Hi"), end(id=5, model=""))) == {}
 
 
 @pytest.mark.parametrize(
@@ -1563,6 +1584,7 @@ def test_reasoning_in_plain_text_goes_back() -> None:
         ([encrypted(), call_item("{}")], ["rs_1", "fc_1"]),
         ([encrypted(), call_item("{}", id="i" * 64)], ["rs_1", "i" * 64]),
         ([encrypted(), call_item("{}", id="i" * 65)], ["rs_1", None]),
+        ([encrypted(), call_item("{}", id="")], ["rs_1", None]),
         ([encrypted("r" * 65), call_item("{}")], [None, None]),
         ([call_item("{}"), encrypted()], [None, "rs_1"]),
         ([encrypted(), text_item("A", id="m"), reasoning_item("B", id="x"), call_item("{}")], ["rs_1", "m", None]),
