@@ -200,7 +200,7 @@ class _PieceParser:
             else:
                 break
         if _BLANK.fullmatch(text, end) is None:
-            self._read(position)
+            self._read()
             raise _Refused
         root = stack[0]
         if root.value is None:
@@ -294,8 +294,8 @@ class _PieceParser:
 
     def _deep(self, end: int) -> None:
         """A container below the deepest level: taken by the parser where it is empty."""
-        if len(self._stack) + len(self._brackets) > MAX_DEPTH + 1 or _EMPTY.match(self._text, end) is None:
-            self._read(end)
+        if _EMPTY.match(self._text, end) is None:
+            self._read()
             raise _Refused
         self._too_deep = True
 
@@ -314,11 +314,11 @@ class _PieceParser:
     def _read_some(self, end: int) -> None:
         """Reads up to `end` where that is worth a call of the parser."""
         if end - self._read_to > PIECE_BYTES:
-            self._read(end)
+            self._read()
             self._read_to = end
 
-    def _read(self, end: int) -> None:
-        """Reads all items that are complete before `end` into the containers that are open there."""
+    def _read(self) -> None:
+        """Reads all items that have been found complete into the containers that are open."""
         self._pause()
         self._note()
         text, stack = self._text, self._stack
@@ -368,7 +368,7 @@ class _PieceParser:
     def _finish(self, container: _Open, end: int) -> None:
         text = self._text
         if text[end] != _CLOSERS[text[container.opened]]:
-            self._read(end)
+            self._read()
             raise _Refused
         if container.expects == _AFTER_COMMA or text[container.begin : end].strip(_SPACE):
             self._take(container, end)

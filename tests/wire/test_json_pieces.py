@@ -113,6 +113,71 @@ def test_corners(text: bytes, piece: int):
     assert outcome_in_pieces(text, piece) == outcome(text)
 
 
+TOO_DEEP, TOO_LARGE = "it is nested deeper than 200", "it has a number that is too large for a 64-bit float"
+
+
+@pytest.mark.parametrize("piece", [0, 7, 100, 1_000_000])
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ("[" * MAX_DEPTH + "]" * MAX_DEPTH, None),
+        ('{"a":' * MAX_DEPTH + "1" + "}" * MAX_DEPTH, None),
+        ("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), TOO_DEEP),
+        ('{"a":[' * 100 + "{}" + "]}" * 100, TOO_DEEP),
+        (f"[{'[],' * 300}{'{},' * 300}0]", None),
+        ("[0,[1e999]]", TOO_LARGE),
+        ('{"a":-1E+999}', TOO_LARGE),
+        (f"[{'9' * 309}]", TOO_LARGE),
+        (f"[-{'9' * 309}]", TOO_LARGE),
+        ("[0e999,1.7976931348623157e+308,-1.7976931348623157e308]", None),
+        ('[0e999,"a",[{"b":null}],true]', None),
+        (' \t\r[[1,2], [{"a":[3,4]}] ]', None),
+    ],
+    ids=lambda value: repr(value)[:12].replace("\\", "|"),
+)
+def test_what_is_json_is_told_from_what_the_protocol_takes(text: str, mistake: str | None, piece: int):
+    """The deepest level and the largest number are taken, one more is not."""
+    with patch.object(json_pieces, "PIECE_BYTES", piece), in_pieces(nothing):
+        assert parse(text.encode()) == (json.loads(text), mistake)
+
+
+@pytest.mark.parametrize("before", [100_000, 200_000])
+@pytest.mark.parametrize("after", [0, 40_000, 100_000])
+def test_a_number_that_is_too_large_is_found_beside_long_texts(before: int, after: int):
+    """In a text that is cut as in others, wherever the number stands."""
+    text = b'["%b",1e999,"%b"]' % (b"x" * before, b"y" * after)
+    with in_pieces(nothing):
+        assert parse(text)[1] == TOO_LARGE
+
+
+_LONG = '"' + r"\"" * 100 + "],}{:[" + r"\\" * 100 + '"'
+_ENDS_IN_A_QUOTE = '"],}{:[' + r"\"" * 101 + '"'
+
+
+@pytest.mark.parametrize("piece", [0, 7, 100, 1000])
+def test_nothing_in_a_long_string_is_structure(piece: int):
+    """Brackets, commas and quotation marks, behind any number of backslashes."""
+    text = f"[{','.join([f'[{_LONG}],{_ENDS_IN_A_QUOTE},{{{_LONG}:[{_ENDS_IN_A_QUOTE}]}},1'] * 5)}]"
+    with patch.object(json_pieces, "PIECE_BYTES", piece), in_pieces(nothing):
+        assert parse(text.encode()) == (json.loads(text), None)
+
+
+def test_a_refusal_counts_columns_as_if_the_text_were_one_line():
+    """In a text that has been cut, lines are not counted."""
+    with patch.object(json_pieces, "PIECE_BYTES", 1), in_pieces(nothing):
+        assert outcome(b"[[1,2],\n[3,4],\n\n[5,x]]") == ("refused", "expected value at line 1 column 20")
+
+
+def test_texts_up_to_four_pieces_are_not_cut():
+    """And one byte more is."""
+    for more in (0, 1):
+        pauses: list[int] = []
+        with in_pieces(lambda: pauses.append(0)):  # noqa: B023 - called within the loop's turn
+            parse(b"[1,".ljust(4 * json_pieces.PIECE_BYTES - 2 + more) + b"1]")
+
+        assert bool(pauses) is bool(more)
+
+
 @given(st.sampled_from(FRAMES), PIECE, st.data())
 @settings(max_examples=200)
 def test_a_frame_is_decoded_alike(frame: dict[str, Any], piece: int, data: st.DataObject):
