@@ -433,6 +433,12 @@ def test_gemini_and_the_responses_api_are_switched_by_a_number_and_a_word(
     assert responses_reasoning(request) == reasoning
 
 
+@pytest.mark.parametrize(("name", "model", "place"), sorted({entry[:3] for entry in TABLE}, key=str))
+def test_an_empty_reasoning_asks_for_nothing(name: str, model: str, place: str | None) -> None:
+    """It is the same as none, wherever the backend has its switch."""
+    assert body_of(name, model, chat(place), reasoning={}) == body_of(name, model, chat(place))
+
+
 @pytest.mark.parametrize("model", MANUAL)
 def test_an_answer_too_short_to_think_in_is_refused(model: str) -> None:
     """The gateway neither raises the client's limit nor leaves the thinking out."""
