@@ -360,7 +360,7 @@ class ResponsesDecoder(ResponseDecoder):
         if event.get("response") is None and (event["type"] == "response.failed" or error_in(event) is not None):
             raise error_in_stream(read_error(event))
         response = expect_object(event.get("response"), "a response")
-        said = expect_text(event["type"], "a type").removeprefix("response.")
+        said = str(event["type"]).removeprefix("response.")
         status = response.get("status")
         said = "completed" if said == "done" else said
         self._response(response, status if isinstance(status, str) and status in _END_STATUS else said, events)

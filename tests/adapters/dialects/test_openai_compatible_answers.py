@@ -261,6 +261,8 @@ def test_calls_without_an_index_are_told_apart() -> None:
     nameless = [{key: value for key, value in call.items() if key != "id"} for call in begun]
     by_place = stream(chunk({"tool_calls": nameless[:1]}), chunk(piece(None, "1}")), chunk(finish="tool_calls"))
     assert by_place.arguments == [("f", {"x": 1})]
+    named = stream(chunk({"tool_calls": begun[:1]}), chunk(piece(None, "1}")), chunk(finish="tool_calls"))
+    assert [(call.id, call.arguments) for call in named.calls] == [("a", {"x": 1})]
     beside = [*piece(None, PARIS, name="f")["tool_calls"], *piece(None, "{}", name="g")["tool_calls"]]
     assert stream(chunk({"tool_calls": beside}), chunk(finish="tool_calls")).arguments == [
         ("f", {"city": "Paris"}),
@@ -407,7 +409,8 @@ def test_some_words_do_not_end_the_answer(word: Any) -> None:
 
 def test_the_last_of_the_end_marks_counts_however_they_alternate() -> None:
     """An envelope that was seen before may end the answer otherwise than the last one did."""
-    for words in (["stop", "length"] * 4 + ["stop"], ["length", "stop"] * 4 + ["length"]):
+    for count in range(1, 10):
+        words = (["stop", "length"] * 5)[:count]
         assert stream(*(chunk({"content": f"t{n}"}, word) for n, word in enumerate(words))).reason == words[-1]
 
 
@@ -484,6 +487,7 @@ def test_the_first_chunk_says_which_answer_it_is() -> None:
     )
 
     assert read.metadata == {"response_id": "r", "model": "m", "system_fingerprint": "f"}
+    assert stream(chunk({"content": "x"}, "stop", id=5, model="", system_fingerprint=None)).metadata == {}
 
 
 def test_content_after_an_end_mark_is_delivered_and_the_last_mark_counts() -> None:
@@ -894,6 +898,12 @@ def test_what_copilot_wants_back_goes_back() -> None:
     )
 
     assert state(read) == [{"opaque": {"reasoning_text": "hm", "reasoning_opaque": "S"}}]
+    bare = stream(chunk({"reasoning_opaque": "S"}), chunk({"content": "x"}, "stop"))
+    assert state(bare) == [{"opaque": {"reasoning_text": "", "reasoning_opaque": "S"}}]
+    both = stream(*map(chunk, [{"reasoning_content": "why"}, *deltas]), chunk(finish="tool_calls"))
+    assert state(both) == [
+        {"opaque": {"reasoning_content": "why", "reasoning_text": "hm", "reasoning_opaque": "S"}},
+    ]
     assert "provider_state" not in without.metadata
 
 
@@ -987,10 +997,10 @@ def test_state_of_exactly_the_limit_goes_back() -> None:
 
 
 def test_state_is_bounded() -> None:
-    """Reasoning beyond the limit is delivered and counted, and does not go back."""
+    """Reasoning beyond the limit is delivered and counted, and nothing of the turn's goes back."""
     decoder = ChatCompletionsDecoder(TurnNotes("openai_compatible", "b", "m"), 100, annotated=False)
     events: list[BackendRawEvent] = []
-    for delta in ({"reasoning_content": "x" * 200}, piece(0, "{}", id="a", name="f")):
+    for delta in ({"reasoning_content": "x"}, {"reasoning_content": "x" * 200}, piece(0, "{}", id="a", name="f")):
         decoder.feed(json.dumps(chunk(delta)).encode(), events)
     decoder.feed(json.dumps(chunk(finish="tool_calls")).encode(), events)
     decoder.finish(events)
@@ -1013,7 +1023,8 @@ def test_a_refusal_is_a_reason_of_its_own() -> None:
 
 def test_positions_do_not_count_beside_a_refusal() -> None:
     """Its text stands in the answer, too."""
-    cited = {"annotations": [{"type": "url_citation", "url_citation": {"url": "u", "start_index": 0, "end_index": 1}}]}
+    place = {"url": "u", "start_index": 0, "end_index": 1}
+    cited = {"annotations": [{"type": "url_citation", "url_citation": place}], "images": [{}]}
     for fields, start in (({"content": "ab"}, 0), ({"content": "ab", "refusal": "no"}, None)):
         decoder = ChatCompletionsDecoder(TurnNotes("openai_compatible", "b", "m"), 1000, annotated=True)
         events: list[BackendRawEvent] = []
@@ -1022,3 +1033,5 @@ def test_positions_do_not_count_beside_a_refusal() -> None:
         decoder.finish(events)
 
         assert [event.start for event in events if isinstance(event, Annotation)] == [start]
+        assert isinstance(events[-1], Completed)
+        assert events[-1].backend_metadata == {"not_carried": {"image": 1}}
