@@ -133,7 +133,7 @@ def _is_tag(before: int | str, step: str) -> bool:
     """`parts` is the one list of a tagged union, and `route` the one field."""
     if before == "route":
         return step in ("alias", "key")
-    return isinstance(before, int) and step in ("text", "image_url", "json")
+    return isinstance(before, int) and step in ("text", "image_url", "json", "file")
 
 
 def _shown(kind: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from math import inf
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import pytest
@@ -108,6 +109,20 @@ def test_a_rejection_has_the_id_that_can_be_read(length: int) -> None:
         ({"messages": [{"role": "user", "parts": [{"text": {"text": 5}}]}]}, "messages[0].parts[0].text.text"),
         ({"messages": [{"role": "user", "parts": [{"image_url": {"url": 5}}]}]}, "messages[0].parts[0].image_url.url"),
         ({"messages": [{"role": "user", "parts": [{"json": {}}]}]}, "messages[0].parts[0].json.value"),
+        *(
+            (
+                {"messages": [{"role": "user", "parts": [{tag: {"zz": 1, tag: "x", **rest}}]}]},
+                f"messages[0].parts[0].{tag}.zz",
+            )
+            for tag, rest in (
+                ("text", {}),
+                ("image_url", {"url": "x"}),
+                ("json", {"value": 1}),
+                ("file", {"mime_type": "x"}),
+            )
+        ),
+        ({"route": {"kind": "alias", "capability": 5, "alias": "a"}}, "route.capability"),
+        ({"route": {"kind": "key", "capability": 5, "binding_id": "a", "key": 1}}, "route.capability"),
         ({"route": {"kind": "alias", "capability": "chat", "alias": 5}}, "route.alias"),
         ({"route": {"kind": "key", "capability": "chat", "binding_id": 5}}, "route.binding_id"),
     ],
@@ -118,6 +133,17 @@ def test_a_mistake_has_the_path_that_the_client_wrote(fields: Any, path: str) ->
         decode(json.dumps({"type": "infer", "messages": [], **fields}).encode())
 
     assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_rejection_holds_nothing_of_the_line() -> None:
+    """No frame that read it, each of which would keep megabytes until the garbage collector comes."""
+    for line in (b'{"type":"infer"}', b"{}", b"[1e999]"):
+        with pytest.raises(RejectedLine) as caught:
+            decode(line)
+
+        names = [frame.f_code.co_name for frame, _ in walk_tb(caught.value.__traceback__)]
+        assert not {"_frame", "validated", "_explain"} & set(names)
+        assert caught.value.__context__ is None
 
 
 @pytest.mark.parametrize("wrong", [MOST_MISTAKES, MOST_MISTAKES + 1])

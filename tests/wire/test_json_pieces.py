@@ -121,6 +121,7 @@ TOO_DEEP, TOO_LARGE = "it is nested deeper than 200", "it has a number that is t
     ("text", "mistake"),
     [
         ("[" * MAX_DEPTH + "]" * MAX_DEPTH, None),
+        ("[" * MAX_DEPTH + "]" * (MAX_DEPTH - 1) + ",[]]", None),
         ('{"a":' * MAX_DEPTH + "1" + "}" * MAX_DEPTH, None),
         ("[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), TOO_DEEP),
         ('{"a":[' * 100 + "{}" + "]}" * 100, TOO_DEEP),

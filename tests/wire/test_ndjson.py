@@ -110,6 +110,7 @@ def test_a_rejection_names_the_request_it_could_read():
     assert refusal(infer(typo=1)).request_id == "r1"
     assert refusal('{"type":"typo","request_id":"r1"}').request_id == "r1"
     assert refusal('{"request_id":"r1"}').request_id == "r1"
+    assert refusal('{"type":"exit","request_id":"r1","a":1e999}').request_id == "r1"
     for wrong in ("", "x" * 129, 5, None, ["r1"]):
         assert refusal(infer(request_id=wrong, typo=1)).request_id is None
 
