@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from beluna_gateway.adapters.encoding.reasoning import (
     BUDGETS,
+    NO_REASONING,
     claude_generation,
     claude_thinking,
     gemini_thinking,
@@ -436,7 +438,11 @@ def test_gemini_and_the_responses_api_are_switched_by_a_number_and_a_word(
 @pytest.mark.parametrize(("name", "model", "place"), sorted({entry[:3] for entry in TABLE}, key=str))
 def test_an_empty_reasoning_asks_for_nothing(name: str, model: str, place: str | None) -> None:
     """It is the same as none, wherever the backend has its switch."""
-    assert body_of(name, model, chat(place), reasoning={}) == body_of(name, model, chat(place))
+    plain = body_of(name, model, chat(place))
+    empty = replace(canonical(frame()), reasoning=NO_REASONING)
+
+    assert body_of(name, model, chat(place), reasoning={}) == plain
+    assert dialect(name, **chat(place)).encode(empty, model).body == plain
 
 
 @pytest.mark.parametrize("model", MANUAL)
