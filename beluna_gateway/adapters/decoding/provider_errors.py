@@ -383,8 +383,8 @@ def read_error_body(body: bytes) -> ProviderError:
 
     Where no text is found in them, they are the message themselves.
     """
-    text = body.decode("utf-8", "replace").strip()
-    payload = body
+    text = body.decode("utf-8-sig", "replace").strip()
+    payload = text.encode()  # valid UTF-8 in any case: the parser would end at the first byte that is not
     for line in text.splitlines()[:_ENTRIES] if text.startswith(("data:", "event:", "error:", ":")) else ():
         field, _, rest = line.partition(":")  # an error status with a body of server-sent events
         if field in ("data", "error"):

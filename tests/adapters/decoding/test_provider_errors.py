@@ -518,6 +518,8 @@ def test_http_429_for_a_spent_quota_is_not_worth_another_try(code: str, kind: st
         (b'error: {"error":{"message":"m"}}\n', "m"),
         (b'oops\ndata: {"error":{"message":"m"}}', 'oops\ndata: {"error":{"message":"m"}}'),
         (b'{"error":{"message":"cut in the mid', "cut in the mid"),
+        (b'\xef\xbb\xbf{"error":{"message":"m"}}', "m"),
+        (b'{"error":{"message":"na\xefve, and more"}}', "na\ufffdve, and more"),
         (b"5", "5"),
         (b"{}", None),
     ],
