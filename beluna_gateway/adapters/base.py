@@ -182,6 +182,11 @@ class ResponseDecoder(ABC):
     def feed_whole(self, body: JsonObject, events: list[BackendRawEvent]) -> None:
         """Appends the content of an unstreamed answer, up to but without usage and `Completed`."""
 
+    def end_of_body(self, events: list[BackendRawEvent]) -> None:
+        """Called after the last chunk of an unstreamed answer that is one array of chunks, with all its events: HTTP
+        proves that it is whole. By default that ends nothing.
+        """
+
     def done_mark(self) -> None:
         """Handles `[DONE]`: by default it ends an answer that has had its end mark, and is ignored in another one."""
         self.done = self.done or self.ended

@@ -394,6 +394,26 @@ def test_gemini(chunks: list[Any], expected: dict[str, Any]) -> None:
     check("gemini", data(*chunks), expected)
 
 
+def test_candidates_without_an_index_are_told_apart_by_their_place() -> None:
+    """Only the first one is the answer; the API leaves out an index of 0."""
+    both = chunk({"text": "a"}, finishReason="STOP")["candidates"] + chunk({"text": "b"})["candidates"]
+    expected = {"text": "a", "end": "stop", "not_carried": {"choice": 1}}
+
+    check("gemini", data({"candidates": both}), expected)
+    check("gemini", json.dumps({"candidates": both}).encode(), expected, stream=False)
+
+
+@pytest.mark.parametrize("last", [{"text": "b"}, NAMED])
+def test_an_array_of_chunks_that_nobody_asked_to_stream_is_whole(last: dict[str, Any]) -> None:
+    """Without a finishReason it is complete, as one chunk is; asked for as a stream it was cut off."""
+    body = json.dumps([chunk({"text": "a"}), chunk(last)]).encode()
+    expected = {"text": "ab", "end": "stop"} if "text" in last else {"text": "a", "calls": [("ls", "{}")]}
+
+    check("gemini", body, {"end": "tool_calls", **expected}, stream=False)
+    assert outcome("gemini", body, stream=True, piece=len(body))["end"] == ("backend_transient", True)
+    check("gemini", b"[{},{}]", {"end": ("protocol_violation", False)}, stream=False)
+
+
 @pytest.mark.parametrize(
     ("counts", "usage"),
     [((10, 30, 20, 60), (10, 50, 60)), ((10, 30, 20, 40), (10, 30, 40)), ((10, None, 20, 30), (10, 20, 30))],
@@ -654,3 +674,38 @@ A = event("output_text.delta", item_id="m", output_index=0, content_index=0, del
 )
 def test_responses(events: list[Any], expected: dict[str, Any]) -> None:
     check("openai_responses", data(*events), expected)
+
+
+def test_logprobs_of_deltas_are_counted_where_no_item_repeats_them() -> None:
+    """Once for the answer, as those of an item."""
+    scored = A | {"logprobs": [{"token": "a", "logprob": -0.1}]}
+    end = event("completed", response={"output": []})
+
+    check("openai_responses", data(scored, end), {"text": "a", "end": "stop", "not_carried": {"logprobs": 1}})
+    check("openai_responses", data(A | {"logprobs": []}, end), {"text": "a", "end": "stop"})
+
+
+# --- quoting -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "begun"),
+    [
+        ("openai_compatible", data(HI)),
+        ("openai_responses", data(A)),
+        ("anthropic", data(BEGIN, block(0, TEXT), said("a"))),
+        ("gemini", data(chunk({"text": "a"}))),
+        ("ollama", b'{"message":{"content":"a"}}\n'),
+    ],
+)
+def test_an_answer_that_has_begun_is_not_quoted(name: str, begun: bytes) -> None:
+    """A message may be logged, an answer may not; and where the bytes are divided makes no difference."""
+    frame = {"type": "infer", "messages": [{"role": "user", "parts": [{"text": {"text": "Hi"}}]}]}
+    broken = b"{broken}\n" if name == "ollama" else b"data: {broken}\n\n"
+    for chunks in ([begun + broken], [begun, broken]):
+        events, error = decode(dialect(name), canonical(frame), chunks)
+
+        assert error is not None
+        assert error.kind == "protocol_violation"
+        assert "begins with" not in error.message
+        assert any(isinstance(event, OutputTextDelta) for event in events)

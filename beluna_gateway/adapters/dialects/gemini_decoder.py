@@ -94,13 +94,16 @@ class GeminiDecoder(ResponseDecoder):
     def feed_whole(self, body: JsonObject, events: list[BackendRawEvent]) -> None:
         pieces: list[BackendRawEvent] = []
         self._chunk(body, pieces)
-        self._settle(pieces)
-        if not self.ended:
-            if not is_answer(pieces):
-                raise protocol_violation("the backend sent an unstreamed answer without a finishReason")
-            self._end("STOP")  # the body is whole, and has something in it
+        self.end_of_body(pieces)
         events += [event for event in gathered(pieces) if not isinstance(event, Progress)]
         self.done = True
+
+    def end_of_body(self, events: list[BackendRawEvent]) -> None:
+        self._settle(events)
+        if not self.ended:
+            if not is_answer(events):
+                raise protocol_violation("the backend sent an unstreamed answer without a finishReason")
+            self._end("STOP")  # the body is whole, and has something in it
 
     def finish(self, events: list[BackendRawEvent]) -> None:
         if not (self.ended or self._word):
@@ -122,9 +125,10 @@ class GeminiDecoder(ResponseDecoder):
         if candidates is not None:
             if not isinstance(candidates, list):
                 raise protocol_violation("the backend sent `candidates` that is not an array")
-            for value in candidates:
+            for position, value in enumerate(candidates):
                 candidate = expect_object(value, "a candidate")
-                if number := whole_number(candidate.get("index")):  # was not asked for, and is passed over
+                index = whole_number(candidate.get("index"))
+                if number := position if index is None else index:  # was not asked for, and is passed over
                     self._not_carried.at_least("choice", min(number, MAX_CALLS))
                 else:
                     self._candidate(candidate, events)

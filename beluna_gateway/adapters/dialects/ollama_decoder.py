@@ -48,7 +48,7 @@ class OllamaDecoder(ResponseDecoder):
         pieces: list[BackendRawEvent] = []
         self._chunk(body, pieces)
         events += gathered(pieces)
-        if "done" not in body and any(isinstance(event, OutputTextDelta | ToolCallDelta) for event in pieces):
+        if body.get("done") is None and any(isinstance(event, OutputTextDelta | ToolCallDelta) for event in pieces):
             self.ended = True  # HTTP proves that it is whole, and it does not say that it is not
         if not self.ended:
             raise protocol_violation('the backend sent an unstreamed answer that is not "done"')

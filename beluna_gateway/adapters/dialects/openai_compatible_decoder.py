@@ -36,7 +36,8 @@ from ..encoding.provider_state import TurnNotes
 _Form = Literal["piece", "whole", "either"]
 """What a message in a choice is. `piece`: the next piece of the answer, that is a `delta`, or the only message of an
 unstreamed answer. `whole`: the answer so far, once more, that is a `message` beside a `delta`. `either`: a `message` in
-place of a `delta`, which is the answer so far where it begins with that, else the next piece.
+place of a `delta`, which is the answer so far where it begins with that, else the next piece. Beside an empty `delta`
+it is the whole, but for a server whose messages have said something: then it is as if in place of the `delta`.
 """
 
 
@@ -61,6 +62,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
         self._pieces = self._said["text"].pieces
         self._reasoning_item: JsonValue = None
         self._reasoning_is_text = False
+        self._said_by_message = False  # a `message` of a stream has had more than the deltas
         self._finish: str | None = None
         self._output = False
         self._usage: JsonObject | None = None
@@ -194,11 +196,14 @@ class ChatCompletionsDecoder(ResponseDecoder):
         if delta:  # `[]` is PHP's empty object
             self._message(expect_object(delta, "a delta"), "piece", events, streamed=streamed)
         if message:
-            form: _Form = ("whole" if delta else "either") if streamed else "piece"
+            whole = delta or (delta is not None and not self._said_by_message)
+            form: _Form = ("whole" if whole else "either") if streamed else "piece"
+            before = len(events)
             self._message(expect_object(message, "a message"), form, events, streamed=streamed)
+            self._said_by_message = self._said_by_message or len(events) > before
         if text is not None and not (delta or message):  # legacy completions
             self._say([("text", expect_text(text, "a text"))], "piece", events)
-        if choice.get("logprobs"):
+        if (logprobs := choice.get("logprobs")) and (not isinstance(logprobs, dict) or any(logprobs.values())):
             self._not_carried.at_least("logprobs")
         if (usage := choice.get("usage")) is not None:
             self._note_usage(usage)

@@ -144,6 +144,7 @@ class ResponsesDecoder(ResponseDecoder):
         self._interleaved = False  # a message went on after another one
         self._reasoning: SaidText | None = None  # the part of the last reasoning
         self._not_carried = NotCarried()
+        self._logprobs = False  # deltas had some
         self._response_id = ""
         self._word = ""
         self._refused = False
@@ -163,6 +164,7 @@ class ResponsesDecoder(ResponseDecoder):
         kind = event.get("type")
         if kind == "response.output_text.delta":
             if delta := _delta(event):
+                self._logprobs = self._logprobs or bool(event.get("logprobs"))
                 self._text_delta(event, delta, events)
                 self._template.learn(payload, event, delta)
         elif isinstance(kind, str) and (handler := self._HANDLERS.get(kind)) is not None:
@@ -203,6 +205,8 @@ class ResponsesDecoder(ResponseDecoder):
         if self._usage is not None:
             events.append(Usage(self._usage))
         self._note_items()
+        if self._logprobs:
+            self._not_carried.at_least("logprobs")
         if state := self._notes.state():
             self._metadata["provider_state"] = state
         reason = finish_reason(self._word, calls_ready=self._calls.any_ready, refused=self._refused)

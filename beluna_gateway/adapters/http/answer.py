@@ -192,8 +192,9 @@ class Answer:
         try:
             return self._take(chunk) or self._said
         except GatewayError as error:
-            # `_finish` has quoted already; an error that the provider reported has its own text.
-            if self._over or error.kind != "protocol_violation":
+            # `_finish` has quoted already; an error that the provider reported has its own text; and of an answer that
+            # the client has begun to get nothing is quoted, wherever the reads divide it.
+            if self._over or self._said or error.kind != "protocol_violation":
                 raise
             raise self._quoting(error) from error
 
@@ -360,6 +361,8 @@ class Answer:
                 pieces: list[BackendRawEvent] = []
                 try:
                     self._decode(elements, pieces)
+                    if body.startswith(b"["):
+                        decoder.end_of_body(pieces)
                 finally:
                     events += gathered(pieces)
         except GatewayError as error:

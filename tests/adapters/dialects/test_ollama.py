@@ -241,7 +241,8 @@ def test_a_whole_answer_is_complete_unless_it_says_that_it_is_not() -> None:
     """HTTP proves that it is whole; `"done":false` says the contrary."""
     body = {"message": {"content": "x"}}
 
-    assert completed(lines(body), stream=False) == [OutputTextDelta("x"), Completed("stop", {})]
+    for done in ({}, {"done": None}):
+        assert completed(lines({**body, **done}), stream=False) == [OutputTextDelta("x"), Completed("stop", {})]
     for answer in ({**body, "done": False}, {"message": {"thinking": "hm"}}):
         error = failed(lines(answer), stream=False)
         assert error.kind == "protocol_violation"

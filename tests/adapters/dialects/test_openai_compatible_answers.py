@@ -205,6 +205,18 @@ def test_a_message_that_contradicts_the_deltas_adds_no_text_and_refuses_calls() 
     assert read.calls == []
 
 
+def test_a_message_beside_an_empty_delta_is_the_whole_unless_messages_are_pieces() -> None:
+    """The whole after deltas; where all text came in messages, an empty `delta` beside them says nothing."""
+
+    def beside(content: str, finish: str | None = None) -> dict[str, Any]:
+        return {"choices": [{"index": 0, "delta": {}, "message": {"content": content}, "finish_reason": finish}]}
+
+    assert stream(chunk({"content": "Hello."}), beside("Hello world", "stop")).text == "Hello."
+    assert stream(chunk({"content": "Hel"}), beside("Hello", "stop")).text == "Hello"
+    assert stream(beside("Hel"), beside("lo", "stop")).text == "Hello"
+    assert stream(beside("Hel"), beside("Hello", "stop")).text == "Hello"
+
+
 def test_a_message_in_place_of_a_delta_is_the_whole_or_a_piece() -> None:
     """The whole where it begins with what was said, else one more piece."""
     pieces = [instead({"content": "Hel"}), instead({"content": "lo"}), instead({}, "stop")]
@@ -857,7 +869,9 @@ def test_an_image_or_sound_that_comes_is_progress(field: Any, progress: int) -> 
 def test_nothing_is_said_where_nothing_was_left_out() -> None:
     """Empty and null fields are none."""
     empty: Any = {"role": "assistant", "content": "x", "annotations": [], "audio": None, "refusal": None, "images": []}
-    read = whole(message(empty, logprobs=None))
+    body = message(empty)
+    body["choices"][0]["logprobs"] = {"content": None, "refusal": []}
+    read = whole(body)
 
     assert read.metadata == {}
 
