@@ -346,10 +346,7 @@ class _PieceParser:
             if before.strip(_SPACE):
                 raise _Refused
             return
-        keys = _piece(b"{%b[]}" % before)
-        if len(keys) != 1 or next(iter(keys.values())) != []:
-            raise _Refused
-        (child.key,) = keys
+        (child.key,) = _piece(b"{%b[]}" % before)
 
     def _close(self, closed: _Open, end: int) -> None:
         """A container that was read in pieces ends at `end`: it becomes an item of the one around it."""

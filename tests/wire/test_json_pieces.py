@@ -103,9 +103,13 @@ def test_depth_is_counted_alike(piece: int, depth: int, inside: bytes):
         b"[[1,2],,[3]]",
         b'{"a":[1,2],}',
         b"[1e999,[1e999]]",
+        b"[[1,2],\v[3,4]]",
+        b"[[1,2]\v,[3,4]]",
+        b"[[1,2],[3,4]\v]",
+        b"[[%b1],%b1%b]" % (b"1," * 2100, b"[" * MAX_DEPTH, b"]" * MAX_DEPTH),
     ],
     # Without backslashes: pytest finds no test by an id that has them.
-    ids=lambda text: text[:30].decode("latin-1").replace("\\", "|"),
+    ids=lambda text: repr(text[:30]).replace("\\", "|"),
 )
 @pytest.mark.parametrize("piece", [0, 1, 10, 1000])
 def test_corners(text: bytes, piece: int):
@@ -127,6 +131,7 @@ TOO_DEEP, TOO_LARGE = "it is nested deeper than 200", "it has a number that is t
         ('{"a":[' * 100 + "{}" + "]}" * 100, TOO_DEEP),
         (f"[{'[],' * 300}{'{},' * 300}0]", None),
         ("[0,[1e999]]", TOO_LARGE),
+        ("[1e999,[0],0e999,[0]]", TOO_LARGE),
         ('{"a":-1E+999}', TOO_LARGE),
         (f"[{'9' * 309}]", TOO_LARGE),
         (f"[-{'9' * 309}]", TOO_LARGE),
@@ -166,7 +171,7 @@ def test_nothing_in_a_long_string_is_structure(piece: int):
 def test_a_refusal_counts_columns_as_if_the_text_were_one_line():
     """In a text that has been cut, lines are not counted."""
     with patch.object(json_pieces, "PIECE_BYTES", 1), in_pieces(nothing):
-        assert outcome(b"[[1,2],\n[3,4],\n\n[5,x]]") == ("refused", "expected value at line 1 column 20")
+        assert outcome(b"[[1,2],\n[3,4],\n\n[5,[\n\nx]]]") == ("refused", "expected value at line 1 column 23")
 
 
 def test_texts_up_to_four_pieces_are_not_cut():
