@@ -338,11 +338,18 @@ class ResponsesDecoder(ResponseDecoder):
         value = expect_object(event.get("item"), "an output item")
         kind = expect_text(value.get("type"), "an output item's type")
         item = self._find(event, kind, value.get("id"), value.get("call_id")) or self._last_open(event, kind)
-        if item is None or (item.ended and item.backend_id != (value.get("call_id") or "")):
+        if item is None or (item.ended and self._is_another(item, value)):
             item = self._begin(event.get("output_index"), value, events)
         elif item.ended:
             raise protocol_violation("the backend ended one output item twice")
         self._complete(item, value, events, proven=value.get("status") in (None, "completed"))
+
+    def _is_another(self, item: _Item, value: JsonObject) -> bool:
+        """Whether a whole item is not the one that has ended at its index: some servers say 0 for every item."""
+        if item.kind == "function_call":
+            return item.backend_id != (value.get("call_id") or "")
+        name = value.get("id")
+        return isinstance(name, str) and name not in self._items
 
     def _annotation(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         item = self._text_item(event, "message")

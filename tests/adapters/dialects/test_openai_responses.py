@@ -811,6 +811,18 @@ def test_an_index_used_again_after_its_item_ended_begins_another_call() -> None:
     assert [r[0] for r in ready(finished(done(CITY), other, end()))] == ["call_1", "call_2"]
 
 
+def test_an_index_used_again_for_an_item_of_another_id_begins_another_item() -> None:
+    """As for calls; the whole output, which has them once more, adds nothing, and an item that ended stays so."""
+    for make in (text_item, reasoning_item):
+        items = [make(word, id=word) for word in ("One", "Two")]
+        ended = [event("output_item.done", output_index=0, item=item) for item in items]
+        events = finished(*ended, end(output=items))
+
+        assert said(events) + reasoned(events).replace("\n\n", "") == "OneTwo"
+        with pytest.raises(GatewayError, match="twice"):
+            feed(*ended, ended[0])
+
+
 def test_an_item_without_a_known_name_is_the_one_under_way() -> None:
     """Where a server gives no index and changes the ids, a message that ends is the one that began."""
     begun = event("output_item.added", item={"type": "message", "id": "m1"})
