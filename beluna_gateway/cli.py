@@ -171,10 +171,11 @@ def _parser(complete_files: Any = None) -> argparse.ArgumentParser:
 
 def _seconds(text: str) -> float:
     """The value of `--every`."""
-    seconds = float(text)
-    if not 0.05 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0.05 and 3600")
-    return seconds
+    with suppress(ValueError):
+        seconds = float(text)
+        if 0.05 <= seconds <= 3600:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text} is not between 0.05 and 3600")
 
 
 def _load(path: Path) -> Config | int:

@@ -9,9 +9,18 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from .settings import Config
+from .settings import Config, CredentialRef
 
 _LONGEST_KEY = 100  # comparing takes time that is quadratic in this
+
+
+def _tag(model: type[BaseModel]) -> Any:
+    field = model.model_fields.get("type")
+    return get_args(field.annotation)[0] if field is not None and field.is_required() else None
+
+
+CREDENTIAL_TYPES: tuple[str, ...] = tuple(_tag(model) for model in get_args(get_args(CredentialRef)[0]))
+"""The words that the `type` of a credential may be."""
 
 
 def similar_key(way: Iterable[int | str], wrong: str) -> str | None:
@@ -53,11 +62,13 @@ def _models_at(way: Iterable[int | str]) -> list[type[BaseModel]]:
     """The models that may stand at a path of the configuration, as pydantic writes it."""
     models: list[type[BaseModel]] = [Config]
     for step in way:
+        # the tag of a credential, which may be one of its keys, too, or the name of a union's member
+        named = [model for model in models if step in (model.__name__, _tag(model))] if len(models) > 1 else []
         fields = [model.model_fields[step] for model in models if step in model.model_fields]
-        if fields:
+        if fields and not named:
             models = [model for field in fields for model in _models_in(field.annotation)]
-        else:  # an index, a key of a plain object, the tag of a credential, or the name of a union's member
-            models = [model for model in models if step in (model.__name__, _tag(model))] or models
+        else:  # an index and a key of a plain object change nothing
+            models = named or models
     return models
 
 
@@ -67,8 +78,3 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for argument in get_args(annotation):
         yield from _models_in(argument)
-
-
-def _tag(model: type[BaseModel]) -> Any:
-    field = model.model_fields.get("type")
-    return get_args(field.annotation)[0] if field is not None and field.is_required() else None

@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..schemas.field_errors import expected, locate
-from .keys import known_words, similar_key
+from .keys import CREDENTIAL_TYPES, known_words, similar_key
 
 # Where a value is, or may be by mistake, a secret: never shown.
-_SECRET_KEYS = frozenset({"credential", "token", "headers", "env", "endpoint", "provider", "args", "otlp", "url"})
+_CREDENTIALS = frozenset({"credential", "proxy_credential"})
+_SECRET_KEYS = _CREDENTIALS | {"token", "headers", "env", "endpoint", "proxy", "provider", "args", "otlp", "url"}
 
-_CREDENTIAL_TYPES = ("none", "env", "inline_token", "file")
+_COMMAND_LINES = re.compile(r"\.(?:launch|copilot)$")
+"""Where an object is expected, and somebody may have written a whole command line, with a key in it."""
 
 
 def shape_mistake(details: Mapping[str, Any], raw: Any) -> str:
@@ -29,8 +31,8 @@ def shape_mistake(details: Mapping[str, Any], raw: Any) -> str:
         return f"{path}: unknown key{_meant(details['loc'])}"
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         what = "no `type`" if kind == "union_tag_not_found" else "unknown `type`"
-        return f"{path}: {what}; expected one of {', '.join(map(repr, _CREDENTIAL_TYPES))}"
-    if not _SECRET_KEYS.isdisjoint(re.findall(r"\w+", path)):
+        return f"{path}: {what}; expected one of {', '.join(map(repr, CREDENTIAL_TYPES))}"
+    if not _SECRET_KEYS.isdisjoint(re.findall(r"\w+", path)) or _COMMAND_LINES.search(path):
         return f"{path}: expected {expected(details)}"
     return f"{path}: found {shown(found)}, expected {expected(details)}"
 
@@ -68,7 +70,7 @@ def _meant(loc: tuple[int | str, ...]) -> str:
 
 
 def _is_tag(before: int | str, step: str) -> bool:
-    return before == "credential" and step in _CREDENTIAL_TYPES
+    return before in _CREDENTIALS and step in CREDENTIAL_TYPES
 
 
 def shown(value: Any) -> str:

@@ -38,6 +38,7 @@ def broken_rules(raw: Any) -> Iterator[str]:
     gateway = _object(whole.get("ai_gateway"))
     yield from _path_mistake("socket_path", whole.get("socket_path"))
     yield from _metrics_mistakes(_object(whole.get("telemetry")).get("metrics"))
+    yield from _collector_mistake(_object(_object(whole.get("telemetry")).get("otlp")).get("endpoint"))
     yield from _given_twice(gateway)
     yield from _shared_mistakes(gateway, _list(_object(whole.get("server")).get("clients")))
     backends = gateway.get("backends")
@@ -178,10 +179,9 @@ def _store_mistakes(path: str, shared: dict[str, Any]) -> Iterator[str]:
     elif url is not None and sqlite is not None:
         yield f"{path}: has `url` and `sqlite`, expected one of them"
     yield from _path_mistake(f"{path}.sqlite", sqlite)
-    yield from _path_mistake(f"{path}.credential.path", _object(shared.get("credential")).get("path"))
+    yield from _credential_mistakes(f"{path}.credential", shared.get("credential"))
     tls = _object(shared.get("tls"))
-    for name, file in tls.items():
-        yield from _path_mistake(f"{path}.tls.{name}", file)
+    yield from _tls_mistakes(f"{path}.tls", tls)
     if tls.get("key_file") is not None and tls.get("cert_file") is None:
         yield f"{path}.tls.key_file: without effect, there is no cert_file"
     if isinstance(url, str) and url:
@@ -209,10 +209,10 @@ def _store_url_mistakes(path: str, url: str) -> Iterator[str]:
     elif found.query and (found.scheme != "unix" or re.fullmatch("db=[0-9]+", found.query) is None):
         yield f"{path}: holds settings after a question mark, which are not taken; only unix: has one, `?db=N`"
     elif found.scheme == "unix":
-        if wrong or not found.path.startswith("/") or host:
+        if mistake := next(_path_mistake(path, found.netloc + found.path), None):
+            yield mistake
+        elif wrong or not found.path.startswith("/") or host:
             yield f"{path}: expected unix:///path"
-        else:
-            yield from _path_mistake(path, found.path)
     elif wrong or found.scheme not in ("redis", "rediss") or not host or port == 0 or not _is_database(database):
         yield f"{path}: expected redis://host:port, rediss://host:port or unix:///path"
 
@@ -223,10 +223,9 @@ def _is_database(text: str) -> bool:
 
 def _backend_mistakes(path: str, backend: dict[str, Any]) -> Iterator[str]:
     dialect = backend.get("dialect")
-    yield from _path_mistake(f"{path}.credential.path", _object(backend.get("credential")).get("path"))
-    yield from _path_mistake(f"{path}.proxy_credential.path", _object(backend.get("proxy_credential")).get("path"))
-    for name, file in _object(backend.get("tls")).items():
-        yield from _path_mistake(f"{path}.tls.{name}", file)
+    for key in ("credential", "proxy_credential"):
+        yield from _credential_mistakes(f"{path}.{key}", backend.get(key))
+    yield from _tls_mistakes(f"{path}.tls", _object(backend.get("tls")))
     for program in ("copilot", "launch"):
         yield from _path_mistake(f"{path}.{program}.command", _object(backend.get(program)).get("command"))
     copilot = _object(backend.get("copilot"))
@@ -265,10 +264,10 @@ def _endpoint_mistakes(path: str, endpoint: Any, dialect: str) -> Iterator[str]:
     elif isinstance(endpoint, str):
         if re.match(r"https?://[^/?#]*@", endpoint):
             yield f"{path}: holds a user name or password; use `credential`"
+        elif endpoint.startswith("unix:") and (mistake := next(_path_mistake(path, endpoint[5:]), None)):
+            yield mistake
         elif not _is_endpoint(endpoint):
             yield f"{path}: expected http://…, https://… or unix:/path"
-        elif endpoint.startswith("unix:"):
-            yield from _path_mistake(path, endpoint.removeprefix("unix:"))
 
 
 def _connection_mistakes(path: str, backend: dict[str, Any]) -> Iterator[str]:
@@ -276,7 +275,7 @@ def _connection_mistakes(path: str, backend: dict[str, Any]) -> Iterator[str]:
     endpoint, proxy, tls = backend.get("endpoint"), backend.get("proxy"), _object(backend.get("tls"))
     unix = isinstance(endpoint, str) and endpoint.startswith("unix:")
     if isinstance(proxy, str):
-        if re.match(r"[a-z]+://[^/?#]*@", proxy):
+        if "@" in proxy:  # wherever it stands: the message for anything else repeats the text
             yield f"{path}.proxy: holds a user name or password; use `proxy_credential`"
         elif not re.fullmatch(r"http://[^/?#\s]+/?", proxy) or not _is_endpoint(proxy):
             yield f"{path}.proxy: found {shown(proxy)}, expected http://host:port"
@@ -295,8 +294,26 @@ def _is_endpoint(text: str) -> bool:
         return False
     try:
         url = urlsplit(text)
-        return text.startswith("unix:/") or (bool(url.hostname) and url.port != 0)
+        return text.startswith("unix:/") or (_is_host(url.netloc) and url.port != 0)
     except ValueError:  # a port that is no number, a bracket that is not closed
+        return False
+
+
+def _is_host(netloc: str) -> bool:
+    """Whether a name or an address stands before the port: one in brackets is IPv6, and a name has no character that
+    RFC 3986 wants escaped, for no host has one.
+    """
+    if netloc.startswith("["):
+        return _is_ipv6(netloc[1:].partition("]")[0])
+    return re.match(r"""[^:"%<>\\^`{|}]+(?::|$)""", netloc) is not None
+
+
+def _is_ipv6(text: str) -> bool:
+    from ipaddress import IPv6Address  # only configurations with such an address pay for the import
+
+    try:
+        return bool(IPv6Address(text).packed)
+    except ValueError:
         return False
 
 
@@ -310,6 +327,28 @@ def _path_mistake(path: str, text: Any) -> Iterator[str]:
         yield f"{path}: holds {found[0][:40]}, and variables are not expanded here; write the whole path"
 
 
+def _credential_mistakes(path: str, credential: Any) -> Iterator[str]:
+    """The paths in a credential: its file, or its program."""
+    credential = _object(credential)
+    yield from _path_mistake(f"{path}.path", credential.get("path"))
+    command = _list(credential.get("command"))
+    yield from _path_mistake(f"{path}.command[0]", command[0] if command else None)
+
+
+def _tls_mistakes(path: str, tls: dict[str, Any]) -> Iterator[str]:
+    for name, file in tls.items():
+        if isinstance(file, str) and "-----BEGIN" in file:  # a key, perhaps, which no message may repeat
+            yield f"{path}.{name}: holds PEM, expected the path of a file with it"
+        else:
+            yield from _path_mistake(f"{path}.{name}", file)
+
+
+def _collector_mistake(endpoint: Any) -> Iterator[str]:
+    """Of `otlp.endpoint`; it is never repeated, for a password may stand in it."""
+    if isinstance(endpoint, str) and endpoint and (endpoint.startswith("unix:") or not _is_endpoint(endpoint)):
+        yield "telemetry.otlp.endpoint: expected http://… or https://…"
+
+
 def _metrics_mistakes(metrics: Any) -> Iterator[str]:
     path, mode = "telemetry.metrics", None
     if isinstance(metrics, dict):
@@ -317,6 +356,8 @@ def _metrics_mistakes(metrics: Any) -> Iterator[str]:
     if not isinstance(metrics, str) or not metrics:
         return
     if "/" in metrics and "://" not in metrics:
+        if "\0" in metrics:
+            yield f"{path}: found {shown(metrics)}, expected a path without a null character"
         yield from _path_mistake(path, metrics.removeprefix("unix:"))
     elif not _is_host_and_port(metrics):
         yield (
@@ -328,5 +369,16 @@ def _metrics_mistakes(metrics: Any) -> Iterator[str]:
 
 
 def _is_host_and_port(text: str) -> bool:
-    found = re.fullmatch(r"(?:[^\s:/\[\]]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})", text)
-    return found is not None and int(found[1]) <= 65535
+    found = re.fullmatch(r"(?:([^\s:/\[\]]+)|\[([0-9A-Fa-f:.]+)\]):([0-9]{1,5})", text)
+    if found is None or int(found[3]) > 65535:
+        return False
+    return _is_name(found[1]) if found[2] is None else _is_ipv6(found[2])
+
+
+def _is_name(text: str) -> bool:
+    """Whether a host may have this name: what cannot be encoded for the DNS can be looked up nowhere."""
+    try:
+        text.encode("idna")
+    except UnicodeError:  # an empty part between dots, one of more than 63 characters, a control character
+        return False
+    return "\0" not in text

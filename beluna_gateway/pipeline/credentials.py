@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,7 +89,9 @@ class CredentialResolver:
         if not secret:
             raise _no_credential(whose, f"{source} is blank")
         if not secret.isprintable():
-            raise _no_credential(whose, f"{source} holds control characters")
+            # In a variable, bytes that are no UTF-8 are halves of surrogate pairs (PEP 383).
+            wrong = "is not UTF-8" if re.search("[\ud800-\udfff]", secret) else "holds control characters"
+            raise _no_credential(whose, f"{source} {wrong}")
         self._redactor.learn(secret)
         return secret
 

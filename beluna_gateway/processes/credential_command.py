@@ -80,10 +80,12 @@ def _unix_seconds(said: object) -> float:
     if said is None:
         return math.inf
     if isinstance(said, str):
+        # RFC 3339, section 5.6: T and Z may be small, and a leap second is the 61st of its minute.
+        said, leap = said.upper(), said[17:19] == "60"
         with suppress(ValueError, OverflowError):
-            moment = datetime.fromisoformat(said)
+            moment = datetime.fromisoformat(f"{said[:17]}59{said[19:]}" if leap else said)
             if moment.tzinfo is not None:
-                return moment.timestamp()
+                return moment.timestamp() + leap
     elif isinstance(said, int | float) and not isinstance(said, bool) and 0 <= said < _YEAR_10000:
         return float(said)
     raise ValueError('printed an "expires_at" that is neither an RFC 3339 time with its offset nor Unix seconds')

@@ -169,10 +169,27 @@ def test_the_whole_file_is_an_object(tmp_path: Path, whole: str):
         ),
         ({"credential": {"type": "file", "path": "~/key"}}, "credential.path: begins with ~, which is not expanded"),
         ({"credential": {"type": "file", "path": "/a/${HOME}/b"}}, "credential.path: holds ${HOME}, and variables are"),
+        ({"credential": {"type": "command", "command": ["~/bin/key"]}}, "credential.command[0]: begins with ~"),
+        ({"credential": {"type": "command", "command": ["x"], "ttl_ms": 0}}, "credential.ttl_ms: expected at least 1"),
+        (
+            {"credential": {"type": "vault"}},
+            "credential: unknown `type`; expected one of 'none', 'env', 'inline_token'",
+        ),
+        (
+            {"proxy": "http://p:1", "proxy_credential": {"type": "command", "command": ["$BIN/key"]}},
+            "proxy_credential.command[0]: holds $BIN, and variables are not",
+        ),
+        ({"proxy": "h:1"}, "proxy: found 'h:1', expected http://host:port"),
         ({"launch": {"command": "~/bin/server"}}, "launch.command: begins with ~"),
         ({"launch": {"command": "$HOME/bin/server"}}, "launch.command: holds $HOME"),
         ({**COPILOT, "copilot": {"command": "~user/c"}}, "copilot.command: begins with ~"),
         ({"endpoint": "unix:/run/$USER/a.sock"}, "endpoint: holds $USER"),
+        ({"endpoint": "unix:~/a.sock"}, "endpoint: begins with ~, which is not expanded here"),
+        ({"endpoint": "unix:$RUN/a.sock"}, "endpoint: holds $RUN"),
+        ({"endpoint": "http://h\\x"}, "endpoint: expected http"),
+        ({"endpoint": "http://a%20b"}, "endpoint: expected http"),
+        ({"endpoint": "http://[v1.x]"}, "endpoint: expected http"),
+        ({"endpoint": "http://:80"}, "endpoint: expected http"),
         ({"headers": {"X-A:": "1"}}, "headers.X-A:: expected a string that matches"),
         ({"headers": {"X-A": "1\r\nX-B: 2"}}, "headers.X-A: expected a string that matches"),
         ({"headers": {"Content-length": "5"}}, "headers.Content-length: frames the request"),
@@ -208,6 +225,17 @@ def test_one_mistake_in_a_backend(tmp_path: Path, keys: dict[str, Any], named: s
             "telemetry.metrics.socket_mode: without effect on '127.0.0.1:1'",
         ),
         (config(telemetry={"metrics": {"listen": "unix:$RUN/m.sock"}}), "telemetry.metrics.listen: holds $RUN"),
+        (config(telemetry={"metrics": "run/\0.sock"}), "telemetry.metrics: found 'run/\\x00.sock', expected a path"),
+        (config(telemetry={"otlp": {"endpoint": "collector:4318"}}), "telemetry.otlp.endpoint: expected http://… or"),
+        (config(telemetry={"otlp": {"endpoint": "http://h:99999"}}), "telemetry.otlp.endpoint: expected http://… or"),
+        (
+            config(gateway={"shared": {"url": "unix://$HOME/valkey.sock"}}),
+            "ai_gateway.shared.url: holds $HOME, and variables are not expanded here",
+        ),
+        (
+            config(gateway={"shared": {"url": "redis://h", "credential": {"type": "command", "command": ["~/k"]}}}),
+            "ai_gateway.shared.credential.command[0]: begins with ~",
+        ),
         (config(gateway={"default_backend": ...}), "ai_gateway.default_backend: missing, but required where no model"),
         (config(gateway={"default_backend": None}), "ai_gateway.default_backend: missing, but required where no model"),
         (config(gateway={"chat": 5}), "ai_gateway.chat: found 5, expected an object"),
@@ -263,6 +291,10 @@ def test_one_mistake_elsewhere(tmp_path: Path, whole: dict[str, Any], expected: 
         ("[]:9464", False),
         ("a b:1", False),
         ("metrics.sock", False),
+        ("[::::]:1", False),
+        ("[1.2.3.4]:1", False),
+        ("a..b:1", False),
+        ("a" * 64 + ".example:1", False),
         ("http://127.0.0.1:9464/metrics", False),
     ],
 )
@@ -275,7 +307,8 @@ def test_where_metrics_are_served(tmp_path: Path, listen: str, right: bool, shor
     (mistake,) = mistakes(tmp_path, content)
 
     path = "telemetry.metrics" if short else "telemetry.metrics.listen"
-    assert mistake.startswith(f"{path}: found '{listen}', expected HOST:PORT, as 127.0.0.1:9464 or [::1]:9464, or the")
+    found = listen if len(listen) <= 40 else listen[:40] + "…"
+    assert mistake.startswith(f"{path}: found '{found}', expected HOST:PORT, as 127.0.0.1:9464 or [::1]:9464, or the")
 
 
 def test_what_only_looks_like_a_variable(tmp_path: Path):
@@ -341,6 +374,26 @@ def test_no_message_prints_a_token(tmp_path: Path, credential: Any):
     assert not [mistake for mistake in found if CANARY in mistake]
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"proxy": f"user:{CANARY}@proxy:3128"},
+        {"proxy": f"HTTP://user:{CANARY}@proxy:3128"},
+        {"proxy": "http://proxy:3128", "proxy_credential": f"user:{CANARY}"},
+        {"proxy": "http://proxy:3128", "proxy_credential": {"type": "command", "command": f"echo user:{CANARY}"}},
+        {"launch": f"server --api-key {CANARY}"},
+        {**COPILOT, "copilot": f"copilot --token {CANARY}"},
+        {"endpoint": "https://h", "tls": {"cert_file": "c.pem", "key_file": f"-----BEGIN PRIVATE KEY-----\n{CANARY}"}},
+    ],
+    ids=str,
+)
+def test_no_message_prints_what_may_be_one(tmp_path: Path, keys: dict[str, Any]):
+    """A secret in the place of a proxy, a command line, or a key's file is not repeated."""
+    (mistake,) = mistakes(tmp_path, config(backend(**keys)))
+
+    assert CANARY not in mistake
+
+
 def test_a_token_is_hidden_in_repr(tmp_path: Path):
     """A configuration that turns up in a traceback does not give its token away."""
     loaded = load(tmp_path, config(backend(credential={"type": "inline_token", "token": CANARY})))
@@ -375,6 +428,14 @@ def test_whatever_stands_in_the_file_its_mistakes_are_told(tmp_path_factory: pyt
         (
             config(backend(credential={"type": "env", "var": "V", "vars": 1})),
             "credential.vars: unknown key; did you mean 'var'",
+        ),
+        (
+            config(backend(credential={"type": "command", "command": ["x"], "timeout": 1})),
+            "credential.timeout: unknown key; did you mean 'timeout_ms'?",
+        ),
+        (
+            config(backend(proxy="http://p:1", proxy_credential={"type": "command", "command": ["x"], "ttl": 1})),
+            "proxy_credential.ttl: unknown key; did you mean 'ttl_ms'?",
         ),
         (
             config(backend(pricing={"m": {"input_mtok": 1}})),

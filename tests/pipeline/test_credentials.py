@@ -98,12 +98,21 @@ def test_a_blank_secret_is_none(tmp_path: Path, blank: str):
         assert "is blank" in refusal(tmp_path, {"type": "inline_token", "token": blank})
 
 
-@pytest.mark.parametrize("secret", ["sk-\nX-Evil: 1", "sk-\x00", "sk-\x7f", "a\u2028b", "a\udcffb"])
-def test_a_secret_that_would_break_a_header_is_refused(tmp_path: Path, secret: str):
+@pytest.mark.parametrize(
+    ("secret", "why"),
+    [
+        ("sk-\nX-Evil: 1", "control characters"),
+        ("sk-\x00", "control characters"),
+        ("sk-\x7f", "control characters"),
+        ("a\u2028b", "control characters"),
+        ("a\udcffb", "is not UTF-8"),
+    ],
+)
+def test_a_secret_that_would_break_a_header_is_refused(tmp_path: Path, secret: str, why: str):
     """Control characters inside of a secret are refused, and the secret is not told."""
     message = refusal(tmp_path, {"type": "env", "var": "KEY"}, {"KEY": secret})
 
-    assert "control characters" in message
+    assert why in message
     assert "sk-" not in message
 
 

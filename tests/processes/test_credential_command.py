@@ -30,6 +30,8 @@ ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "NOTIFY_SOCKET": "/run/no
         (b'{"token":"t","expires_at":"1970-01-01T00:16:40Z"}', Token("t", 1000.0)),
         (b'{"token":"t","expires_at":"1970-01-01T01:16:40+01:00"}', Token("t", 1000.0)),
         (b'{"token":"t","expires_at":"1970-01-01T00:16:40.123456789Z"}', Token("t", 1000.123456)),
+        (b'{"token":"t","expires_at":"1970-01-01t00:16:40z"}', Token("t", 1000.0)),
+        (b'{"token":"t","expires_at":"1990-12-31T15:59:60.5-08:00"}', Token("t", 662688000.5)),
         (b"{this is no JSON", Token("{this is no JSON")),
         (b"[1]", Token("[1]")),
     ],
