@@ -236,6 +236,9 @@ def _serve(options: argparse.Namespace) -> int:
     config = _load(options.config)
     if isinstance(config, int):
         return config
+    ends = (signal.SIGTERM, signal.SIGINT)
+    for number in ends:  # not before: a handler in Python may wait for the end of a read, and a file may not answer
+        signal.signal(number, _end_at_once)
     import asyncio
 
     import uvloop
@@ -249,10 +252,16 @@ def _serve(options: argparse.Namespace) -> int:
     redactor = Redactor()
 
     async def run(log: LogSettings) -> None:
+        for number in ends:
+            signal.signal(number, lambda number, _: early.append(number))
         async with Service(options.config, config, redactor, log) as service:
-            if early:  # after the file was read, perhaps
+            if signal.SIGHUP in early:  # after the file was read, perhaps
                 service.daemon.reload()
+            for wanted in set(early).intersection(ends):
+                service.daemon.stop(signal.Signals(wanted).name)
             await service.daemon.serve()
+        for late in (*ends, signal.SIGHUP):  # nothing is left that they could end, and no program is started
+            signal.signal(late, signal.SIG_IGN)
 
     try:
         with (
@@ -267,6 +276,11 @@ def _serve(options: argparse.Namespace) -> int:
         _complain(str(error))
         return CANNOT_CREATE
     return OK
+
+
+def _end_at_once(_number: int, _frame: object) -> NoReturn:
+    """Handles SIGTERM and SIGINT while there is nothing yet that would have to be closed."""
+    raise SystemExit(OK)
 
 
 # --- ask and status ------------------------------------------------------------------------------------------

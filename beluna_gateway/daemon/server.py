@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import structlog
@@ -130,19 +131,27 @@ class Daemon:
     def signals(self) -> Iterator[None]:
         """Handles signals while the block runs: SIGTERM and SIGINT call `stop`, SIGHUP calls `reload`.
 
-        Enter it before anything is made that must be removed at the end, such as a socket file.
+        Enter it before anything is made that must be removed at the end, such as a socket file. Afterwards the handlers
+        of before count again, with no moment between: a loop's own handlers would leave the default ones behind.
         """
         handlers: dict[int, Callable[[], None]] = {
             number: partial(self.stop, signal.Signals(number).name) for number in (signal.SIGTERM, signal.SIGINT)
         }
         handlers[signal.SIGHUP] = self.reload
-        for number, handler in handlers.items():
-            self._loop.add_signal_handler(number, handler)
+        before = {number: signal.signal(number, self._in_the_loop(handler)) for number, handler in handlers.items()}
         try:
             yield
         finally:
-            for number in handlers:
-                self._loop.remove_signal_handler(number)
+            for number, handler_before in before.items():
+                signal.signal(number, handler_before)
+
+    def _in_the_loop(self, handler: Callable[[], None]) -> Callable[[int, FrameType | None], None]:
+        """For `signal.signal`: has `handler` called in the event loop's next turn, which it begins at once."""
+
+        def handle(_number: int, _frame: FrameType | None) -> None:
+            self._loop.call_soon_threadsafe(handler)
+
+        return handle
 
     def reload(self) -> None:
         """Begins to put the configuration's file into effect; the log, systemd and `status` tell how that ended."""

@@ -7,6 +7,8 @@ import fcntl
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
@@ -18,7 +20,7 @@ import pytest
 from beluna_gateway.daemon.sockets import HangupWatch
 from tests.fakes.answers import silent, text
 from tests.fakes.client import connected, said
-from tests.fakes.daemon import DaemonProcess, daemon_process, local_daemon, make_config
+from tests.fakes.daemon import DaemonProcess, clean_environment, daemon_process, local_daemon, make_config
 
 # --- a log that takes nothing ---
 
@@ -186,6 +188,47 @@ async def test_a_signal_at_any_moment_of_the_start_leaves_no_file(tmp_path, back
         finally:
             daemon.kill()
         assert not {"beluna.sock", "metrics.sock"} & {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("order", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda order: order.name)
+async def test_signals_until_its_last_moment(tmp_path, backend, order):
+    """Whoever goes on sending signals to a daemon that stops gets status 0, and finds no file."""
+    async with daemon_process(tmp_path, make_config({"b": {}}, backend)) as daemon:
+        daemon.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(20):
+            while daemon.process.poll() is None:
+                daemon.process.send_signal(order)
+                await asyncio.sleep(0.001)
+        assert daemon.process.returncode == 0
+        assert not daemon.socket_path.exists()
+
+
+@pytest.mark.parametrize("order", [signal.SIGTERM, signal.SIGINT], ids=lambda order: order.name)
+async def test_a_signal_while_the_configuration_is_read(tmp_path, order):
+    """A file that does not answer holds up nobody who wants the daemon to end."""
+    file = tmp_path / "fifo"
+    os.mkfifo(file)
+    command = [sys.executable, "-m", "beluna_gateway", "serve", "--config", str(file)]
+    process = subprocess.Popen(command, env=clean_environment())
+    try:
+        async with asyncio.timeout(20):
+            while not (writing := _open_for_writing(file)):  # once somebody reads
+                await asyncio.sleep(0.01)
+            while process.poll() is None:
+                process.send_signal(order)
+                await asyncio.sleep(0.05)
+        assert process.returncode in (-order, 128 + order)
+        os.close(writing)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _open_for_writing(fifo: Path) -> int | None:
+    try:
+        return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
 
 
 # --- locks and socket files ---
