@@ -540,6 +540,15 @@ TWO = [("f", PARIS), ("g", PARIS)]
         pytest.param([calls(call("null", index=0, id="x", name="f")), CALLED], {"end": ("protocol_violation", False)}),
         pytest.param(
             [
+                calls(call('{"city":', index=0, id="x", name="f")),
+                calls(call('"Paris"}', index=0, id="", name="null")),
+                CALLED,
+            ],
+            {"calls": [("f", PARIS)], "end": "tool_calls"},
+            id="litellm-12513: null in words for a name",
+        ),
+        pytest.param(
+            [
                 {"choices": [], "prompt_filter_results": [{"prompt_index": 0, "content_filter_results": {}}]},
                 HI,
                 {"choices": [{"index": 0, "finish_reason": None, "content_filter_results": {"error": {"code": "x"}}}]},
@@ -683,6 +692,102 @@ def test_logprobs_of_deltas_are_counted_where_no_item_repeats_them() -> None:
 
     check("openai_responses", data(scored, end), {"text": "a", "end": "stop", "not_carried": {"logprobs": 1}})
     check("openai_responses", data(A | {"logprobs": []}, end), {"text": "a", "end": "stop"})
+
+
+def begun(index: int, **item: Any) -> dict[str, Any]:
+    return event("output_item.added", output_index=index, item=item)
+
+
+F = {"type": "function_call", "id": "x", "call_id": "x", "name": "f", "arguments": ""}
+G = {"type": "function_call", "id": "y", "call_id": "y", "name": "g", "arguments": ""}
+
+
+def piece_of(call_id: str, text: str, index: int = 0) -> dict[str, Any]:
+    return event("function_call_arguments.delta", output_index=index, item_id=call_id, delta=text)
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        pytest.param(
+            [
+                begun(0, type="message", id="m1", content=[]),
+                event("reasoning_summary_text.delta", output_index=0, item_id="r1", summary_index=0, delta="h"),
+                event("reasoning_summary_text.delta", output_index=0, item_id="r2", summary_index=0, delta="m"),
+                event("output_text.delta", output_index=0, item_id="t", content_index=0, delta="a"),
+                begun(1, **F),
+                piece_of("x", PARIS, 1),
+                event(
+                    "completed",
+                    response={
+                        "output": [
+                            {"type": "reasoning", "id": "r", "summary": [{"type": "summary_text", "text": "hm"}]},
+                            {"type": "message", "id": "m", "content": [{"type": "output_text", "text": "ab"}]},
+                            F | {"arguments": PARIS},
+                        ]
+                    },
+                ),
+            ],
+            {"text": "ab", "reasoning": "hm", "calls": [("f", PARIS)], "end": "tool_calls"},
+            id="litellm-36375: the output has other ids and indexes than the stream",
+        ),
+        pytest.param(
+            [
+                event("output_text.delta", output_index=0, item_id="t", content_index=0, delta="a"),
+                event("completed", response={"output": [{"type": "web_search_call", "id": "w"}, spoken("a")]}),
+            ],
+            {"text": "a", "end": "stop", "not_carried": {"web_search_call": 1}},
+            id="the output has another id and index",
+        ),
+        pytest.param(
+            [
+                event("output_text.delta", output_index=0, item_id="t", content_index=0, delta="a"),
+                event("completed", response={"output": [{"type": "web_search_call", "id": "w"}, spoken("b")]}),
+            ],
+            {"text": "ab", "end": "stop", "not_carried": {"web_search_call": 1}},
+            id="the output has another message",
+        ),
+        pytest.param(
+            [begun(0, **F), begun(0, **G), piece_of("x", PARIS), piece_of("y", PARIS), event("completed", response={})],
+            {"calls": TWO, "end": "tool_calls"},
+            id="litellm-36375: one index for several calls",
+        ),
+        pytest.param(
+            [
+                begun(0, **F),
+                event("function_call_arguments.delta", call_id="x", delta=PARIS),
+                event("completed", response={}),
+            ],
+            {"calls": [("f", PARIS)], "end": "tool_calls"},
+            id="a piece of a call by its call_id",
+        ),
+        pytest.param(
+            [
+                event("output_item.added", output_index=0, item=None),
+                A,
+                event("output_item.done", output_index=0, item=None),
+                event("output_item.done", output_index=1),
+                event("completed", response={"output": [spoken("a")]}),
+            ],
+            {"text": "a", "end": "stop"},
+            id="openai-python-3125: an item that is null",
+        ),
+    ],
+)
+def test_responses_with_items_that_are_hard_to_tell(events: list[Any], expected: dict[str, Any]) -> None:
+    check("openai_responses", data(*events), expected)
+
+
+def test_a_response_in_place_of_its_event() -> None:
+    """sap-ai-core-llm-proxy 35: the data is the response, and the event's name says which event it is."""
+    response = {"id": "r", "object": "response", "output": [spoken("a")], "status": "completed", "error": None}
+    lines = b"".join(b"event: response.%b\ndata: %b\n\n" % (k, json.dumps(v).encode()) for k, v in (
+        (b"created", {**response, "output": [], "status": "in_progress"}),
+        (b"output_text.delta", {k: v for k, v in A.items() if k != "type"}),
+        (b"completed", response),
+    ))  # fmt: skip
+
+    check("openai_responses", lines, {"text": "a", "end": "stop"})
 
 
 # --- quoting -------------------------------------------------------------------------------------------------

@@ -309,7 +309,8 @@ class ChatCompletionsDecoder(ResponseDecoder):
     def _function(
         self, key: int | str | None, function: JsonObject, call_id: str, form: _Form, events: list[BackendRawEvent]
     ) -> str:
-        name = expect_text(function.get("name"), "a tool call's name")
+        # "null" in words is no name either (litellm 12513).
+        name = word(expect_text(function.get("name"), "a tool call's name")) or ""
         arguments = arguments_text(function.get("arguments"))
         if form == "piece":
             return self._calls.fragment(

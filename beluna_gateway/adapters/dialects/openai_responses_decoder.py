@@ -99,6 +99,18 @@ class _Item:
     def characters(self) -> int:
         return sum(part.length for part in self.parts.values())
 
+    def said(self) -> list[SaidText]:
+        """The parts that have said something."""
+        return [part for part in self.parts.values() if part]
+
+    def rest(self, whole: list[str]) -> str | None:
+        """What the texts of a whole item have beyond the last part that was said; None where they do not continue."""
+        said = self.said()
+        rests = [part.rest(text) for part, text in zip(said, whole, strict=False)]
+        if len(rests) < len(said) or None in rests or any(rests[:-1]):
+            return None
+        return rests[-1] if rests else ""
+
 
 class _TextEvent(NamedTuple):
     """Which part of which item an event with text belongs to."""
@@ -110,6 +122,9 @@ class _TextEvent(NamedTuple):
 
 
 _SEPARATOR = "\n\n"
+
+_CANDIDATES = 8
+"""Items whose texts are compared with a whole one, at most."""
 
 
 class ResponsesDecoder(ResponseDecoder):
@@ -306,7 +321,7 @@ class ResponsesDecoder(ResponseDecoder):
     # Events of calls and items.
 
     def _call_item(self, event: JsonObject) -> _Item:
-        item = self._find(event, "function_call", event.get("item_id"))
+        item = self._find(event, "function_call", event.get("item_id"), event.get("call_id"))
         if item is None:
             raise protocol_violation("the backend sent arguments of a tool call that it had not begun")
         return item
@@ -331,11 +346,13 @@ class ResponsesDecoder(ResponseDecoder):
         self._calls.whole(self._call_item(event).key, events, arguments=arguments_text(event.get("arguments")))
 
     def _item_added(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
-        value = expect_object(event.get("item"), "an output item")
-        self._begin(event.get("output_index"), value, events)
+        if event.get("item") is not None:  # some servers announce nothing (openai-python 3125)
+            self._begin(event.get("output_index"), expect_object(event["item"], "an output item"), events)
 
     def _item_done(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
-        value = expect_object(event.get("item"), "an output item")
+        if event.get("item") is None:
+            return
+        value = expect_object(event["item"], "an output item")
         kind = expect_text(value.get("type"), "an output item's type")
         item = self._find(event, kind, value.get("id"), value.get("call_id")) or self._last_open(event, kind)
         if item is None or (item.ended and self._is_another(item, value)):
@@ -368,9 +385,10 @@ class ResponsesDecoder(ResponseDecoder):
             self._response_id = response_id
 
     def _end(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
-        if event.get("response") is None and (event["type"] == "response.failed" or error_in(event) is not None):
+        bare = event.get("response") is None  # some proxies have its fields in the event itself
+        if bare and (event["type"] == "response.failed" or error_in(event) is not None):
             raise error_in_stream(read_error(event))
-        response = expect_object(event.get("response"), "a response")
+        response = event if bare and "output" in event else expect_object(event.get("response"), "a response")
         said = str(event["type"]).removeprefix("response.")
         status = response.get("status")
         said = "completed" if said == "done" else said
@@ -405,14 +423,18 @@ class ResponsesDecoder(ResponseDecoder):
     # Items of the output.
 
     def _find(self, event: JsonObject, kind: str, *ids: JsonValue) -> _Item | None:
-        """The item that an event belongs to: by its index, or where a server sends none (llama.cpp) by an id."""
+        """The item that an event belongs to: by its index, or by an id where a server sends none (llama.cpp), or the
+        same for several items (LiteLLM).
+        """
         index = _index(event.get("output_index"))
         item = self._items.get(index) if index is not None else None
-        if item is not None and item.kind == kind:
+        item = item if item is not None and item.kind == kind else None
+        if item is not None and index not in self._ambiguous:
             return item
         found = (self._items.get(name) for name in ids if isinstance(name, str))
         # An id at another index is an id used again.
-        return next((i for i in found if i and i.kind == kind and (index is None or i.index is None)), None)
+        known = (i for i in found if i is not None and i.kind == kind)
+        return next((i for i in known if index is None or i.index in (None, index)), item)
 
     def _last_open(self, event: JsonObject, kind: str) -> _Item | None:
         """The item under way, for an event without an index or a known id. Never a call: those must not be mixed up."""
@@ -468,8 +490,7 @@ class ResponsesDecoder(ResponseDecoder):
         if item.kind == "message":
             self._fill(item, self._message_texts(item, _parts(value.get("content"))), events)
         elif item.kind == "reasoning":
-            texts = [_part_text(part) for key in ("summary", "content") for part in _parts(value.get(key))]
-            self._fill(item, texts, events)
+            self._fill(item, _reasoning_texts(value), events)
         elif item.kind == "function_call":
             self._call(item, value, arguments_text(value.get("arguments")), events)
             if proven and item.key in self._open_calls and self._calls.end_if_whole(item.key, events):
@@ -499,13 +520,13 @@ class ResponsesDecoder(ResponseDecoder):
             events: Where the delta goes.
         """
         whole = [text for text in texts if text]
-        said = [part for part in item.parts.values() if part]
-        rests = [part.rest(text) for part, text in zip(said, whole, strict=False)]
-        if len(rests) < len(said) or None in rests or any(rests[:-1]):
+        rest = item.rest(whole)
+        if rest is None:
             return
         more: list[BackendRawEvent] = []
+        said = item.said()
         if said:
-            self._say(item, said[-1], rests[-1], more)
+            self._say(item, said[-1], rest, more)
         for index in range(len(said), len(whole)):
             self._say(item, self._part(item, ("whole", index)), whole[index], more)
         events += gathered(more)
@@ -591,7 +612,7 @@ class ResponsesDecoder(ResponseDecoder):
             self._order = order  # where an item came only now, this is its place
 
     def _matches(self, values: list[JsonObject]) -> list[_Item | None]:
-        """Which of the items that were streamed each of these is: by an id, by its index, or else by its turn."""
+        """Which of the items that were streamed each of these is: by an id, its index, its text, or else its turn."""
         matches: list[_Item | None] = []
         taken: set[int] = set()
         for index, value in enumerate(values):
@@ -602,6 +623,7 @@ class ResponsesDecoder(ResponseDecoder):
             matches.append(item)
             if item is not None:
                 taken.add(item.key)
+        self._match_texts(values, matches, taken)
         # Only items without an index of their own: any other would have been found by it.
         left: dict[tuple[JsonValue, JsonValue], list[_Item]] = {}
         for item in reversed(self._order):
@@ -613,6 +635,23 @@ class ResponsesDecoder(ResponseDecoder):
             if matches[position] is None and left.get((kind, name)):
                 matches[position] = left[kind, name].pop()
         return matches
+
+    def _match_texts(self, values: list[JsonObject], matches: list[_Item | None], taken: set[int]) -> None:
+        """Matches by their texts what neither id nor index tells: LiteLLM streams with others than the output has."""
+        spoken: dict[str, list[_Item]] = {}
+        for item in self._order:
+            if item.key not in taken and item.said():
+                spoken.setdefault(item.kind, []).append(item)
+        for position, value in enumerate(values):
+            kind = expect_text(value.get("type"), "an output item's type")
+            if matches[position] is not None or not (candidates := spoken.get(kind)):
+                continue
+            texts = [text for text in _texts(value) if text]
+            found = next((item for item in candidates[:_CANDIDATES] if item.rest(texts) is not None), None)
+            if found is not None:
+                matches[position] = found
+                taken.add(found.key)
+                candidates.remove(found)
 
     def _first_arguments(self, events: list[BackendRawEvent]) -> None:
         """Calls whose arguments came nowhere but with their beginning."""
@@ -722,6 +761,17 @@ def _parts(value: JsonValue) -> list[JsonObject]:
 
 def _part_text(part: JsonObject) -> str:
     return expect_text(part.get("text"), "a text")
+
+
+def _reasoning_texts(value: JsonObject) -> list[str]:
+    return [_part_text(part) for key in ("summary", "content") for part in _parts(value.get(key))]
+
+
+def _texts(value: JsonObject) -> list[str]:
+    """The texts of a whole message or reasoning, as they are delivered."""
+    if value.get("type") != "message":
+        return _reasoning_texts(value)
+    return [expect_text(part.get("refusal") or part.get("text"), "a text") for part in _parts(value.get("content"))]
 
 
 def _text_or_none(value: JsonValue) -> str | None:

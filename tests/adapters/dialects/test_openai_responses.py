@@ -488,7 +488,7 @@ def test_encrypted_reasoning_is_a_sign_of_work() -> None:
         event("refusal.delta", output_index=0, delta=None),
         event("reasoning_summary_text.delta", output_index=0, delta=[]),
         event("function_call_arguments.delta", output_index=0, delta="{}"),
-        event("output_item.added", output_index=0),
+        event("output_item.added", output_index=0, item=7),
         event("output_item.added", output_index=0, item=call_item(name=3)),
         event("output_item.done", output_index=0, item={"type": "message", "content": {}}),
         event("output_item.done", output_index=0, item={"type": "message", "content": [{"text": 1}]}),
