@@ -33,6 +33,7 @@ _EVERY_DIALECT = (
     "adapters/encoding/test_caching.py",
     "adapters/encoding/test_reasoning.py",
     "adapters/test_all_adapters.py",
+    "adapters/test_reported_answers.py",
     "adapters/test_recordings.py",
     "adapters/test_decoders_fuzz.py",
     "adapters/encoding/test_core_request.py",

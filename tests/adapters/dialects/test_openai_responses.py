@@ -811,6 +811,14 @@ def test_an_index_used_again_after_its_item_ended_begins_another_call() -> None:
     assert [r[0] for r in ready(finished(done(CITY), other, end()))] == ["call_1", "call_2"]
 
 
+def test_a_call_is_another_where_its_call_id_is() -> None:
+    """Whatever the id of its item is."""
+    assert [r[0] for r in ready(finished(done(CITY), done("{}", call_id="call_2"), end()))] == ["call_1", "call_2"]
+    for again in ([done(CITY), done(CITY, id="fc_2")], [done(CITY, call_id=None)] * 2):
+        with pytest.raises(GatewayError, match="twice"):
+            feed(*again)
+
+
 def test_an_index_used_again_for_an_item_of_another_id_begins_another_item() -> None:
     """As for calls; the whole output, which has them once more, adds nothing, and an item that ended stays so."""
     for make in (text_item, reasoning_item):
@@ -1452,6 +1460,8 @@ def test_what_no_frame_carries_is_counted_by_kind() -> None:
     parts = {"type": "message", "content": [{"text": word, "annotations": [{}]} for word in "ab"]}
     assert metadata(finished(end(output=[parts])))["not_carried"] == {"citations": 2}
     assert "not_carried" not in metadata(finished(spoken("Hi"), end(output=[text_item("Hi")])))
+    deltas = [spoken("Hi", logprobs=[{"token": "Hi"}]), spoken("!", logprobs=[])]
+    assert metadata(finished(*deltas, end()))["not_carried"] == {"logprobs": 1}
 
 
 @pytest.mark.parametrize(
