@@ -71,6 +71,8 @@ class ModelPages:
         """
         form = _FORMS[self.dialect]
         entries = answer.get(form.models)
+        if entries is None and (form.models in answer or self._pages or "nextPageToken" in answer):
+            entries = []  # Go writes null for an empty list (Ollama's `/v1/models`), and Google leaves it out
         if not isinstance(entries, list):
             raise protocol_violation(f"the backend answered without a list of models ({form.models})")
         for position, entry in enumerate(entries):

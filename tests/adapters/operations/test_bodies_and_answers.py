@@ -276,6 +276,19 @@ def test_what_is_no_list_of_models_is_a_violation(body: Any):
     assert caught.value.kind == "protocol_violation"
 
 
+def test_an_empty_list_may_be_null_or_left_out():
+    """Null as Go writes it, where there are no models; left out as Google does on one of several pages."""
+    assert ModelPages("openai_compatible", "/models").read({"object": "list", "data": None}).models == []
+
+    pages = ModelPages("gemini", "/models")
+    pages.read({"nextPageToken": "a"})
+    pages.read({"models": [{"name": "models/x"}], "nextPageToken": "b"})
+    assert [model["id"] for model in pages.read({}).models] == ["x"]
+    assert pages.path is None
+    with pytest.raises(GatewayError, match="without a list"):
+        ModelPages("gemini", "/models").read({})
+
+
 def test_a_list_without_an_end_is_a_violation():
     """A page that names itself as the next one, or too many pages, end the reading."""
     pages = ModelPages("gemini", "/models")
