@@ -121,6 +121,13 @@ _STATUS_OF_WORD: dict[str, int] = {
     "cyber_policy": 400,
     "usage_limit_reached": 429,
     "tokens_limit_reached": 413,  # GitHub Models
+    # OpenRouter's `metadata.error_type` (openrouter.components.APIErrorType)
+    "max_tokens_exceeded": 400,
+    "token_limit_exceeded": 400,
+    "image_download_failed": 400,
+    "precondition_failed": 412,
+    "unprocessable": 422,
+    "model_not_open": 404,  # Volcengine's Ark, "Error codes"
     # AWS Bedrock: "InvokeModel", section Errors
     "access_denied": 403,
     "model_not_ready": 429,
@@ -143,6 +150,8 @@ _STATUS_OF_PIECE: tuple[tuple[str, int], ...] = (
     ("not_found", 404),
     ("too_large", 413),
     ("policy_violation", 400),
+    ("_too_long", 400),
+    ("sensitive_content", 400),  # Volcengine's, with what it was and how
 )
 
 _NO_MONEY = frozenset(
@@ -158,6 +167,8 @@ _NO_MONEY = frozenset(
         "pre_consume_token_quota_failed",
         "payment_required",
         "arrearage",
+        "account_overdue",  # Volcengine, as the next
+        "operation_denied_service_overdue",
     )
 )
 
