@@ -8,7 +8,7 @@ there, and a `title` the name of a type that generated code shares.
 Only shape is checked here (a line that fails is `rejected`); rules between fields are the request normaliser's.
 
 pydantic makes an object of a kilobyte for each mistake. So that a line with a million mistakes costs no more than a
-right one, a list stops at its first wrong item, and no object is asked about more than `MOST_MISTAKES` unknown keys.
+right one, a list stops at its first wrong item; `unknown_keys.py` does its part for large lines.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from pydantic import (
     Tag,
     ValidatorFunctionWrapHandler,
     WrapValidator,
-    model_validator,
 )
 
 from .. import canonical
@@ -53,20 +52,6 @@ class Shape(BaseModel):
         hide_input_in_errors=True,
         defer_build=True,  # each schema is built when it is first used: half the start-up time
     )
-
-
-class Frame(Shape):
-    """What may come with any number of unknown keys."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _few_unknown_keys(cls, value: Any) -> Any:
-        fields = cls.__pydantic_fields__
-        if type(value) is not dict or len(value) <= len(fields):
-            return value
-        known = {field.alias or name for name, field in fields.items()}
-        few = dict.fromkeys(islice((key for key in value if key not in known), MOST_MISTAKES))
-        return few | {key: value[key] for key in known if key in value}
 
 
 def _only_key(value: Any) -> str | None:
@@ -98,18 +83,18 @@ def _empty(kind: type[list[Any] | dict[str, Any]]) -> Any:
     return Field(default_factory=kind, json_schema_extra={"default": kind()})
 
 
-class Text(Frame):
+class Text(Shape):
     text: str
 
 
-class ImageUrl(Frame):
+class ImageUrl(Shape):
     url: str
     """`http:`, `https:` or a `data:` URL."""
     mime_type: str | None = None
     """Where the URL does not say it itself."""
 
 
-class File(Frame):
+class File(Shape):
     """Exactly one of `url` and `data`."""
 
     url: str | None = None
@@ -120,27 +105,23 @@ class File(Frame):
     name: str | None = None
 
 
-class Json(Frame):
+class Json(Shape):
     value: JsonValue
 
 
-class TaggedPart(Shape):
-    """No `Frame`: `_only_key` has seen to it that there is one key."""
-
-
-class TextPart(TaggedPart):
+class TextPart(Shape):
     text: Text
 
 
-class ImageUrlPart(TaggedPart):
+class ImageUrlPart(Shape):
     image_url: ImageUrl
 
 
-class FilePart(TaggedPart):
+class FilePart(Shape):
     file: File
 
 
-class JsonPart(TaggedPart):
+class JsonPart(Shape):
     json_: Json = Field(alias="json")
 
 
@@ -158,7 +139,7 @@ Part = Annotated[
 ]
 
 
-class PastToolCall(Frame):
+class PastToolCall(Shape):
     """A call that the model made in an earlier turn."""
 
     model_config = ConfigDict(from_attributes=True)  # a program's `ToolCallReady.call` may be put back as it came
@@ -174,7 +155,7 @@ class PastToolCall(Frame):
 Role = Annotated[Literal["system", "user", "assistant", "tool"], Field(title="Role")]
 
 
-class Message(Frame):
+class Message(Shape):
     """One turn of the conversation."""
 
     role: Role
@@ -195,7 +176,7 @@ class Message(Frame):
     """Only on `tool`: the call failed. Sent where the provider has a word for it."""
 
 
-class ToolDefinition(Frame):
+class ToolDefinition(Shape):
     """A tool that the model may call."""
 
     name: str
@@ -209,11 +190,11 @@ class ToolDefinition(Frame):
     """Validate the arguments of each call against `input_schema` before `tool_call_ready`."""
 
 
-class ToolName(Frame):
+class ToolName(Shape):
     name: str
 
 
-class SpecificTool(Frame):
+class SpecificTool(Shape):
     specific: ToolName
     """Must name one of `tools`."""
 
@@ -221,7 +202,7 @@ class SpecificTool(Frame):
 ToolChoice = Annotated[Literal["auto", "none", "required"] | SpecificTool, Field(title="ToolChoice")]
 
 
-class JsonSchema(Frame):
+class JsonSchema(Shape):
     """The answer is to be JSON of this shape."""
 
     name: str
@@ -233,14 +214,14 @@ class JsonSchema(Frame):
     """Validate the finished text against `schema` before `completed`."""
 
 
-class JsonSchemaMode(Frame):
+class JsonSchemaMode(Shape):
     json_schema: JsonSchema
 
 
 OutputMode = Annotated[Literal["text", "json_object"] | JsonSchemaMode, Field(title="OutputMode")]
 
 
-class AliasRoute(Frame):
+class AliasRoute(Shape):
     """Core's `ChatRouteRef`: a model by one of its aliases."""
 
     kind: Literal["alias"]
@@ -248,7 +229,7 @@ class AliasRoute(Frame):
     alias: str
 
 
-class KeyRoute(Frame):
+class KeyRoute(Shape):
     """Core's `ChatRouteRef`: the same with core's other word."""
 
     kind: Literal["key"]
@@ -268,13 +249,13 @@ Route = Annotated[
 ]
 
 
-class Limits(Frame):
+class Limits(Shape):
     max_output_tokens: Count | None = None
     max_request_time_ms: Count | None = None
     """The whole request, waiting and retries included; cut to `budget.max_request_time_ms`."""
 
 
-class Sampling(Frame):
+class Sampling(Shape):
     """What the dialect has no place for is refused."""
 
     temperature: Annotated[float, Field(allow_inf_nan=False)] | None = None
@@ -287,7 +268,7 @@ Effort = Annotated[canonical.Effort, Field(title="Effort")]
 ReasoningSummary = Annotated[Literal["auto", "concise", "detailed"], Field(title="ReasoningSummary")]
 
 
-class Reasoning(Frame):
+class Reasoning(Shape):
     """How much the model is to reason. What the dialect or the model's generation has no word for is refused."""
 
     effort: Effort | None = None
@@ -301,7 +282,7 @@ CacheMode = Annotated[Literal["auto", "off"], Field(title="CacheMode")]
 CacheRetention = Annotated[Literal["short", "long"], Field(title="CacheRetention")]
 
 
-class Cache(Frame):
+class Cache(Shape):
     """What is asked of the provider's prompt cache. A field that is missing is the backend's configured one."""
 
     mode: CacheMode | None = None
@@ -312,7 +293,7 @@ class Cache(Frame):
     """`long`: an hour at Anthropic, a day at OpenAI and Azure; refused elsewhere."""
 
 
-class _Request(Frame):
+class _Request(Shape):
     """What every request to a backend has."""
 
     request_id: RequestId | None = None
@@ -387,7 +368,7 @@ class Models(_Request):
     type: Literal["models"]
 
 
-class Cancel(Frame):
+class Cancel(Shape):
     """Cancels one request of this connection; it ends with `failed`, kind `cancelled`."""
 
     type: Literal["cancel"]
@@ -395,13 +376,13 @@ class Cancel(Frame):
     """Of a request in flight on this connection; for any other the answer is `rejected`."""
 
 
-class Exit(Frame):
+class Exit(Shape):
     """Stops the daemon."""
 
     type: Literal["exit"]
 
 
-class StatusQuery(Frame):
+class StatusQuery(Shape):
     """Asks for one `status` frame."""
 
     type: Literal["status"]

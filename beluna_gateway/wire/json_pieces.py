@@ -51,6 +51,11 @@ def in_pieces(pause: Callable[[], None]) -> Iterator[None]:
         _pause.reset(token)
 
 
+def are_pieces_wanted() -> bool:
+    """Whether this runs inside of `in_pieces`: for a large value, in a thread."""
+    return _pause.get() is not None
+
+
 # --- parsing -------------------------------------------------------------------------------------------------
 
 

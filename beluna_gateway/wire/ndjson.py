@@ -35,6 +35,7 @@ from ..errors import ErrorKind, GatewayError, forget_frames
 from ..schemas import field_errors
 from . import json_pieces
 from .frames import CLIENT_FRAMES, MOST_MISTAKES, ClientFrameType
+from .unknown_keys import take_out_unknown_keys
 
 F = TypeVar("F", bound=ClientFrameType)
 
@@ -71,7 +72,7 @@ def decode(line: bytes) -> ClientFrameType:
     values = [value]
     del value
     try:
-        return _frame(values[0], mistake)
+        return _frame(values, mistake)
     except RejectedLine as rejected:
         # What led to it holds parts of the value, which is freed here.
         forget_frames(rejected)
@@ -81,7 +82,9 @@ def decode(line: bytes) -> ClientFrameType:
         json_pieces.free(values)
 
 
-def _frame(value: Any, mistake: str | None) -> ClientFrameType:
+def _frame(values: list[Any], mistake: str | None) -> ClientFrameType:
+    """The frame in `values`, which has one value; what is not looked at of that is added to it."""
+    value = values[0]
     if not isinstance(value, dict):
         raise RejectedLine(f"the line is JSON, but not an object: found {_json_type(value)}")
     if mistake is not None:
@@ -91,6 +94,8 @@ def _frame(value: Any, mistake: str | None) -> ClientFrameType:
     if model is None:
         found = "no `type`" if "type" not in value else f"`type` {_shown(kind)}"
         raise RejectedLine(f"{found}; expected one of {', '.join(CLIENT_FRAMES)}", _readable_id(value))
+    if json_pieces.are_pieces_wanted():
+        values += take_out_unknown_keys(value, model)
     return validated(model, value)
 
 

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from .. import errors
-from .frames import Frame, JsonValue, RequestId
+from .frames import JsonValue, RequestId, Shape
 
 
-class _ServerFrame(Frame):
+class _ServerFrame(Shape):
     # A newer daemon may add keys inside objects that a client of today does not know.
     model_config = ConfigDict(extra="allow")
 

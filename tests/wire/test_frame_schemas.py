@@ -136,7 +136,7 @@ def test_any_json_is_a_json_value(value: Any) -> None:
 def test_two_types_with_one_title_are_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     """One of them would be published in the place of both."""
 
-    class Wrong(frames.Frame):
+    class Wrong(frames.Shape):
         one: frames.CacheMode
         other: Annotated[str, Field(title="CacheMode")]
 

@@ -1,0 +1,55 @@
+"""Takes most unknown keys out of a large frame before it is validated.
+
+pydantic makes an object of a kilobyte for each unknown key. So that a line with a million of them costs no more than a
+right one, each object of a frame keeps one more of them than are told. A small line has too few to matter, and
+is validated as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from itertools import islice
+from typing import Any, get_args
+
+from .frames import MOST_MISTAKES, Shape
+
+Shapes = tuple[type[Shape], ...]
+"""The shapes that may stand at one place."""
+
+
+def take_out_unknown_keys(frame: dict[str, Any], shape: type[Shape]) -> list[Any]:
+    """Takes keys that `shape` does not know out of `frame` and of the objects in it that have a shape, but for one
+    more than `MOST_MISTAKES` of each object. Objects of any form (schemas, options, states) stay as they are.
+
+    Returns:
+        The values that were taken out: freeing them may take long.
+    """
+    taken: list[Any] = []
+    waiting: list[tuple[Any, Shapes]] = [(frame, (shape,))]
+    while waiting:
+        value, shapes = waiting.pop()
+        if isinstance(value, list):
+            waiting.extend((item, shapes) for item in value)
+        elif isinstance(value, dict):
+            known, inside = _known(shapes)
+            if len(value) > MOST_MISTAKES:
+                unknown = (key for key in value if key not in known)
+                taken += map(value.pop, [*islice(unknown, MOST_MISTAKES + 1, None)])
+            waiting.extend((value[key], inner) for key, inner in inside.items() if key in value)
+    return taken
+
+
+@cache
+def _known(shapes: Shapes) -> tuple[frozenset[str], dict[str, Shapes]]:
+    """The keys of some shapes, and those of them whose values have shapes themselves."""
+    fields = [(field.alias or name, field) for shape in shapes for name, field in shape.model_fields.items()]
+    inside = {key: tuple(_shapes_in(field.annotation)) for key, field in fields}
+    return frozenset(key for key, _ in fields), {key: inner for key, inner in inside.items() if inner}
+
+
+def _shapes_in(annotation: Any) -> Iterator[type[Shape]]:
+    if isinstance(annotation, type) and issubclass(annotation, Shape):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _shapes_in(argument)
