@@ -9,6 +9,9 @@ from ..config.settings import Shared
 from .owner import QuotaOwner
 from .store import QuotaStore, Secret
 
+LONGEST_LEASE = 2**52
+"""In microseconds, 142 years: numbers of a script in Redis are 64-bit floats, exact up to 2^53."""
+
 
 def open_quota(settings: Shared, folder: Path, secret: Secret) -> QuotaOwner:
     """The owner of a store, which contacts it when it is started or first asked.
@@ -22,7 +25,7 @@ def open_quota(settings: Shared, folder: Path, secret: Secret) -> QuotaOwner:
         ImportError: The extra `shared` is not installed.
     """
     daemon = secrets.token_hex(5)
-    lease = settings.lease_ms * 1000
+    lease = min(settings.lease_ms * 1000, LONGEST_LEASE)
     timeout = settings.timeout_ms / 1000
     store: QuotaStore
     if settings.sqlite is not None:

@@ -43,6 +43,9 @@ SHA = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 """What Redis calls the script by."""
 
 USE_WORDS = len(fields(Use))
+_NONSENSE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+"""What redis-py and the reading of replies raise for answers that no Redis gives."""
+
 CONNECT_ATTEMPTS = 3
 RETRY_SECONDS = 0.005
 LISTEN_AGAIN_SECONDS = 1.0
@@ -108,6 +111,7 @@ class RedisStore(QuotaStore):
                 if self._connection is None:
                     self._connection = await self._connected()
                 replies = await self._sent(self._connection, packed)
+                answers = [_reply(command, reply) for command, reply in zip(commands, replies, strict=False)]
                 break
             except (RedisError, OSError, EOFError, asyncio.IncompleteReadError) as error:
                 await self.abandon()
@@ -117,9 +121,13 @@ class RedisStore(QuotaStore):
                     await asyncio.sleep(RETRY_SECONDS)
             except GatewayError as error:
                 raise StoreAway(error.message) from error
+            except _NONSENSE as error:
+                await self.abandon()
+                why = f"what it answers is of no use ({type(error).__name__}): it is no Redis or Valkey server"
+                raise StoreAway(why) from error
         if self._listener is None:
             self._listener = asyncio.create_task(self._listen(), name="listener of shared.url")
-        return [_reply(command, reply) for command, reply in zip(commands, replies, strict=False)]
+        return answers
 
     async def abandon(self) -> None:
         """See `QuotaStore`."""
@@ -180,7 +188,7 @@ class RedisStore(QuotaStore):
                     await self._heard(connection)
                 finally:
                     await connection.disconnect(nowait=True)
-            except (RedisError, OSError, EOFError, GatewayError, ValueError, TypeError) as error:  # also no UTF-8
+            except (RedisError, OSError, EOFError, GatewayError, *_NONSENSE) as error:  # also no UTF-8
                 self._log.debug("the store of the shared limits sends no news", error=str(error))
             await asyncio.sleep(LISTEN_AGAIN_SECONDS)
 

@@ -74,8 +74,11 @@ class SqliteStore(QuotaStore):
             self._thread = _Thread()
         try:
             replies: list[Reply] = await self._thread.run(self._transaction, commands)
-        except (sqlite3.Error, ValueError, TypeError, OSError) as error:  # the file is no database, or not ours
+        except (sqlite3.Error, OSError) as error:  # the file is no database, or not ours
             raise StoreAway(f"{self._path}: {error}") from error
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            why = f"what it holds is of no use ({type(error).__name__}): somebody else has written to it"
+            raise StoreAway(f"{self._path}: {why}") from error
         if self._was_replaced:
             self._was_replaced = False
             self.emptied()

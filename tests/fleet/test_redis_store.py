@@ -17,6 +17,7 @@ from redis.crc import key_slot
 from beluna_gateway.quota import decision
 from beluna_gateway.quota.decision import DAY, MINUTE, SECOND, Answer, ScopeState
 from beluna_gateway.quota.limits import Limits, Scope
+from beluna_gateway.quota.opening import LONGEST_LEASE
 from beluna_gateway.quota.redis_store import RedisStore
 from beluna_gateway.quota.store import Command, End, Renew, Reply, StoreAway, Take
 
@@ -250,6 +251,30 @@ async def test_a_server_that_is_not_there_is_told(server: RedisServer):
     async with store(server, url="redis://127.0.0.1:1") as one, asyncio.timeout(5):
         with pytest.raises(StoreAway, match=r"127\.0\.0\.1:1"):
             await one.exchange([])
+
+
+@pytest.mark.parametrize(
+    "answer", [b"+OK\r\n", b"*1\r\n" * 10_000, b":" + b"9" * 5000 + b"\r\n", b"$-1\r\n", b"+\xff\r\n"]
+)
+async def test_a_server_that_answers_nonsense_is_told(server: RedisServer, answer: bytes):
+    """As one that is no Redis, and not as a bug of ours."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65536):
+            writer.write(answer * 10)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as nonsense:
+        port = nonsense.sockets[0].getsockname()[1]
+        async with store(server, url=f"redis://127.0.0.1:{port}") as one, asyncio.timeout(5):
+            with pytest.raises(StoreAway, match="is of no use"):
+                await take(one, "a")
+
+
+async def test_the_longest_lease_is_one(server: RedisServer):
+    """The largest `lease_ms` that a configuration may have is no number that Redis refuses."""
+    async with store(server, lease=LONGEST_LEASE) as one:
+        assert (await take(one, "a")).granted == 1
 
 
 async def test_a_key_of_somebody_elses_is_told(server: RedisServer):

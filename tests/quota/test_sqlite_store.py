@@ -129,6 +129,23 @@ async def test_a_file_that_is_no_database_is_told(tmp_path: Path):
     assert (tmp_path / "quota.db").read_text().startswith("something")
 
 
+@pytest.mark.parametrize("state", ["{}", "[]", "5", '{"leases": 7}', '{"colour": 1}', "[" * 100_000, None, b"\xff"])
+async def test_what_others_have_written_is_told(tmp_path: Path, state: object):
+    """A state that is none of ours is a store that cannot be used, or one in which nothing is used."""
+    one = store(tmp_path)
+    try:
+        await one.exchange([Renew(SCOPES, ())])
+        with closing(sqlite3.connect(tmp_path / "quota.db")) as file, file:
+            file.execute("UPDATE scope SET state = ?", (state,))
+        if state == "{}":
+            assert (await take(one, "a")).granted == 1
+            return
+        with pytest.raises(StoreAway, match=r"quota\.db: what it holds is of no use"):
+            await take(one, "a")
+    finally:
+        await one.close()
+
+
 async def test_a_file_that_was_replaced_is_opened_anew(tmp_path: Path):
     """Otherwise a daemon that runs would keep count in the deleted file, and one that starts in the new one."""
     running, told = store(tmp_path, "running"), []
