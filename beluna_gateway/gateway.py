@@ -18,6 +18,7 @@ from functools import partial
 from http import HTTPStatus
 from itertools import count
 from pathlib import Path
+from traceback import format_exception
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, get_args, overload
 
@@ -67,7 +68,8 @@ MESSAGE_CHARACTERS = 2000
 class AIGateway:
     """Serves inference requests, from the socket or from a program that embeds it.
 
-    Use as ``async with AIGateway(config) as gateway:``; leaving the block ends connections and child processes.
+    Use as ``async with AIGateway(config) as gateway:``; leaving the block ends connections and child processes, and
+    requests with them. A gateway belongs to the event loop in which it was made.
 
     Args:
         config: From `load_config`.
@@ -93,6 +95,7 @@ class AIGateway:
 
             adapters = ADAPTERS
         self._loop = asyncio.get_running_loop()
+        self._closed = False
         self._clock = clock
         self._redactor = redactor or Redactor()
         self._request_normalizer = RequestNormalizer()
@@ -122,6 +125,7 @@ class AIGateway:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._closed = True
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._credentials.close)
             stack.push_async_exit(self._live)
@@ -248,9 +252,9 @@ class AIGateway:
                             call = account.watched(call, request)
                         await self._attempts(call, selected, backend, response, verification, record, total.deadline)
         except GatewayError as error:
-            response.fail(self._presentable(error, backend))
+            response.fail(self._presentable(_closed() if self._closed else error, backend))
         except Exception as error:  # noqa: BLE001 - also a bug ends the request with one terminal event
-            self._log.exception("bug", request_id=record.request_id)
+            self._log.error("bug", request_id=record.request_id, exception=self._traceback(error))
             forget_frames(error)
             response.fail(self._presentable(GatewayError("internal", f"a bug in the gateway: {error!r}"), backend))
         finally:
@@ -410,8 +414,13 @@ class AIGateway:
         for sink in self.telemetry:
             try:
                 sink.finished(record)
-            except Exception:  # noqa: BLE001 - the other sinks and the request do not depend on this one
-                self._log.exception("bug in a telemetry sink", sink=type(sink).__name__)
+            except Exception as error:  # noqa: BLE001 - the other sinks and the request do not depend on this one
+                told = self._traceback(error)
+                self._log.error("bug in a telemetry sink", sink=type(sink).__name__, exception=told)
+
+    def _traceback(self, error: Exception) -> str:
+        """As text: a program that embeds the gateway may have a log which shows local variables, prompts among them."""
+        return self._redactor.redact("".join(format_exception(error)))
 
     # --- for programs that embed the gateway ------------------------------------------------------------------
 
@@ -433,6 +442,7 @@ class AIGateway:
         Raises:
             GatewayError: `invalid_request`, naming each field that is wrong.
         """
+        self._check_usable()
         frame, request_id = _frame(Infer, request, fields)
         stream, origin = EventStream(), Origin()
         task = asyncio.create_task(self.infer(frame, request_id, stream, origin))
@@ -491,9 +501,16 @@ class AIGateway:
         assert isinstance(result, ModelList)  # noqa: S101
         return result.models
 
+    def _check_usable(self) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise GatewayError("internal", "the gateway belongs to another event loop: make one in each")
+        if self._closed:
+            raise _closed()
+
     async def _performed(
         self, kind: type[P], request: tuple[P | Mapping[str, Any], ...], fields: Mapping[str, Any]
     ) -> OperationResult:
+        self._check_usable()
         frame, request_id = _frame(kind, request, fields)
         origin = Origin()
         try:
@@ -559,11 +576,18 @@ F = TypeVar("F", Infer, CountTokens, Embed, Models)
 P = TypeVar("P", CountTokens, Embed, Models)
 
 
+def _closed() -> GatewayError:
+    return GatewayError("internal", "the gateway is closed: its block has been left", retryable=True)
+
+
 def _frame(kind: type[F], request: tuple[F | Mapping[str, Any], ...], fields: Mapping[str, Any]) -> tuple[F, str]:
     """The frame of one kind, from a frame, a mapping or fields; `invalid_request` where a line could not say it."""
     if len(request) == 1 and isinstance(request[0], kind):
         frame = request[0]
     else:
+        for one in request:
+            if not isinstance(one, Mapping):
+                raise invalid_request(f"the request: found a {type(one).__name__}, expected a mapping")
         name = get_args(kind.model_fields["type"].annotation)[0]
         try:
             frame = validated(kind, {"type": name, **dict(*request), **fields})

@@ -6,11 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from beluna_gateway.canonical import OutputTextDelta, Started, ToolCall, ToolCallReady, Usage, UsageStats
 from beluna_gateway.errors import GatewayError
 from beluna_gateway.event_stream import HIGH_WATER, InferenceResult
-from beluna_gateway.gateway import new_request_id
+from beluna_gateway.gateway import AIGateway, new_request_id
 from beluna_gateway.wire.frames import Infer
 
 from .fakes.adapter import END, SILENCE, stage, text, transient
@@ -106,3 +107,59 @@ async def test_the_backend_is_not_read_faster_than_the_events_are_taken():
                 assert len(events._events) <= HIGH_WATER
 
     assert taken == 2002
+
+
+@virtual_time
+@pytest.mark.parametrize("request_", [None, "hello", 5, [], [("messages", [])], ["messages"], b"{}"], ids=repr)
+async def test_what_is_no_mapping_is_a_wrong_request(request_: Any):
+    """Whatever a program passes in place of a request is refused as one, by the one exception."""
+    async with stage() as played:
+        for method in (played.gateway.infer_once, played.gateway.embed, played.gateway.count_tokens):
+            with pytest.raises(GatewayError, match=r"the request: found a .*, expected a mapping") as caught:
+                await method(request_)
+            assert caught.value.kind == "invalid_request"
+
+
+def test_a_gateway_belongs_to_its_event_loop():
+    """In another one it says so, and nothing is begun."""
+    gateways: list[AIGateway] = []
+
+    async def make() -> None:
+        async with stage() as played:
+            gateways.append(played.gateway)
+
+    async def use() -> None:
+        with pytest.raises(GatewayError, match="another event loop"):
+            await gateways[0].infer_once(REQUEST)
+        with pytest.raises(GatewayError, match="another event loop"):
+            await gateways[0].models()
+
+    asyncio.run(make())
+    asyncio.run(use())
+
+
+@virtual_time
+async def test_a_gateway_whose_block_has_been_left():
+    """It serves nothing any more, and starts no program again."""
+    async with stage() as played:
+        pass
+    for method in (played.gateway.infer_once, played.gateway.count_tokens):
+        with pytest.raises(GatewayError, match="the gateway is closed") as caught:
+            await method(REQUEST)
+        assert (caught.value.kind, caught.value.retryable) == ("internal", True)
+    assert played.records == []
+
+
+async def test_the_log_of_a_bug_has_no_prompt():
+    """Only the text of its traceback: a program's own log may show the local variables of an exception."""
+    with capture_logs() as logged:
+        async with stage([ValueError("a bug")]) as played:
+            with pytest.raises(GatewayError, match="a bug in the gateway"):
+                await played.gateway.infer_once(
+                    {"messages": [{"role": "user", "parts": [{"text": {"text": "PROMPT"}}]}]}
+                )
+    (line,) = (line for line in logged if line["event"] == "bug")
+
+    assert "exc_info" not in line
+    assert line["exception"].endswith("ValueError: a bug\n")
+    assert "PROMPT" not in str(line)

@@ -181,6 +181,18 @@ async def test_closing_the_gateway_right_after_an_answer(tmp_path, backend):
     await backend.requests("b")[0].closed(0.5)
 
 
+async def test_closing_the_gateway_under_a_request(tmp_path, backend):
+    """It fails as one whose gateway is closed, and the backend's connection is closed."""
+    config = load_config(write_config(tmp_path, make_config({"b": {"reliability": {"max_retries": 2}}}, backend)))
+    async with AIGateway(config, tmp_path) as gateway:
+        backend.on("b", silent)
+        asking = asyncio.create_task(gateway.infer_once(REQUEST))
+        exchange = await backend.request("b")
+    with pytest.raises(GatewayError, match="the gateway is closed"):
+        await asking
+    await exchange.closed(1)
+
+
 async def test_closing_the_gateway_closes_idle_connections(tmp_path, backend):
     """What was kept for the next request is closed with the gateway."""
     config = load_config(write_config(tmp_path, make_config({"b": {}}, backend)))
