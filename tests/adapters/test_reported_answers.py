@@ -126,6 +126,21 @@ def reason(word: str | None) -> dict[str, Any]:
             id="anthropic-sdk-kotlin-147: Kimi never ends a block",
         ),
         pytest.param(
+            [block(0, TOOL | {"input": {"x": 1}}), block(1, OTHER | {"input": {"y": 2}}), reason("tool_use"), STOP],
+            {"calls": [("f", '{"x":1}'), ("g", '{"y":2}')], "end": "tool_calls"},
+            id="the same, with the arguments where the block begins",
+        ),
+        pytest.param(
+            [block(0, TOOL | {"input": {"x": 1}}), arguments('{"x":2}'), reason("tool_use"), STOP],
+            {"end": ("protocol_violation", False)},
+            id="the same, with others in deltas",
+        ),
+        pytest.param(
+            [block(0, TOOL | {"input": {"x": 1}}), reason("max_tokens"), STOP],
+            {"end": "length"},
+            id="the same, but cut",
+        ),
+        pytest.param(
             [block(0, TOOL), arguments('{"x":1}'), block(0, OTHER), arguments('{"y":2}'), ended(), reason("tool_use")],
             {"calls": [("f", '{"x":1}'), ("g", '{"y":2}')], "end": "tool_calls"},
             id="a call at the index of a whole one",

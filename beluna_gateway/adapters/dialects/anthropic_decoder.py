@@ -137,6 +137,9 @@ class AnthropicDecoder(ResponseDecoder):
         if not self.ended:
             raise cut_off("the backend's answer stopped without a stop_reason: it was cut off")
         self._stop_open(events)
+        for block in self._blocks.values():  # calls that the backend has not ended (Kimi)
+            if block.call is not None and (value := block.value.get("input")):
+                self._calls.whole(block.call, events, arguments=arguments_text(value))
         cut = is_cut(self._stop_reason)
         if cut:
             for key in self._without_input:
