@@ -79,9 +79,12 @@ class OllamaDecoder(ResponseDecoder):
 
     def _message(self, message: JsonObject, events: list[BackendRawEvent]) -> None:
         for key in ("thinking", "reasoning_content", "reasoning"):  # Ollama's; those of other servers that have its API
-            if thinking := message.get(key):
-                events.append(ReasoningDelta(expect_text(thinking, key)))
+            thinking = message.get(key)
+            if isinstance(thinking, str) and thinking:
+                events.append(ReasoningDelta(thinking))
                 break
+            if thinking:
+                self._not_carried.add(key)
         for kind, text in read_content(message.get("content"), self._not_carried):
             events.append(ReasoningDelta(text) if kind == "reasoning" else OutputTextDelta(text))
         if calls := message.get("tool_calls"):

@@ -295,6 +295,15 @@ def test_content_may_be_an_array_of_parts() -> None:
     assert events[:2] == [ReasoningDelta("hm"), OutputTextDelta("x")]
 
 
+def test_reasoning_that_is_no_text_is_passed_over() -> None:
+    """And counted; another name's text counts all the same."""
+    events = completed(lines({"message": {"thinking": {"a": 1}, "reasoning": "hm", "content": "x"}, "done": True}))
+
+    assert events[:2] == [ReasoningDelta("hm"), OutputTextDelta("x")]
+    assert isinstance(end := events[-1], Completed)
+    assert end.backend_metadata == {"not_carried": {"thinking": 1}}
+
+
 def test_what_no_frame_carries_is_counted() -> None:
     """Pictures that it made, parts of other kinds, and the probabilities of its tokens; no list of them is none."""
     line = {"message": {"content": "x", "images": ["AA", "BB"]}, "logprobs": [{}]}
