@@ -151,30 +151,34 @@ class ResponseNormalizer:
             self._sink.write([self.terminal])
 
     def _rare(self, event: Usage | Annotation | ToolCallDelta | ToolCallReady | OperationResult) -> GatewayEvent:
-        match event:
-            case Usage(usage):
-                if self.usage is not None:
-                    raise GatewayError("internal", "the dialect reported usage twice")
-                raw = None if usage.provider_usage_raw is None else without_too_large(usage.provider_usage_raw)
-                cost = spent(usage, self.price, self.listed_cost)
-                if raw is usage.provider_usage_raw and cost == usage.cost:
-                    self.usage = usage
-                    return event
-                self.usage = replace(usage, cost=cost, provider_usage_raw=raw)
-                return Usage(self.usage)
-            case ToolCallDelta(call_id, name, _):
-                if call_id in self._ready_calls:
-                    raise GatewayError("internal", f"the dialect went on with tool call {call_id!r} after its end")
-                if name is None and call_id not in self._named_calls:
-                    raise GatewayError("internal", f"the dialect began tool call {call_id!r} without a name")
-                self._named_calls.add(call_id)
-            case ToolCallReady(call):
-                if call.id in self._ready_calls:
-                    raise GatewayError("internal", f"the dialect ended tool call {call.id!r} twice")
-                self._ready_calls.add(call.id)
-            case Annotation(raw=raw):
-                kept = without_too_large(raw)
-                return event if kept is raw else replace(event, raw=kept)
-            case _:
-                raise GatewayError("internal", f"the dialect answered an inference with {type(event).__name__}")
+        if isinstance(event, Usage):
+            return self._note_usage(event)
+        if isinstance(event, ToolCallDelta):
+            call_id = event.call_id
+            if call_id in self._ready_calls:
+                raise GatewayError("internal", f"the dialect went on with tool call {call_id!r} after its end")
+            if event.name is None and call_id not in self._named_calls:
+                raise GatewayError("internal", f"the dialect began tool call {call_id!r} without a name")
+            self._named_calls.add(call_id)
+        elif isinstance(event, ToolCallReady):
+            if event.call.id in self._ready_calls:
+                raise GatewayError("internal", f"the dialect ended tool call {event.call.id!r} twice")
+            self._ready_calls.add(event.call.id)
+        elif isinstance(event, Annotation):
+            kept = without_too_large(event.raw)
+            return event if kept is event.raw else replace(event, raw=kept)
+        else:
+            raise GatewayError("internal", f"the dialect answered an inference with {type(event).__name__}")
         return event
+
+    def _note_usage(self, event: Usage) -> Usage:
+        if self.usage is not None:
+            raise GatewayError("internal", "the dialect reported usage twice")
+        usage = event.usage
+        raw = None if usage.provider_usage_raw is None else without_too_large(usage.provider_usage_raw)
+        cost = spent(usage, self.price, self.listed_cost)
+        if raw is usage.provider_usage_raw and cost == usage.cost:
+            self.usage = usage
+            return event
+        self.usage = replace(usage, cost=cost, provider_usage_raw=raw)
+        return Usage(self.usage)

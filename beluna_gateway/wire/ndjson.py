@@ -184,23 +184,26 @@ class FrameEncoder:
         return "".join(lines).encode()
 
     def _rare(self, event: GatewayEvent) -> bytes:
-        match event:  # the most frequent first: each case is a check of the type
-            case Started(backend_id, model):
-                return self._frame(b"started", {"backend_id": backend_id, "model": model})
-            case Completed(reason, metadata):
-                word = {"other": reason.other} if isinstance(reason, OtherFinishReason) else reason
-                return self._frame(b"completed", {"finish_reason": word, "backend_metadata": metadata})
-            case Usage(usage):
-                return self._frame(b"usage", {"usage": usage_object(usage)})
-            case ToolCallDelta(call_id, name, arguments):
-                return self._frame(b"tool_call_delta", {"call_id": call_id, "name": name, "arguments_delta": arguments})
-            case ToolCallReady(call):
-                ready = {"id": call.id, "name": call.name, "arguments_json": call.arguments_json, "status": "ready"}
-                return self._frame(b"tool_call_ready", {"call": ready})
-            case Annotation():
-                return self._frame(b"annotation", {"annotation": annotation_object(event)})
-            case Failed(error):
-                return self._frame(b"failed", {"error": error_object(error)})
+        # Not by `match`, which looks its attributes up by name each time.
+        if isinstance(event, Started):
+            return self._frame(b"started", {"backend_id": event.backend_id, "model": event.model})
+        if isinstance(event, Completed):
+            reason = event.finish_reason
+            word = {"other": reason.other} if isinstance(reason, OtherFinishReason) else reason
+            return self._frame(b"completed", {"finish_reason": word, "backend_metadata": event.backend_metadata})
+        if isinstance(event, Usage):
+            return self._frame(b"usage", {"usage": usage_object(event.usage)})
+        if isinstance(event, ToolCallDelta):
+            delta = {"call_id": event.call_id, "name": event.name, "arguments_delta": event.arguments_delta}
+            return self._frame(b"tool_call_delta", delta)
+        if isinstance(event, ToolCallReady):
+            call = event.call
+            ready = {"id": call.id, "name": call.name, "arguments_json": call.arguments_json, "status": "ready"}
+            return self._frame(b"tool_call_ready", {"call": ready})
+        if isinstance(event, Annotation):
+            return self._frame(b"annotation", {"annotation": annotation_object(event)})
+        if isinstance(event, Failed):
+            return self._frame(b"failed", {"error": error_object(event.error)})
         raise TypeError(f"{event!r} has no frame")
 
     def result(self, result: OperationResult) -> bytes:

@@ -18,7 +18,6 @@ from ...canonical import (
     Message,
     Part,
     SpecificTool,
-    SystemMessage,
     ToolMessage,
     UserMessage,
 )
@@ -107,19 +106,18 @@ class OpenAICompatibleDialect(HttpDialect):
 
     def _message(self, message: Message, index: int, origin: Origin) -> JsonObject:
         path = f"messages[{index}]"
-        match message:
-            case SystemMessage(parts):
-                return {"role": "system", "content": self._text_content(parts, path)}
-            case UserMessage(parts):
-                if any(isinstance(part, MediaPart) for part in parts):
-                    content: list[JsonValue] = [_user_part(part, f"{path}.parts[{n}]") for n, part in enumerate(parts)]
-                    return {"role": "user", "content": content}
-                return {"role": "user", "content": self._text_content(parts, path)}
-            case ToolMessage(call_id, _, parts):
-                return {"role": "tool", "tool_call_id": call_id, "content": self._text_content(parts, path)}
-            case AssistantMessage(parts):
-                said = self._text_content(parts, path) if parts else None
-                return {"role": "assistant", "content": said, **_turn_fields(message, origin, path)}
+        parts = message.parts
+        if isinstance(message, UserMessage):
+            if any(isinstance(part, MediaPart) for part in parts):
+                content: list[JsonValue] = [_user_part(part, f"{path}.parts[{n}]") for n, part in enumerate(parts)]
+                return {"role": "user", "content": content}
+            return {"role": "user", "content": self._text_content(parts, path)}
+        if isinstance(message, AssistantMessage):
+            said = self._text_content(parts, path) if parts else None
+            return {"role": "assistant", "content": said, **_turn_fields(message, origin, path)}
+        if isinstance(message, ToolMessage):
+            return {"role": "tool", "tool_call_id": message.call_id, "content": self._text_content(parts, path)}
+        return {"role": "system", "content": self._text_content(parts, path)}
 
     def _text_content(self, parts: tuple[Part, ...], path: str) -> JsonValue:
         """One text as a string, which every server takes; several as parts or joined, as the server wants them."""
