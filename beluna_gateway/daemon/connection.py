@@ -128,7 +128,8 @@ class Connection(asyncio.Protocol):
         self.blocked = False
         """Whether the write buffer is above `EVENTS_HIGH_WATER`."""
         self._drained = asyncio.Event()
-        self.closed = asyncio.get_running_loop().create_future()
+        self.loop = asyncio.get_running_loop()
+        self.closed = self.loop.create_future()
         """Done when the connection is closed."""
 
     # --- what asyncio calls ----------------------------------------------------------------------------------
@@ -145,7 +146,7 @@ class Connection(asyncio.Protocol):
             self._readable = False
             # Most clients write first. Closing at once would give them a broken pipe before they have read the refusal.
             self.transport.write_eof()
-            asyncio.get_running_loop().call_later(REFUSED_SECONDS, self.transport.close)
+            self.loop.call_later(REFUSED_SECONDS, self.transport.close)
 
     def data_received(self, data: bytes) -> None:
         """Serves each complete line."""
@@ -387,7 +388,7 @@ class Request:
             if isinstance(value_of(frame), Infer)
             else self._perform(gateway.perform(cast("OperationFrame | Large", frame), request_id, origin))
         )
-        self._task: asyncio.Task[None] | None = asyncio.create_task(serving)
+        self._task: asyncio.Task[None] | None = connection.loop.create_task(serving)
         self._task.add_done_callback(self._done)
 
     async def _perform(self, performed: Awaitable[OperationResult]) -> None:
@@ -448,7 +449,7 @@ class Request:
         self._task = None
         if self._large is not None:
             # Not here: a cancelled task's traceback holds the request, and the caller holds the task.
-            asyncio.get_running_loop().call_soon(self._large.close)
+            self._connection.loop.call_soon(self._large.close)
         if not task.cancelled() and (bug := task.exception()) is not None and self._error is None:
             self._error = GatewayError("internal", f"a bug in the gateway: {type(bug).__name__}")
         if not self._ended and self._error is not None:

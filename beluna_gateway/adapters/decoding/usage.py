@@ -100,9 +100,10 @@ def openai_usage(raw: JsonObject, input_key: str, output_key: str, *, service_ti
     """
     input_tokens, output_tokens = _count_of(raw, input_key), _count_of(raw, output_key)
     total_tokens = count(raw.get("total_tokens")) or None
-    input_details, output_details = _details_of(raw, input_key), _details_of(raw, output_key)
+    output_details: JsonObject = {}
     reasoning = cached = cache_write = None
-    if input_details or output_details or not _RARE.isdisjoint(raw):
+    if not _MORE.isdisjoint(raw):
+        input_details, output_details = _details_of(raw, input_key), _details_of(raw, output_key)
         reasoning = _largest((raw, ("reasoning_tokens",)), (output_details, ("reasoning_tokens",)))
         cached = _largest((raw, _CACHED), (input_details, ("cached_tokens",)))
         cache_write = _largest((raw, _CACHE_WRITE), (input_details, _CACHE_WRITE_DETAILS))
@@ -152,8 +153,8 @@ _CACHE_WRITE = ("cache_creation_input_tokens",)
 _CACHE_WRITE_DETAILS = ("cache_write_tokens", "cache_creation_tokens")
 """OpenRouter's name and LiteLLM's."""
 
-_RARE = frozenset(("reasoning_tokens", *_CACHED, *_CACHE_WRITE))
-"""What is not always there, of the keys of the usage object itself."""
+_MORE = frozenset(("reasoning_tokens", *_CACHED, *_CACHE_WRITE, *(f"{key}_details" for key in _OTHER_NAME)))
+"""The keys of what a plain usage object does not have."""
 
 
 def provider_cost(raw: JsonObject) -> float | None:
