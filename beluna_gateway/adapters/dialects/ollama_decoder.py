@@ -78,13 +78,15 @@ class OllamaDecoder(ResponseDecoder):
             raise protocol_violation("the backend sent `done` that is not a boolean")
 
     def _message(self, message: JsonObject, events: list[BackendRawEvent]) -> None:
-        for key in ("thinking", "reasoning_content", "reasoning"):  # Ollama's; those of other servers that have its API
-            thinking = message.get(key)
-            if isinstance(thinking, str) and thinking:
-                events.append(ReasoningDelta(thinking))
-                break
-            if thinking:
+        thinking = expect_text(message.get("thinking"), "thinking")
+        for key in ("reasoning_content", "reasoning"):  # of other servers that have Ollama's API
+            other = message.get(key)
+            if isinstance(other, str):
+                thinking = thinking or other
+            elif other:
                 self._not_carried.add(key)
+        if thinking:
+            events.append(ReasoningDelta(thinking))
         for kind, text in read_content(message.get("content"), self._not_carried):
             events.append(ReasoningDelta(text) if kind == "reasoning" else OutputTextDelta(text))
         if calls := message.get("tool_calls"):

@@ -297,11 +297,12 @@ def test_content_may_be_an_array_of_parts() -> None:
 
 def test_reasoning_that_is_no_text_is_passed_over() -> None:
     """And counted; another name's text counts all the same."""
-    events = completed(lines({"message": {"thinking": {"a": 1}, "reasoning": "hm", "content": "x"}, "done": True}))
+    message = {"reasoning_content": {"a": 1}, "reasoning": "hm", "content": "x"}
+    events = completed(lines({"message": message, "done": True}))
 
     assert events[:2] == [ReasoningDelta("hm"), OutputTextDelta("x")]
     assert isinstance(end := events[-1], Completed)
-    assert end.backend_metadata == {"not_carried": {"thinking": 1}}
+    assert end.backend_metadata == {"not_carried": {"reasoning_content": 1}}
 
 
 def test_what_no_frame_carries_is_counted() -> None:
