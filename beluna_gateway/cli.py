@@ -6,6 +6,7 @@ Each command imports what it needs itself, so `--version` and `--help` do not lo
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import json
 import os
@@ -51,12 +52,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.config = find_config(os.environ)
     try:
         status: int = options.run(options)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # `… | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if not _is_of_output(error):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not tried again
+        if not isinstance(error, BrokenPipeError):  # `… | head` knows why
+            _complain(f"cannot write to standard output: {error.strerror}")
         return FAILED
     return status
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Whether standard output took no more: no connection to a daemon fails with one of these."""
+    return error.errno in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def _open_standard_descriptors() -> None:
@@ -323,9 +334,9 @@ def _ask(options: argparse.Namespace) -> int:
         return UNREADABLE
     try:
         ok, remark = asyncio.run(ask_daemon(path, question, files, options))
-    except BrokenPipeError:
-        raise  # of stdout
     except OSError as error:
+        if _is_of_output(error):
+            raise
         return _no_daemon(path, error)
     if remark:
         _complain(remark)
@@ -423,9 +434,9 @@ def _top(options: argparse.Namespace) -> int:
         asyncio.run(run())
     except asyncio.CancelledError:
         return 128 + signal.SIGTERM
-    except BrokenPipeError:
-        raise  # of stdout
     except OSError as error:
+        if _is_of_output(error):
+            raise
         return _no_daemon(path, error)
     return OK
 

@@ -8,6 +8,8 @@ Sources: RFC 9112 (framing), prometheus.io/docs/instrumenting/exposition_formats
 from __future__ import annotations
 
 import asyncio
+import re
+import select
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -99,6 +101,8 @@ class _Scrape(asyncio.Protocol):
         self._scrape = scrape
         self._head = bytearray()
         self._complete = False
+        self._answered = False
+        self._half_closed = False
         self._task: asyncio.Task[None] | None = None
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -117,6 +121,12 @@ class _Scrape(asyncio.Protocol):
             self._respond(bytes(self._head))
         elif len(self._head) > MAX_HEAD_BYTES:
             self._answer("431 Request Header Fields Too Large", b"")
+
+    def eof_received(self) -> bool:
+        """A peer that half-closes after its request still reads, as socat does."""
+        self._half_closed = True
+        # Whether to keep the connection open: one that a peer has closed altogether looks the same at first.
+        return self._complete and not self._answered and not _is_hung_up(self.transport)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._connections.pop(self, None)
@@ -150,10 +160,21 @@ class _Scrape(asyncio.Protocol):
             f"HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
+        self._answered = True
         self.transport.write(head.encode() + body)
+        if self._half_closed:
+            self.transport.close()  # once that is written
+            return
         # The peer closes first, or runs into the deadline: closing with input unread would reset the connection, and
         # the answer with it.
         self.transport.write_eof()
+
+
+def _is_hung_up(transport: asyncio.Transport) -> bool:
+    """Whether the peer has closed both directions, as far as a socket tells: a Unix one does."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), 0)
+    return bool(poll.poll(0))
 
 
 def _refusal(head: bytes) -> tuple[str, bytes] | None:
@@ -162,7 +183,7 @@ def _refusal(head: bytes) -> tuple[str, bytes] | None:
     target, _, version = rest.partition(b" ")
     if not version.startswith(b"HTTP/1."):
         return "400 Bad Request", b""
-    if target.partition(b"?")[0] != b"/metrics":
+    if re.sub(b"^https?://[^/?]*", b"", target).partition(b"?")[0] != b"/metrics":  # RFC 9112, section 3.2.2
         return "404 Not Found", b"the metrics are at /metrics\n"
     if method != b"GET":
         return "405 Method Not Allowed\r\nAllow: GET", b""

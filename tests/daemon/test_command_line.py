@@ -257,6 +257,27 @@ async def test_ask_into_a_pipe_that_is_closed(stage, config):
     assert b"Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["ask", "hi"], ["models"], ["top", "--once"], ["check", "--offline", "--json"]],
+    ids=" ".join,
+)
+async def test_standard_output_on_a_full_disk(stage, config, command):
+    """Is told as that: status 1, without a traceback, and the daemon is not blamed."""
+    stage.backend.on("b", text("hello") if command[0] == "ask" else answers(200, {"data": [{"id": "small"}]}))
+    with Path("/dev/full").open("wb") as full:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "beluna_gateway", *command, "--config", str(config)),
+            env=clean_environment(),
+            stdout=full,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    _, err = await asyncio.wait_for(process.communicate(), 30)
+
+    assert err.decode() == "beluna-gateway: cannot write to standard output: No space left on device\n"
+    assert process.returncode == 1
+
+
 @pytest.mark.parametrize("command", [["ask", "hi"], ["status"]])
 async def test_nobody_answers(tmp_path, command):
     """Status 69, and how to start one."""

@@ -130,6 +130,7 @@ REQUESTS = {
     "whole": (b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "200 OK"),
     "old": (b"GET /metrics HTTP/1.0\n\n", "200 OK"),
     "query": (b"GET /metrics?x=1 HTTP/1.1\r\n\r\n", "200 OK"),
+    "absolute": (b"GET http://localhost:9464/metrics HTTP/1.1\r\n\r\n", "200 OK"),
     "elsewhere": (b"GET / HTTP/1.1\r\n\r\n", "404 Not Found"),
     "post": (b"POST /metrics HTTP/1.1\r\n\r\n", "405 Method Not Allowed"),
     "no http": (b"hello\r\n\r\n", "400 Bad Request"),
@@ -157,6 +158,26 @@ async def test_what_the_metrics_port_answers(tmp_path, request_bytes, status, pi
     assert f"Content-Length: {len(body)}" in headers
     assert "Connection: close" in headers
     assert (body == "the metrics\n") == (status == "200 OK")
+
+
+@pytest.mark.parametrize("target", ["/metrics", "/elsewhere"])
+async def test_a_scraper_that_half_closes(tmp_path, target):
+    """`printf … | socat - UNIX-CONNECT:metrics.sock` closes its sending side, and gets its answer all the same."""
+    async with metrics_endpoint("./metrics.sock", tmp_path, slow_metrics):
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "metrics.sock")
+        writer.write(f"GET {target} HTTP/1.0\r\n\r\n".encode())
+        writer.write_eof()
+        async with asyncio.timeout(5):
+            answer = await reader.read()
+        writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 200 OK" if target == "/metrics" else b"HTTP/1.1 404 Not Found")
+    assert answer.endswith(b"the metrics\n" if target == "/metrics" else b"the metrics are at /metrics\n")
+
+
+async def slow_metrics() -> bytes:
+    await asyncio.sleep(0.02)
+    return b"the metrics\n"
 
 
 async def some_metrics() -> bytes:
