@@ -72,12 +72,16 @@ def write_starter(config: Path, *, systemd: bool) -> list[Path]:
     there = [str(path) for path in texts if path.exists() or path.is_symlink()]
     if there:
         raise CannotWrite(f"nothing was written, for there is already {', '.join(there)}")
+    made: list[Path] = []
     try:
         config.parent.mkdir(parents=True, exist_ok=True)
         for path, text in texts.items():
             with path.open("x", encoding="utf-8") as file:
+                made.append(path)
                 file.write(text)
     except OSError as error:
+        for path in made:  # half of a file, on a full disk, would be in the way of the next attempt
+            path.unlink(missing_ok=True)
         raise CannotWrite(f"cannot write to {config.parent}: {error.strerror}") from error
     return list(texts)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -167,6 +168,20 @@ def test_init_where_nothing_can_be_written(at: Surroundings):
     assert (done.returncode, done.stdout) == (cli.CANNOT_CREATE, "")
     assert "Traceback" not in done.stderr
     assert "file/folder" in done.stderr
+
+
+def test_init_on_a_full_disk(at: Surroundings):
+    """No half of a file is left, which would be in the way of the next attempt."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # the configuration fits, its schema does not
+    try:
+        with pytest.raises(starter.CannotWrite, match="cannot write to"):
+            starter.write_starter(at.folder / "beluna.jsonc", systemd=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    assert list(at.folder.iterdir()) == []
+    assert len(starter.write_starter(at.folder / "beluna.jsonc", systemd=False)) == 2
 
 
 def test_init_for_systemd(at: Surroundings):
