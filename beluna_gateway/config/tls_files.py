@@ -15,6 +15,9 @@ def tls_context(tls: Tls, folder: Path) -> ssl.SSLContext:
     Raises:
         ValueError: A file is missing or of no use; the message names the setting and the file.
     """
+    for name, file in (("ca_file", tls.ca_file), ("cert_file", tls.cert_file), ("key_file", tls.key_file)):
+        if file is not None and (folder / file).exists() and not (folder / file).is_file():
+            raise ValueError(f"{name}: {file} is not a regular file")  # OpenSSL would wait for a FIFO's writer
     try:
         context = ssl.create_default_context(cafile=None if tls.ca_file is None else str(folder / tls.ca_file))
     except (OSError, ValueError) as error:

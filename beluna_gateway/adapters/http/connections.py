@@ -136,6 +136,9 @@ class ConnectionPool:
         url: The backend's URL.
         unix_path: The Unix socket that it is reached by, None for TCP.
         profile: The backend's: its `connect_timeout_ms`, and its endpoint for error messages.
+
+    Raises:
+        GatewayError: `backend_permanent`: a file of its `tls` is not of use any more.
     """
 
     def __init__(self, url: URL, unix_path: str | None, profile: BackendProfile) -> None:
@@ -144,7 +147,10 @@ class ConnectionPool:
         tls = profile.backend.tls
         context: ssl.SSLContext | None = None
         if tls is not None:
-            context = tls_context(tls, profile.folder)
+            try:
+                context = tls_context(tls, profile.folder)
+            except ValueError as error:  # the files were of use when the configuration was read
+                raise GatewayError("backend_permanent", f"tls.{error}", backend_id=profile.id) from error
         elif url.scheme == "https":
             context = system_context()
         self.proxy_credential: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -180,11 +181,36 @@ async def test_a_certificate_of_our_own_is_shown(tmp_path: Path):
         assert (await failure(tmp_path, endpoint=server.tls_url("b"), tls=trusted)).kind == "backend_transient"
 
 
+@pytest.mark.parametrize("wrong", ["missing", "empty", "fifo"])
+async def test_files_that_are_of_no_use_any_more(tmp_path: Path, wrong: str):
+    """Where they change before they are first used, requests say so, hold up nobody, and work once they are mended."""
+    certificate = write_certificate(tmp_path / "ca.pem")
+    text_of_it = certificate.read_bytes()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    async with fake_backend(tls=context) as server, asyncio.timeout(10):
+        scripted(server)
+        async with gateway(tmp_path, endpoint=server.tls_url("b"), tls={"ca_file": "ca.pem"}) as running:
+            certificate.unlink()
+            if wrong == "fifo":
+                os.mkfifo(certificate)
+            elif wrong == "empty":
+                certificate.touch()
+            with pytest.raises(GatewayError, match=r"^tls\.ca_file: ca\.pem") as caught:
+                await running.infer_once(REQUEST)
+            assert (caught.value.kind, caught.value.backend_id) == ("backend_permanent", "b")
+            certificate.unlink(missing_ok=True)
+            certificate.write_bytes(text_of_it)
+            assert (await running.infer_once(REQUEST)).output_text == "ok"
+
+
 @pytest.mark.parametrize(
     ("tls", "why"),
     [
         ({"ca_file": "nobody.pem"}, "tls.ca_file: nobody.pem cannot be read: No such file"),
         ({"ca_file": "empty.pem"}, "tls.ca_file: empty.pem cannot be used"),
+        ({"ca_file": "fifo"}, "tls.ca_file: fifo is not a regular file"),
+        ({"cert_file": "good.pem", "key_file": "/dev/zero"}, "tls.key_file: /dev/zero is not a regular file"),
         ({"cert_file": "empty.pem"}, "tls.cert_file: empty.pem cannot be used"),
         (
             {"cert_file": "good.pem", "key_file": "other.pem"},
@@ -206,6 +232,7 @@ def test_files_of_no_use_are_mistakes(tmp_path: Path, tls: dict[str, Any], why: 
 
     good, _ = write_certificate(tmp_path / "good.pem"), write_certificate(tmp_path / "other.pem")
     (tmp_path / "empty.pem").write_text("")
+    os.mkfifo(tmp_path / "fifo")
     key = load_pem_private_key(good.read_bytes(), None)
     locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"passphrase"))
     (tmp_path / "locked.pem").write_bytes(locked + good.read_bytes()[good.read_bytes().index(b"-----BEGIN CERT") :])
