@@ -223,10 +223,10 @@ async def test_the_query_of_an_endpoint_is_kept(stage):
     assert exchange.target == "/azure/openai/chat/completions?api-version=2024-10-21&x=%20y"
 
 
-@pytest.mark.parametrize("coding", ["identity", "Identity", "", " ", "identity, identity"])
+@pytest.mark.parametrize("coding", ["identity", "Identity", "", " ", "identity, identity", "UTF-8"])
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 async def test_an_answer_that_says_it_is_not_compressed_is_taken(stage, coding, stream):
-    """Case makes no difference, and an empty header says nothing."""
+    """Case makes no difference, and an empty header says nothing, nor does one that names a charset."""
     client = await stage.client()
     named = {"Content-Encoding": coding}
     answer = json.dumps({"choices": [{"message": {"content": "hello"}, "finish_reason": "stop"}]}).encode()

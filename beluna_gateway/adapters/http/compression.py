@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 import zlib
 from collections.abc import Sequence
 
@@ -14,7 +16,7 @@ def decompressed(body: bytes, codings: Sequence[str], limit: int) -> bytes:
         codings: The members of `Content-Encoding`, in lower case and without `identity`.
         limit: The most bytes of text; the rest is left out.
     """
-    if not codings:
+    if not codings or _is_text(body):  # with a wrong header, as behind a proxy that has decompressed it
         return body[:limit]
     if len(codings) == 1 and codings[0] in _WINDOW_BITS:
         for bits in _WINDOW_BITS[codings[0]]:
@@ -24,6 +26,16 @@ def decompressed(body: bytes, codings: Sequence[str], limit: int) -> bytes:
                 continue
     return f"(its body cannot be read: Content-Encoding {', '.join(codings)})".encode()
 
+
+def _is_text(body: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(body)  # its last character may be cut off
+    except UnicodeDecodeError:
+        return False
+    return bool(body) and _CONTROLS.search(body) is None
+
+
+_CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 _WINDOW_BITS = {
     "gzip": (16 + zlib.MAX_WBITS,),

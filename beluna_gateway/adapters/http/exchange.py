@@ -118,9 +118,11 @@ class Exchange:
         return self._parser.header(name)
 
     def content_codings(self) -> list[str]:
-        """How the body is compressed, in the order in which it was; `identity`, which says nothing, is left out."""
+        """How the body is compressed, in the order in which it was; what says nothing is left out: `identity`, and the
+        charset that some servers take for a coding.
+        """
         codings = self._parser.codings(b"content-encoding")
-        return [coding for coding in codings if coding != "identity"] if codings else codings
+        return [coding for coding in codings if coding not in ("identity", "utf-8", "utf8")] if codings else codings
 
     async def until(self, take: Callable[[bytes], bool], within: float | None = None) -> bool:
         """Gives `take` each piece of the body as it arrives, until it returns True or the response ends.

@@ -52,8 +52,17 @@ def test_a_body_without_a_coding_is_itself():
 
 
 @pytest.mark.parametrize(
-    ("codings", "body"), [(["br"], b"\x1b\x00"), (["gzip", "br"], b""), (["gzip"], TEXT), (["deflate"], b"\xff\xff")]
+    ("codings", "body"),
+    [(["br"], b"\x1b\x00"), (["gzip", "br"], b""), (["gzip"], b"\x1f\xff"), (["deflate"], b"\xff\xff")],
 )
 def test_what_cannot_be_read_is_named(codings: list[str], body: bytes):
     """Another coding, several, or bytes that are not what their header says."""
     assert ", ".join(codings).encode() in decompressed(body, codings, LIMIT)
+
+
+@pytest.mark.parametrize("codings", [["gzip"], ["deflate"], ["br"], ["gzip", "br"]])
+@pytest.mark.parametrize("body", [TEXT, "too many\r\n\tré"[:-1].encode() + b"\xc3"])
+def test_a_text_under_a_wrong_header_is_itself(codings: list[str], body: bytes):
+    """Also where its last character is cut off."""
+    assert decompressed(body, codings, LIMIT) == body
+    assert decompressed(body, codings, 5) == body[:5]
