@@ -273,7 +273,9 @@ class ChatCompletionsDecoder(ResponseDecoder):
             self._state.opaque(opaque)
             events.append(Progress())
         details = message.get("reasoning_details")
-        if isinstance(details, list) and not (form == "whole" and self._state.has_details):
+        if not isinstance(details, list):
+            self._not_carried.at_least("reasoning_details", 1 if details else 0)
+        elif not (form == "whole" and self._state.has_details):
             for position, value in enumerate(details):
                 if isinstance(value, dict):
                     self._detail(value, None if streamed else position, events)
@@ -374,7 +376,7 @@ _SOURCES = frozenset(("citations", "search_results"))
 _REASONING_TEXTS = ("reasoning_content", "reasoning", "reasoning_text", "thinking", "cot_summary")
 _RETURNED_TEXTS = ("reasoning_content", "reasoning_text")
 _REASONING = frozenset((*_REASONING_TEXTS, "reasoning_details", "reasoning_opaque"))
-_READ_KEYS = _REASONING | {"role", "content", "refusal", "tool_calls", "function_call", "extra_content"}
+_READ_KEYS = _REASONING | {"role", "content", "refusal", "tool_calls", "function_call"}
 _KINDS = {"annotations": "citations", "images": "image"}
 
 

@@ -1049,3 +1049,12 @@ def test_positions_do_not_count_beside_a_refusal() -> None:
         assert [event.start for event in events if isinstance(event, Annotation)] == [start]
         assert isinstance(events[-1], Completed)
         assert events[-1].backend_metadata == {"not_carried": {"image": 1}}
+
+
+def test_what_belongs_to_no_call_and_reasoning_of_another_form_are_counted() -> None:
+    """Gemini's `extra_content` beside a text, and `reasoning_details` that are no list."""
+    extra = {"extra_content": {"google": {"thought_signature": "S"}}}
+    read = stream(chunk({"content": "x", **extra}), chunk({"reasoning_details": "hm", **extra}), chunk(finish="stop"))
+
+    assert read.text == "x"
+    assert read.metadata["not_carried"] == {"extra_content": 1, "reasoning_details": 1}
