@@ -370,8 +370,10 @@ class AIGateway:
         """`error` for the client: without secrets, then cut to length. `error` itself is not to be raised again."""
         forget_frames(error)
         code = error.provider_code
+        message = self._redactor.redact(error.message)[:MESSAGE_CHARACTERS]
         return error.replace(
-            message=self._redactor.redact(error.message)[:MESSAGE_CHARACTERS],
+            # Lone surrogates, as of a file name that is no UTF-8, stand in no line: the request would have no end.
+            message=message.encode(errors="backslashreplace").decode(),
             provider_code=None if code is None else self._redactor.redact(code),
             backend_id=error.backend_id or (None if backend is None else backend.id),
         )

@@ -119,6 +119,15 @@ def test_a_bug_of_a_dialect_still_has_one_end(script: list[Any]):
     run()
 
 
+@virtual_time
+async def test_an_error_that_no_line_could_hold_is_told():
+    """Halves of surrogate pairs, as of a file name that is no UTF-8, are escapes in a message."""
+    async with stage([GatewayError("backend_permanent", "no \udcff")]) as played:
+        (failed,) = (event for event in await played.ask() if isinstance(event, Failed))
+
+    assert failed.error.message == r"no \udcff"
+
+
 # --- cancelling ----------------------------------------------------------------------------------------------
 
 LONG_WAY: list[Any] = [transient(retry_after_ms=300)]

@@ -40,8 +40,9 @@ class ProxyConnector(aiohttp.BaseConnector):
 
     async def _create_connection(self, req: aiohttp.ClientRequest, *_: object) -> ResponseHandler:
         """What `BaseConnector` asks its subclasses for."""
-        host, port = req.url.host or "", req.url.port or _DEFAULT_PORTS[req.url.scheme]
-        user, _colon, password = (self._credential() or "").partition(":")
+        host, port = req.url.raw_host or "", req.url.port or _DEFAULT_PORTS[req.url.scheme]
+        # RFC 7617: UTF-8, which python-socks can be told only like this, for it encodes in Latin-1.
+        user, _colon, password = (self._credential() or "").encode().decode("latin-1").partition(":")
         proxy = Proxy(
             ProxyType.HTTP,
             host=self._proxy.hostname or "",
@@ -55,6 +56,9 @@ class ProxyConnector(aiohttp.BaseConnector):
             raise GatewayError(
                 "backend_transient", f"no connection to the proxy {self._proxy.geturl()}: {error}", retryable=True
             ) from error
+        except UnicodeError as error:  # of the codec for international host names
+            why = f"no connection to the proxy {self._proxy.geturl()}: no host has such a name"
+            raise GatewayError("backend_transient", why, retryable=True) from error
         except ProxyError as error:
             raise _refused(self._proxy.geturl(), error) from error
         encrypted = req.url.scheme == "https"
@@ -68,7 +72,9 @@ class ProxyConnector(aiohttp.BaseConnector):
 
 
 def _refused(proxy: str, error: ProxyError) -> GatewayError:
-    said = f"the proxy {proxy} did not connect to the backend: {error}"
+    # What it answered in bytes that are no UTF-8 stands in the message as halves of surrogate pairs.
+    answer = str(error).encode(errors="surrogateescape").decode(errors="replace")
+    said = f"the proxy {proxy} did not connect to the backend: {answer}"
     if error.error_code in (401, 403, 407):
         return GatewayError("backend_permanent", f"{said} (proxy_credential)")
     return GatewayError("backend_transient", said, retryable=True)

@@ -115,6 +115,8 @@ async def test_tls_inside_of_the_tunnel_is_the_backends(tmp_path: Path):
         (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "backend_permanent", False),
         (b"HTTP/1.1 502 Bad Gateway\r\n\r\n", "backend_transient", True),
         (b"nonsense\r\n\r\n", "backend_transient", True),
+        (b"HTTP/1.1 502 \xff\xfe\r\n\r\n", "backend_transient", True),
+        (b"\x16\x03\x01\xff\xfe", "backend_transient", True),
         (b"", "backend_transient", True),
     ],
 )
@@ -125,6 +127,25 @@ async def test_a_proxy_that_refuses_is_named(tmp_path: Path, answer: bytes, kind
 
     assert (error.kind, error.retryable) == (kind, retryable)
     assert f"the proxy {proxy.url}" in error.message
+    assert error.message.encode()  # a line can hold it
+
+
+async def test_a_proxy_whose_name_no_host_has(tmp_path: Path):
+    """It is told as the proxy's, not as the backend's."""
+    error = await failure(tmp_path, endpoint="http://backend.invalid/b", proxy="http://a..b:1")
+
+    assert error.message == "no connection to the proxy http://a..b:1: no host has such a name"
+
+
+async def test_names_and_passwords_beyond_ascii_reach_the_proxy(tmp_path: Path):
+    """The backend's name as DNS has it, the password in UTF-8."""
+    secret = {"type": "inline_token", "token": "me:пароль"}
+    async with fake_proxy(b"HTTP/1.1 502 Bad Gateway\r\n\r\n") as proxy:
+        await failure(tmp_path, endpoint="http://bücher.invalid/b", proxy=proxy.url, proxy_credential=secret)
+    (head,) = proxy.heads
+
+    assert head.startswith("CONNECT xn--bcher-kva.invalid:80 HTTP/1.1\r\n")
+    assert base64.b64encode("me:пароль".encode()).decode() in head
 
 
 async def test_a_proxy_that_is_not_there_is_transient(tmp_path: Path):
