@@ -29,7 +29,7 @@ from ...config.settings import Capabilities, is_openai
 from ...errors import invalid_request, unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..encoding.caching import caching, has_cache_lifetimes, openai_cache
-from ..encoding.call_ids import CallIds, answered_calls
+from ..encoding.call_ids import CallIds, CallPosition, answered_calls
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TextPiece, TurnNotes, part_path, pieces
 from ..encoding.reasoning import responses_reasoning
 from ..encoding.turns import NOTHING_TO_ANSWER
@@ -127,7 +127,9 @@ class _History:
     def __init__(self, messages: tuple[Message, ...], origin: Origin) -> None:
         self._messages = messages
         self._origin = origin
-        self._ids = CallIds(messages, answered_calls(messages), allowed=_CALL_ID, unique=False)
+        self._answered = answered_calls(messages)
+        self._ids = CallIds(messages, self._answered, allowed=_CALL_ID, unique=False)
+        self._callers: dict[CallPosition, JsonValue] = {}  # of calls that a program made
         self.carries_reasoning = False
         """Encrypted reasoning of earlier turns is among the items."""
 
@@ -153,7 +155,9 @@ class _History:
             case ToolMessage(_, _, parts):
                 call_id = self._ids.of_result(index)
                 output = _content(parts, path, media=True) or ""
-                yield {"type": "function_call_output", "call_id": call_id, "output": output}
+                caller = self._callers.get(self._answered[index]) if index in self._answered else None
+                called: JsonObject = {} if caller is None else {"caller": caller}
+                yield {"type": "function_call_output", "call_id": call_id, "output": output, **called}
             case AssistantMessage():
                 turn = list(self._turn(index, message, path))
                 if any(item.get("type") != "reasoning" for item in turn):  # reasoning that led to nothing is refused
@@ -182,6 +186,8 @@ class _History:
                     yield item
                 case CallPiece(call, position, extra):
                     call_id = self._ids.of_call(index, position)
+                    if "caller" in extra:
+                        self._callers[index, position] = extra["caller"]
                     item = {"type": "function_call", "call_id": call_id, "name": call.name}
                     yield item | {"arguments": call.arguments_json, **_carried(extra, reasoned)}
                 case ImagePart() | FilePart():

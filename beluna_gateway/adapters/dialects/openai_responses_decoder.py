@@ -40,7 +40,7 @@ from ..encoding.provider_state import TurnNotes
 
 DIALECT = "openai_responses"
 
-CARRIED = ("id", "phase", "namespace")
+CARRIED = ("id", "phase", "namespace", "caller")
 """What an output item has besides its content and must have when it comes back as input."""
 
 MAX_ID_CHARACTERS = 64
@@ -503,11 +503,15 @@ class ResponsesDecoder(ResponseDecoder):
 
     def _keep(self, item: _Item, value: JsonObject) -> None:
         """What of the whole item goes back to the provider."""
-        if value.get("encrypted_content") or (item.kind == "reasoning" and value.get("content")):
-            # With neither of them the provider could not find it again: nothing is stored there.
+        # With neither of them the provider could not find a reasoning again: nothing is stored there.
+        reasoned = value.get("encrypted_content") or (item.kind == "reasoning" and value.get("content"))
+        if reasoned or item.kind in _PROGRAMS:
             item.opaque = {key: part for key, part in value.items() if key != "id" or _may_go_back(part)}
         elif item.kind in ("message", "function_call"):
             item.extra = {key: value[key] for key in CARRIED if _may_go_back(value.get(key))}
+            caller = value.get("caller")
+            if isinstance(caller, dict) and caller.get("type") == "program":
+                item.extra["caller"] = caller
         if not item.ended:  # otherwise it takes the place of what was kept
             self._kept.add_value(item.opaque or item.extra)
 
@@ -690,7 +694,7 @@ class ResponsesDecoder(ResponseDecoder):
                 self._not_carried.add("citations", item.citations)
             opaque = item.opaque
             if opaque is not None:
-                if dropped:
+                if dropped and item.kind not in _PROGRAMS:
                     opaque = {key: value for key, value in opaque.items() if key != "id"}
                 self._notes.opaque(opaque)
             if item.kind == "reasoning":
@@ -710,6 +714,9 @@ class ResponsesDecoder(ResponseDecoder):
 
 
 _KNOWN = frozenset({"message", "reasoning", "function_call"})
+
+_PROGRAMS = frozenset({"program", "program_output"})
+"""Programs that call tools, and what came of them: they must be "round-tripped" (openai.types.responses.Program)."""
 
 _SUMMARY = _TextEvent("reasoning", "summary", "summary_index")
 

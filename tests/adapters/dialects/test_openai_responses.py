@@ -1652,6 +1652,39 @@ def test_a_namespace_goes_back() -> None:
     assert pieces_of(events) == [{"call": "call_1", "extra": {"namespace": "crm"}}]
 
 
+PROGRAM: dict[str, Any] = {"type": "program", "id": "cm_1", "call_id": "p", "code": "look()", "fingerprint": "F"}
+CALLER = {"type": "program", "caller_id": "p"}
+
+
+def test_a_program_goes_back_whole_and_its_calls_name_it() -> None:
+    """ "Opaque program replay fingerprint that must be round-tripped"; a result names the program of its call, too."""
+    called = call_item("{}", caller=CALLER, status="in_progress")
+    events = finished(end(output=[encrypted(), PROGRAM, called]))
+    notes = pieces_of(events)
+
+    assert notes == [
+        {"opaque": encrypted()},
+        {"opaque": PROGRAM},
+        {"call": "call_1", "extra": {"id": "fc_1", "caller": CALLER}},
+    ]
+    sent = body(
+        message("user", text("Hi")),
+        message("assistant", tool_calls=calls("call_1"), provider_state=state(*notes)),
+        message("tool", text("9"), tool_call_id="call_1", tool_name="look"),
+    )["input"]
+    assert sent[1:3] == [encrypted(), PROGRAM]
+    assert [item["caller"] for item in sent[3:]] == [CALLER, CALLER]
+
+
+def test_what_came_of_a_program_goes_back_and_a_call_of_the_model_names_no_caller() -> None:
+    """With its id, which it must have, whatever else the answer held."""
+    output = {"type": "program_output", "id": "po_1", "call_id": "p", "result": "9", "status": "completed"}
+    direct = call_item("{}", caller={"type": "direct"})
+    events = finished(end(output=[output, {"type": "web_search_call", "id": "ws_1"}, direct]))
+
+    assert pieces_of(events) == [{"opaque": output}, {"call": "call_1"}]
+
+
 def test_another_response_inside_one_answer_is_a_protocol_violation() -> None:
     """`response.created` with another id; the same one again says nothing new."""
     first, second = (event("created", response={"id": name}) for name in ("a", "b"))
