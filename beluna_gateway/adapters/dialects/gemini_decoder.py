@@ -43,9 +43,12 @@ _UNSPECIFIED = "_UNSPECIFIED"
 """The end of the words for "not set" in the API's enumerations."""
 
 _ABOUT_A_PART = frozenset(
-    {"thought", "thoughtSignature", "videoMetadata", "mediaResolution", "partMetadata", "mediaProcessing"}
+    {
+        *("thought", "thoughtSignature", "mediaResolution", "mediaProcessing", "partMetadata", "videoMetadata"),
+        *("audioMetadata", "documentMetadata", "spreadsheetMetadata", "speechMetadata", "audioTranscription"),
+    }
 )
-"""Fields of a part that are not its content."""
+"""Fields of a part that are not its content (google.genai.types.Part)."""
 _NO_CONTENT = _ABOUT_A_PART | {"text"}
 
 

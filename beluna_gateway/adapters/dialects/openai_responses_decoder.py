@@ -40,7 +40,7 @@ from ..encoding.provider_state import TurnNotes
 
 DIALECT = "openai_responses"
 
-CARRIED = ("id", "phase", "namespace", "caller")
+CARRIED = ("id", "phase", "namespace", "caller", "async")
 """What an output item has besides its content and must have when it comes back as input."""
 
 MAX_ID_CHARACTERS = 64
@@ -512,6 +512,8 @@ class ResponsesDecoder(ResponseDecoder):
             caller = value.get("caller")
             if isinstance(caller, dict) and caller.get("type") == "program":
                 item.extra["caller"] = caller
+            if value.get("async") is True:
+                item.extra["async"] = True
         if not item.ended:  # otherwise it takes the place of what was kept
             self._kept.add_value(item.opaque or item.extra)
 

@@ -722,7 +722,7 @@ def test_what_no_frame_carries_is_counted_by_kind() -> None:
     """Parts one by one; what later chunks repeat, and add to, once."""
     media = ("image/png", "audio/wav", "video/mp4", "application/pdf")
     parts = [{"inlineData": {"mimeType": kind, "data": "AA"}} for kind in media]
-    parts.append({"fileData": {"mimeType": "image/png", "fileUri": "gs://x"}})
+    parts.append({"audioMetadata": {"x": 1}, "fileData": {"mimeType": "image/png", "fileUri": "gs://x"}})
     found = {"groundingChunks": [{}, {}], "webSearchQueries": ["x"]}
     events = whole(
         chunk(*parts, {"executableCode": {"code": "1"}}, groundingMetadata={"groundingChunks": [{}]}),

@@ -1652,6 +1652,15 @@ def test_a_namespace_goes_back() -> None:
     assert pieces_of(events) == [{"call": "call_1", "extra": {"namespace": "crm"}}]
 
 
+def test_a_call_that_runs_asynchronously_goes_back_as_one() -> None:
+    """Any other call needs nothing of the kind."""
+    assert pieces_of(finished(end(output=[call_item("{}", **{"async": True})]))) == [
+        {"call": "call_1", "extra": {"async": True}}
+    ]
+    for runs in (False, None):
+        assert "provider_state" not in metadata(finished(end(output=[call_item("{}", **{"async": runs})])))
+
+
 PROGRAM: dict[str, Any] = {"type": "program", "id": "cm_1", "call_id": "p", "code": "look()", "fingerprint": "F"}
 CALLER = {"type": "program", "caller_id": "p"}
 
