@@ -721,7 +721,7 @@ def test_parts_of_every_kind_go_back_as_they_came() -> None:
 def test_what_no_frame_carries_is_counted_by_kind() -> None:
     """Parts one by one; what later chunks repeat, and add to, once."""
     media = ("image/png", "audio/wav", "video/mp4", "application/pdf")
-    parts = [{"inlineData": {"mimeType": kind, "data": "AA"}} for kind in media]
+    parts: list[dict[str, Any]] = [{"inlineData": {"mimeType": kind, "data": "AA"}} for kind in media]
     parts.append({"audioMetadata": {"x": 1}, "fileData": {"mimeType": "image/png", "fileUri": "gs://x"}})
     found = {"groundingChunks": [{}, {}], "webSearchQueries": ["x"]}
     events = whole(
