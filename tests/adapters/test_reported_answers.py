@@ -685,6 +685,16 @@ A = event("output_text.delta", item_id="m", output_index=0, content_index=0, del
             id="no output at the end",
         ),
         pytest.param(
+            [event("incomplete", response={"incomplete_details": {"reason": "max_output_tokens"}})],
+            {"end": "length"},
+            id="ai-18872: no output at all",
+        ),
+        pytest.param(
+            [event("completed", response={"status": "completed", "output": None})],
+            {"end": "stop"},
+            id="an empty answer",
+        ),
+        pytest.param(
             [{"type": "error", "error": {"type": "usage_limit_reached", "message": "m"}, "status_code": 429}],
             {"end": ("rate_limited", True), "code": "usage_limit_reached"},
             id="claude-code-proxy-139",

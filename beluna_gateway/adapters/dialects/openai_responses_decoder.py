@@ -392,7 +392,8 @@ class ResponsesDecoder(ResponseDecoder):
         said = str(event["type"]).removeprefix("response.")
         status = response.get("status")
         said = "completed" if said == "done" else said
-        self._response(response, status if isinstance(status, str) and status in _END_STATUS else said, events)
+        status = status if isinstance(status, str) and status in _END_STATUS else said
+        self._response(response, status, events, streamed=True)
 
     def _error(self, event: JsonObject, _: list[BackendRawEvent]) -> None:
         raise error_in_stream(read_error(event))
@@ -574,14 +575,16 @@ class ResponsesDecoder(ResponseDecoder):
 
     # The end.
 
-    def _response(self, response: JsonObject, status: str, events: list[BackendRawEvent]) -> None:
-        """The whole response: the last event's, or the unstreamed answer."""
+    def _response(
+        self, response: JsonObject, status: str, events: list[BackendRawEvent], *, streamed: bool = False
+    ) -> None:
+        """The whole response: the last event's, which may leave its output out, or the unstreamed answer."""
         if status == "failed":
             raise error_in_stream(read_error(response.get("error")))
         if (error := error_in({"error": response.get("error")})) is not None:
             raise error
         output = response.get("output")
-        if output is not None or not self._order:
+        if output is not None or not streamed:
             self._output(output, events, complete=status == "completed")
         self._first_arguments(events)
         text = response.get("output_text")  # of SDKs; some servers have it, and nothing else
