@@ -11,15 +11,17 @@ from typing import Any
 def main() -> int:
     path, question = sys.argv[1:]
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(path)
+        try:
+            connection.connect(path)
+        except OSError as mistake:
+            print(f"no daemon answers at {path}: {mistake.strerror}", file=sys.stderr)
+            return 1
 
         def send(frame: dict[str, Any]) -> None:
             connection.sendall(json.dumps(frame).encode() + b"\n")
 
         def cancel(*_: object) -> None:
-            signal.signal(
-                signal.SIGINT, signal.SIG_DFL
-            )  # a second Ctrl-C does not wait; to close the socket cancels too
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one does not wait: closing the socket cancels, too
             send({"type": "cancel", "request_id": "q1"})
 
         message = {"role": "user", "parts": [{"text": {"text": question}}]}
