@@ -36,16 +36,13 @@ from ..config.settings import Tls
 from ..errors import GatewayError
 from .decision import Answer, Use
 from .limits import Limits, Reason, Scope
-from .store import Command, End, QuotaStore, Renew, Reply, Secret, StoreAway, Take
+from .store import NONSENSE, Command, End, QuotaStore, Renew, Reply, Secret, StoreAway, Take
 
 SCRIPT = files(__package__).joinpath("quota.lua").read_text("utf-8")
 SHA = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 """What Redis calls the script by."""
 
 USE_WORDS = len(fields(Use))
-_NONSENSE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
-"""What redis-py and the reading of replies raise for answers that no Redis gives."""
-
 CONNECT_ATTEMPTS = 3
 RETRY_SECONDS = 0.005
 LISTEN_AGAIN_SECONDS = 1.0
@@ -121,7 +118,7 @@ class RedisStore(QuotaStore):
                     await asyncio.sleep(RETRY_SECONDS)
             except GatewayError as error:
                 raise StoreAway(error.message) from error
-            except _NONSENSE as error:
+            except NONSENSE as error:  # of redis-py, too, for answers that no Redis gives
                 await self.abandon()
                 why = f"what it answers is of no use ({type(error).__name__}): it is no Redis or Valkey server"
                 raise StoreAway(why) from error
@@ -188,7 +185,7 @@ class RedisStore(QuotaStore):
                     await self._heard(connection)
                 finally:
                     await connection.disconnect(nowait=True)
-            except (RedisError, OSError, EOFError, GatewayError, *_NONSENSE) as error:  # also no UTF-8
+            except (RedisError, OSError, EOFError, GatewayError, *NONSENSE) as error:  # also no UTF-8
                 self._log.debug("the store of the shared limits sends no news", error=str(error))
             await asyncio.sleep(LISTEN_AGAIN_SECONDS)
 

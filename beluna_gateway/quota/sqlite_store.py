@@ -22,7 +22,7 @@ from typing import Any
 from . import decision
 from .decision import ScopeState
 from .limits import Limits, Scope
-from .store import Command, End, QuotaStore, Renew, Reply, StoreAway, Take
+from .store import NONSENSE, Command, End, QuotaStore, Renew, Reply, StoreAway, Take
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS scope (backend TEXT, client TEXT, state TEXT, PRIMARY KEY (backend, client));
@@ -76,7 +76,7 @@ class SqliteStore(QuotaStore):
             replies: list[Reply] = await self._thread.run(self._transaction, commands)
         except (sqlite3.Error, OSError) as error:  # the file is no database, or not ours
             raise StoreAway(f"{self._path}: {error}") from error
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        except NONSENSE as error:
             why = f"what it holds is of no use ({type(error).__name__}): somebody else has written to it"
             raise StoreAway(f"{self._path}: {why}") from error
         if self._was_replaced:

@@ -14,6 +14,10 @@ class StoreAway(Exception):
     """The store gave no answer; the message says why."""
 
 
+NONSENSE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+"""What is raised where the content of a reply is not what this package writes: some other program's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Take:
     """Asks for leases; see `decision.take`."""

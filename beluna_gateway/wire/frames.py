@@ -8,7 +8,7 @@ there, and a `title` the name of a type that generated code shares.
 Only shape is checked here (a line that fails is `rejected`); rules between fields are the request normaliser's.
 
 pydantic makes an object of a kilobyte for each mistake. So that a line with a million mistakes costs no more than a
-right one, a list stops at its first wrong item; `unknown_keys.py` does its part for large lines.
+right one, a list stops at its first wrong item, and `unknown_keys.py` removes most unknown keys of a large line.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def decode(line: bytes) -> ClientFrameType:
 
 
 def _frame(values: list[Any], mistake: str | None) -> ClientFrameType:
-    """The frame in `values`, which has one value; what is not looked at of that is added to it."""
+    """The frame of `values[0]`. What is removed from it unread is appended to `values`, which the caller frees."""
     value = values[0]
     if not isinstance(value, dict):
         raise RejectedLine(f"the line is JSON, but not an object: found {_json_type(value)}")

@@ -1,8 +1,8 @@
 """Takes most unknown keys out of a large frame before it is validated.
 
 pydantic makes an object of a kilobyte for each unknown key. So that a line with a million of them costs no more than a
-right one, each object of a frame keeps one more of them than are told. A small line has too few to matter, and
-is validated as it is.
+right one, each object of a frame keeps only so many that the rejection can name `MOST_MISTAKES` and say that there are
+more. A small line has too few to matter, and is validated as it is.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any, get_args
 
 from .frames import MOST_MISTAKES, Shape
 
-Shapes = tuple[type[Shape], ...]
+_Shapes = tuple[type[Shape], ...]
 """The shapes that may stand at one place."""
 
 
 def take_out_unknown_keys(frame: dict[str, Any], shape: type[Shape]) -> list[Any]:
-    """Takes keys that `shape` does not know out of `frame` and of the objects in it that have a shape, but for one
-    more than `MOST_MISTAKES` of each object. Objects of any form (schemas, options, states) stay as they are.
+    """Removes unknown keys from `frame`, which is to be a `shape`, and from the objects in it that have a shape, except
+    the first `MOST_MISTAKES` + 1 of each object. Objects of any form (schemas, options, states) stay as they are.
 
     Returns:
-        The values that were taken out: freeing them may take long.
+        The values that were removed: freeing them may take long.
     """
     taken: list[Any] = []
-    waiting: list[tuple[Any, Shapes]] = [(frame, (shape,))]
+    waiting: list[tuple[Any, _Shapes]] = [(frame, (shape,))]
     while waiting:
         value, shapes = waiting.pop()
         if isinstance(value, list):
@@ -41,8 +41,8 @@ def take_out_unknown_keys(frame: dict[str, Any], shape: type[Shape]) -> list[Any
 
 
 @cache
-def _known(shapes: Shapes) -> tuple[frozenset[str], dict[str, Shapes]]:
-    """The keys of some shapes, and those of them whose values have shapes themselves."""
+def _known(shapes: _Shapes) -> tuple[frozenset[str], dict[str, _Shapes]]:
+    """The keys of some shapes, and the shapes of the values under those of them that have any."""
     fields = [(field.alias or name, field) for shape in shapes for name, field in shape.model_fields.items()]
     inside = {key: tuple(_shapes_in(field.annotation)) for key, field in fields}
     return frozenset(key for key, _ in fields), {key: inner for key, inner in inside.items() if inner}

@@ -118,8 +118,8 @@ class Exchange:
         return self._parser.header(name)
 
     def content_codings(self) -> list[str]:
-        """How the body is compressed, in the order in which it was; what says nothing is left out: `identity`, and the
-        charset that some servers take for a coding.
+        """How the body is compressed, in the order in which it was; without `identity` and the charset that some
+        servers write there, which mean that it is not.
         """
         codings = self._parser.codings(b"content-encoding")
         return [coding for coding in codings if coding not in ("identity", "utf-8", "utf8")] if codings else codings
