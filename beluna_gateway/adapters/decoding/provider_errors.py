@@ -112,6 +112,18 @@ _STATUS_OF_WORD: dict[str, int] = {
     "unknown": 500,
     "unimplemented": 501,
     "deadline_exceeded": 504,
+    # The same codes as xAI writes them: {"code":"Client specified an invalid argument","error":"…"} (ai 10533)
+    "client specified an invalid argument": 400,
+    "the system is not in a state required for the operation's execution": 400,
+    "operation was attempted past the valid range": 400,
+    "the request does not have valid authentication credentials": 401,
+    "the caller does not have permission to execute the specified operation": 403,
+    "some requested entity was not found": 404,
+    "some resource has been exhausted": 429,
+    "internal error": 500,
+    "operation is not implemented or not supported": 501,
+    "the service is currently unavailable": 503,
+    "deadline expired before operation could complete": 504,
     "data_inspection_failed": 400,  # DashScope
     # new-api (`types/error.go`), which stands before many providers
     "sensitive_words_detected": 400,

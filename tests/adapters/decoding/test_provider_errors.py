@@ -132,6 +132,9 @@ def test_a_body_that_is_no_json_is_the_message(body: bytes, message: str | None)
         ("ModelNotOpen", "invalid_request", False),
         ("AccountOverdueError", "rate_limited", False),
         ("OperationDenied.ServiceOverdue", "rate_limited", False),
+        ("Client specified an invalid argument", "invalid_request", False),
+        ("The service is currently unavailable", "backend_transient", True),
+        ("The caller does not have permission to execute the specified operation", "authorization", False),
         ("never_heard_of", "backend_transient", True),
         (None, "backend_transient", True),
     ],
@@ -448,6 +451,7 @@ def test_the_words_beside_an_error_count_too() -> None:
         ({"code": "rate_limit_exceeded"}, "rate_limit_exceeded"),
         ({"type": "rate_limit_exceeded"}, "rate_limit_exceeded"),
         ({"status": "RESOURCE_EXHAUSTED"}, "RESOURCE_EXHAUSTED"),
+        ({"code": "Some resource has been exhausted"}, "Some resource has been exhausted"),
     ],
 )
 def test_a_word_beside_an_error_is_its_code_where_it_must_be_meant(beside: Any, code: str | None) -> None:
