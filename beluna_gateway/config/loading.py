@@ -17,6 +17,10 @@ from .rules import broken_rules
 from .settings import Config
 
 
+MAX_FILE_BYTES = 16 * 1024 * 1024
+"""The largest configuration: a device has no end, and a reload would read it until there is no memory."""
+
+
 class ConfigUnreadable(Exception):
     """The file is not there or may not be read (exit status 66)."""
 
@@ -44,7 +48,11 @@ def load_config(path: Path) -> Config:
         ConfigError: It is not JSON5, or not a valid configuration.
     """
     try:
-        text = path.read_bytes().decode("utf-8")
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise ConfigError(path, [f"the file: larger than {MAX_FILE_BYTES} bytes"])
+        text = data.decode("utf-8")
     except OSError as error:
         raise ConfigUnreadable(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -109,6 +109,14 @@ def test_a_file_that_cannot_be_read_is_another_matter(tmp_path: Path):
             load_config(path)
 
 
+def test_a_file_without_an_end_is_not_read_to_it(tmp_path: Path):
+    """A device, or another file than was meant."""
+    (tmp_path / "zeros").symlink_to("/dev/zero")
+
+    with pytest.raises(ConfigError, match="the file: larger than 16777216 bytes"):
+        load_config(tmp_path / "zeros")
+
+
 @pytest.mark.parametrize("whole", ["null", "[]", '"text"', "7"])
 def test_the_whole_file_is_an_object(tmp_path: Path, whole: str):
     """A valid JSON5 value that is no object is one plain mistake."""
