@@ -16,7 +16,6 @@ from .mistakes import excerpt, shape_mistake
 from .rules import broken_rules
 from .settings import Config
 
-
 MAX_FILE_BYTES = 16 * 1024 * 1024
 """The largest configuration: a device has no end, and a reload would read it until there is no memory."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
+from posixpath import normpath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,7 +38,7 @@ def broken_rules(raw: Any) -> Iterator[str]:
     whole = _object(raw)
     gateway = _object(whole.get("ai_gateway"))
     yield from _path_mistake("socket_path", whole.get("socket_path"))
-    yield from _metrics_mistakes(_object(whole.get("telemetry")).get("metrics"))
+    yield from _metrics_mistakes(_object(whole.get("telemetry")).get("metrics"), whole.get("socket_path"))
     yield from _collector_mistake(_object(_object(whole.get("telemetry")).get("otlp")).get("endpoint"))
     yield from _given_twice(gateway)
     yield from _shared_mistakes(gateway, _list(_object(whole.get("server")).get("clients")))
@@ -349,7 +350,7 @@ def _collector_mistake(endpoint: Any) -> Iterator[str]:
         yield "telemetry.otlp.endpoint: expected http://… or https://…"
 
 
-def _metrics_mistakes(metrics: Any) -> Iterator[str]:
+def _metrics_mistakes(metrics: Any, socket_path: Any) -> Iterator[str]:
     path, mode = "telemetry.metrics", None
     if isinstance(metrics, dict):
         path, mode, metrics = f"{path}.listen", metrics.get("socket_mode"), metrics.get("listen")
@@ -358,6 +359,8 @@ def _metrics_mistakes(metrics: Any) -> Iterator[str]:
     if "/" in metrics and "://" not in metrics:
         if "\0" in metrics:
             yield f"{path}: found {shown(metrics)}, expected a path without a null character"
+        if isinstance(socket_path, str) and normpath(metrics.removeprefix("unix:")) == normpath(socket_path):
+            yield f"{path}: found {shown(metrics)}, which is socket_path; each socket needs a path of its own"
         yield from _path_mistake(path, metrics.removeprefix("unix:"))
     elif not _is_host_and_port(metrics):
         yield (

@@ -233,6 +233,10 @@ def test_one_mistake_in_a_backend(tmp_path: Path, keys: dict[str, Any], named: s
             "telemetry.metrics.socket_mode: without effect on '127.0.0.1:1'",
         ),
         (config(telemetry={"metrics": {"listen": "unix:$RUN/m.sock"}}), "telemetry.metrics.listen: holds $RUN"),
+        (
+            config(socket_path="run/b.sock", telemetry={"metrics": "unix:./run//b.sock"}),
+            "telemetry.metrics: found 'unix:./run//b.sock', which is socket_path; each socket needs a path of its own",
+        ),
         (config(telemetry={"metrics": "run/\0.sock"}), "telemetry.metrics: found 'run/\\x00.sock', expected a path"),
         (config(telemetry={"otlp": {"endpoint": "collector:4318"}}), "telemetry.otlp.endpoint: expected http://… or"),
         (config(telemetry={"otlp": {"endpoint": "http://h:99999"}}), "telemetry.otlp.endpoint: expected http://… or"),
