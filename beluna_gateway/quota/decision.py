@@ -56,7 +56,11 @@ class ScopeState:
         return cls(**fields)
 
     def roll(self, now: int) -> None:
-        """Drops what has expired, and begins another day and month."""
+        """Drops what has expired, and begins another day and month.
+
+        Where the store's clock was set back (a failover, a host that wakes up), a rate that was used up stays so for a
+        second, and not until the clock is where it was.
+        """
         for lease_id in [lease_id for lease_id, expiry in self.leases.items() if expiry <= now]:
             del self.leases[lease_id]
         day = now // DAY
@@ -65,6 +69,9 @@ class ScopeState:
         month = month_of(day)
         if month != self.month:
             self.month, self.month_micros, self.month_estimated = month, 0, 0
+        self.next_start = min(self.next_start, now + SECOND)
+        if self.born is not None:
+            self.born = min(self.born, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +128,7 @@ def take(
             if all(lease_id in state.leases for state in states):
                 granted += 1
                 continue
-            refusal = _refused(states, limits, now)
+            refusal = _refused(states, limits, now, lease)
             if refusal is not None:
                 break
             for state, own in zip(states, limits, strict=True):
@@ -236,11 +243,13 @@ def _refused_for_all(
     return None
 
 
-def _refused(states: Sequence[ScopeState], limits: Sequence[Limits], now: int) -> tuple[Reason, int, int] | None:
+def _refused(
+    states: Sequence[ScopeState], limits: Sequence[Limits], now: int, lease: int
+) -> tuple[Reason, int, int] | None:
     """Why one more may not begin now."""
     for index, (state, own) in enumerate(zip(states, limits, strict=True)):
         if own.places is not None and len(state.leases) >= own.places:
-            return "places", index, min(state.leases.values()) - now
+            return "places", index, min(*state.leases.values(), now + lease) - now
     for index, (state, own) in enumerate(zip(states, limits, strict=True)):
         if own.rate is not None:
             free = max(state.next_start, now) + interval(own.rate) - SECOND

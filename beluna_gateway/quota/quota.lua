@@ -57,6 +57,8 @@ local function load(index)
   for number, name in ipairs(FIELDS) do scope[name] = tonumber(found[number + 1] or 0) end
   if scope.day ~= today then scope.day, scope.day_micros, scope.day_estimated = today, 0, 0 end
   if scope.month ~= this_month then scope.month, scope.month_micros, scope.month_estimated = this_month, 0, 0 end
+  scope.next_start = math.min(scope.next_start, now + SECOND) -- the clock may have been set back
+  if scope.born then scope.born = math.min(scope.born, now) end
   redis.call('ZREMRANGEBYSCORE', scope.leases, '-inf', text(now))
   scope.places = redis.call('ZCARD', scope.leases)
   return scope

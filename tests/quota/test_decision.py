@@ -195,3 +195,23 @@ def test_after_the_store_was_emptied_nobody_begins_at_once():
     assert take(state, "b", at=NOW + SETTLE - 1, places=1).reason == "settling"
     assert take(state, "b", at=NOW + SETTLE, places=1).granted == 1
     assert take(ScopeState(), "a", places=1).granted == 1
+
+
+def test_a_clock_that_is_set_back_holds_up_nobody_for_long():
+    """A rate that is used up, and the time after the store was emptied, end in their own time; no wait is longer."""
+    state = ScopeState()
+    assert take(state, "a", "b", "c", rate=2).granted == 2
+    answer = take(state, "c", at=NOW - DAY, rate=2)
+
+    assert (answer.granted, answer.reason) == (0, "rate")
+    assert answer.wait <= 2 * SECOND
+    assert take(state, "c", "d", at=NOW - DAY + SECOND // 2, rate=2).granted == 1
+
+    emptied = ScopeState()
+    take(emptied, "a", known=True)
+    assert take(emptied, "a", at=NOW - DAY).wait == SETTLE
+    assert take(emptied, "a", at=NOW - DAY + SETTLE).granted == 1
+
+    full = ScopeState()
+    take(full, "a", places=1)
+    assert take(full, "b", at=NOW - DAY, places=1).wait == LEASE
