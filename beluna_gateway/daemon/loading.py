@@ -23,9 +23,9 @@ def load_adapters(config: Config) -> None:
 def _no_authorities() -> Iterator[None]:
     """Has new TLS contexts read no authorities.
 
-    `aiohttp.connector` makes two contexts as it is imported, which takes 42 ms and 1.7 MB with the authorities of a usual
-    system. They are not used: connections to `https` endpoints are made with those of `config.tls_files`. Programs that
-    embed the gateway may use aiohttp themselves, and import it as it is.
+    `aiohttp.connector` makes two contexts as it is imported, which takes 42 ms and 1.7 MB with the authorities of a
+    usual system. They are not used: connections to `https` endpoints are made with those of `config.tls_files`.
+    Programs that embed the gateway may use aiohttp themselves, and import it as it is.
     """
     before = os.environ.get(_AUTHORITIES)
     os.environ[_AUTHORITIES] = os.devnull
