@@ -1,4 +1,4 @@
-"""The command line: `serve`, `ask`, `check`, `reload`, `status`, `top`, `schema`. Assembles the parts and runs them.
+"""The command line: `serve`, `ask`, `check` and the other commands. Assembles the parts and runs them.
 
 Each command imports what it needs itself, so `--version` and `--help` do not load the gateway.
 """

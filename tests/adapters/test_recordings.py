@@ -67,7 +67,7 @@ def test_a_streamed_answer_gives_the_recorded_events(recording: Recording) -> No
 
 @each(STREAMED)
 def test_where_the_bytes_are_cut_makes_no_difference(recording: Recording) -> None:
-    """Cut in two anywhere, the answer gives the same events."""
+    """Cut in two, wherever that may matter, the answer gives the same events."""
     answer = recording.answer
     for cut in _positions(answer):
         assert recording.expected == recording.play([answer[:cut], answer[cut:]]), cut
@@ -88,7 +88,7 @@ def test_any_chunks_give_the_same_events(recording: Recording, data: st.DataObje
 @each(STREAMED)
 @pytest.mark.parametrize("cut_by", ["connection", "body"])
 def test_a_cut_answer_is_never_taken_for_a_whole_one(recording: Recording, cut_by: str) -> None:
-    """Cut after any byte, the answer either ends as the whole one or fails as a cut (F1); a call that became ready
+    """Cut off, the answer either ends as the whole one or fails as a cut (F1); a call that became ready
     before the cut is ready in the whole answer too, unchanged (F19). So it is where HTTP says that the body is whole,
     but that before the first event it is no answer at all."""
     proper = cut_by == "body"
