@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from traceback import format_exception
 from typing import Generic, Protocol, TypeVar
 
 import structlog
@@ -337,6 +338,10 @@ class Supervisor(Generic[P]):
             failure = GatewayError(
                 "backend_transient", f"{self._name} did not start within {self._start_seconds:.0f} s", retryable=True
             )
+        except Exception as error:  # noqa: BLE001 - whoever waits is told of a bug, too
+            told = self._redactor.redact("".join(format_exception(error)))  # without local variables: secrets are there
+            _log.error("bug in a program's supervision", program=self._name, exception=told)
+            failure = GatewayError("internal", f"a bug in the gateway: {error!r}")
         run.stop(None)  # before whoever waits looks for a new one
         if failure is not None and not self._closed:
             self._failed(failure)

@@ -6,15 +6,19 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from beluna_gateway.config.settings import Launch
 from beluna_gateway.errors import GatewayError
 from beluna_gateway.processes import model_server
 from beluna_gateway.processes.model_server import ModelServer
-from beluna_gateway.processes.supervisor import RestartPolicy
+from beluna_gateway.processes.supervisor import RestartPolicy, Supervisor
 
 SERVER = """
 import os, socket, sys, time
@@ -175,6 +179,26 @@ async def test_ends_early(stage):
         await ready(server)
 
     assert (caught.value.kind, caught.value.retryable) == ("backend_transient", True)
+
+
+async def test_a_bug_in_a_start():
+    """Is told to whoever waits, and not taken for the daemon's end; the log has no local variables of it."""
+
+    @asynccontextmanager
+    async def launch(secret: str | None) -> AsyncIterator[Any]:
+        raise ValueError("a bug")
+        yield
+
+    supervisor: Supervisor[Any] = Supervisor(launch, name="the program", idle_stop_ms=None)
+    with capture_logs() as logged:
+        with pytest.raises(GatewayError, match="a bug in the gateway: ValueError") as caught:
+            async with supervisor.use():
+                pass
+        await supervisor.close()
+
+    assert (caught.value.kind, caught.value.retryable) == ("internal", False)
+    (line,) = (line for line in logged if line["log_level"] == "error")
+    assert line["exception"].endswith("ValueError: a bug\n")
 
 
 async def test_never_ready(stage):

@@ -102,21 +102,34 @@ class SdkProtocol:
                 stdout=True,
             )
             await stack.enter_async_context(child)
-            client = sdk.CopilotClient(
-                connection=sdk.RuntimeConnection.for_uri(
-                    f"127.0.0.1:{await self._port(child)}", connection_token=token
-                ),
-                session_fs={
-                    "initial_working_directory": SESSION_FOLDER,
-                    "session_state_path": SESSION_FOLDER,
-                    "conventions": "posix",
-                },
-            )
-            # Not `stop`: it waits a second for its reading thread with the event loop standing still.
-            stack.push_async_callback(_disconnect, client)
+            port = await self._port(child)
             with renamed("connecting to it"):
-                await client.start()
+                client = sdk.CopilotClient(
+                    connection=sdk.RuntimeConnection.for_uri(f"127.0.0.1:{port}", connection_token=token),
+                    session_fs={
+                        "initial_working_directory": SESSION_FOLDER,
+                        "session_state_path": SESSION_FOLDER,
+                        "conventions": "posix",
+                    },
+                )
+                # Not `stop`: it waits a second for its reading thread with the event loop standing still.
+                stack.push_async_callback(_disconnect, client)
+                await self._connect(client, child)
             yield CopilotCli(child, client, sdk, self.program.output_ended)
+
+    async def _connect(self, client: Any, child: ChildProcess) -> None:
+        """Connects to the program, or says that it has ended: what has taken its port would let us wait."""
+        starting = asyncio.ensure_future(client.start())
+        ending = asyncio.ensure_future(child.wait())
+        try:
+            await asyncio.wait((starting, ending), return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                raise await self.program.output_ended(child)
+            starting.result()
+        finally:
+            starting.cancel()
+            ending.cancel()
+            await asyncio.gather(starting, ending, return_exceptions=True)
 
     async def _port(self, child: ChildProcess) -> int:
         """The port that the program listens on, from its first lines of output."""

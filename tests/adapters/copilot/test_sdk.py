@@ -384,6 +384,41 @@ async def test_a_start_that_hangs(tmp_path):
         assert "connect_timeout_ms" in failure.message
 
 
+def script(folder: Path, text: str) -> dict[str, Any]:
+    """The settings of a program that is this shell script."""
+    (folder / "peer.log").touch()
+    return {"command": "/bin/sh", "args": ["-c", text]}
+
+
+@pytest.mark.parametrize("port", ["0", "99999999999"])
+async def test_a_port_that_is_none(tmp_path, port):
+    """Is the program's failure, and no bug of ours."""
+    settings = script(tmp_path, f"echo listening on port {port}; exec sleep 100")
+    async with sdk(tmp_path, settings=settings) as backend:
+        failure = await failure_of(backend)
+
+    assert (failure.kind, failure.retryable) == ("backend_transient", True)
+    assert "the Copilot CLI failed while connecting to it" in failure.message
+
+
+async def test_an_end_while_it_is_connected_to(tmp_path):
+    """A program that ends before it has answered is told at once, though somebody holds its port."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as silent, asyncio.timeout(20):
+        port = silent.sockets[0].getsockname()[1]
+        settings = script(tmp_path, f"echo listening on port {port}; sleep 0.1; echo last words >&2; exit 7")
+        async with sdk(tmp_path, settings=settings) as backend:
+            failure = await failure_of(backend)
+
+    assert (failure.kind, failure.retryable) == ("backend_transient", True)
+    assert "exit status 7" in failure.message
+    assert "last words" in failure.message
+
+
 async def test_idle_stop(tmp_path):
     """A program without requests ends after `idle_stop_ms`."""
     async with sdk(tmp_path, settings={"idle_stop_ms": 200}) as backend:
