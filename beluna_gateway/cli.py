@@ -101,6 +101,13 @@ class _Parser(argparse.ArgumentParser):
         _complain(message)
         self.exit(USAGE)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Refuses unknown arguments here, so that the usage shown with them is the command's own."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return options, unknown
+
 
 _CONFIG_HELP = (
     f"default: the first of ${VARIABLE}, ./{FILE_NAME}, {FILE_NAME} in $XDG_CONFIG_HOME/beluna-gateway (~/.config) and "

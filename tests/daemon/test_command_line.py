@@ -301,6 +301,16 @@ async def test_wrong_arguments(arguments):
     assert outcome.err.startswith("usage: beluna-gateway")
 
 
+async def test_an_unknown_option_is_refused_with_the_usage_of_its_command():
+    """Which names the option that was meant."""
+    outcome = await run("ask", "--max-tokens", "5")
+
+    assert (outcome.status, outcome.out) == (64, "")
+    assert outcome.err.startswith("usage: beluna-gateway ask ")
+    assert "--max-output-tokens" in outcome.err
+    assert outcome.err.endswith("beluna-gateway: unrecognized arguments: --max-tokens\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "stdin", "told"),
     [
