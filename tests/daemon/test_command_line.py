@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tests.fakes.answers import CUT, answers, delta, fails, plays, silent, text
 from tests.fakes.backend import Exchange
 from tests.fakes.client import connected
 from tests.fakes.daemon import clean_environment, daemon_process, make_config, write_config
-from tests.fakes.forks import MAX_STDIN, ForkServer, fork_server
+from tests.fakes.forks import ForkServer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -46,7 +47,7 @@ FORKS: list[ForkServer] = []
 @pytest.fixture(scope="module", autouse=True)
 def commands() -> Iterator[None]:
     """Commands that `run` runs are forks of one process, where the module has this fixture."""
-    with fork_server(clean_environment()) as server:
+    with closing(ForkServer(clean_environment())) as server:
         FORKS.append(server)
         yield
         FORKS.clear()
@@ -62,7 +63,7 @@ async def run(
     status: int | None
     by_python = any(name.startswith("PYTHON") for name in environment or {})
     async with asyncio.timeout(30):
-        if FORKS and not by_python and len(stdin) < MAX_STDIN and not any(isinstance(one, bytes) for one in arguments):
+        if FORKS and not by_python and not any(isinstance(one, bytes) for one in arguments):
             status, out, err = await FORKS[0].run(
                 [str(argument) for argument in arguments], stdin, folder, clean_environment(environment)
             )

@@ -16,13 +16,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
-
-MAX_STDIN = 60_000
-"""Bytes that a pipe takes at once."""
 
 
 class ForkServer:
@@ -41,12 +37,11 @@ class ForkServer:
         """Exit status, standard output and standard error of one command."""
         request = {"arguments": list(arguments), "folder": os.fspath(folder or Path.cwd()), "environment": environment}
         ours, theirs = socket.socketpair()
-        read_end, write_end = os.pipe()
-        with ours, TemporaryFile() as out, TemporaryFile() as err:
-            with theirs, os.fdopen(read_end), os.fdopen(write_end, "wb") as pipe:
-                pipe.write(stdin)
-                pipe.flush()
-                descriptors = [read_end, out.fileno(), err.fileno(), theirs.fileno()]
+        with ours, TemporaryFile() as given, TemporaryFile() as out, TemporaryFile() as err:
+            given.write(stdin)
+            given.seek(0)
+            with theirs:
+                descriptors = [given.fileno(), out.fileno(), err.fileno(), theirs.fileno()]
                 socket.send_fds(self._socket, [json.dumps(request).encode()], descriptors)
             ours.setblocking(False)
             status = await asyncio.get_running_loop().sock_recv(ours, 16)
@@ -55,19 +50,9 @@ class ForkServer:
             return int(status), out.read(), err.read()
 
     def close(self) -> None:
-        """Ends it, and what it runs still."""
+        """Ends it; the commands have ended before."""
         self._socket.close()
         assert self._process.wait(20) == 0
-
-
-@contextmanager
-def fork_server(environment: Mapping[str, str]) -> Iterator[ForkServer]:
-    """One of them, for as long as the block."""
-    server = ForkServer(environment)
-    try:
-        yield server
-    finally:
-        server.close()
 
 
 # --- in the process itself ---
