@@ -187,7 +187,7 @@ async def test_a_bug_in_a_start():
     @asynccontextmanager
     async def launch(secret: str | None) -> AsyncIterator[Any]:
         raise ValueError("a bug")
-        yield
+        yield  # type: ignore[unreachable]  # makes it a generator
 
     supervisor: Supervisor[Any] = Supervisor(launch, name="the program", idle_stop_ms=None)
     with capture_logs() as logged:
