@@ -788,6 +788,35 @@ def piece_of(call_id: str, text: str, index: int = 0) -> dict[str, Any]:
         ),
         pytest.param(
             [
+                begun(0, **F),
+                event("function_call_arguments.done", output_index=0, item_id="x", arguments="{}"),
+                event("output_item.done", output_index=0, item={**F, "arguments": PARIS}),
+                event("completed", response={"output": [{**F, "arguments": PARIS}]}),
+            ],
+            {"calls": [("f", PARIS)], "end": "tool_calls"},
+            id="the arguments come with the item only",
+        ),
+        pytest.param(
+            [
+                begun(0, **F),
+                event("function_call_arguments.done", output_index=0, item_id="x", arguments="{}"),
+                event("output_item.done", output_index=0, item=F),
+                event("completed", response={"output": [F]}),
+            ],
+            {"calls": [("f", "{}")], "end": "tool_calls"},
+            id="the arguments are an empty object",
+        ),
+        pytest.param(
+            [
+                begun(0, **{**F, "arguments": PARIS}),
+                event("function_call_arguments.done", output_index=0, item_id="x", arguments="{}"),
+                event("completed", response={}),
+            ],
+            {"calls": [("f", PARIS)], "end": "tool_calls"},
+            id="the arguments come with the beginning only",
+        ),
+        pytest.param(
+            [
                 event("output_item.added", output_index=0, item=None),
                 A,
                 event("output_item.done", output_index=0, item=None),

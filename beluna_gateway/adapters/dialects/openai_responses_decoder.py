@@ -343,7 +343,12 @@ class ResponsesDecoder(ResponseDecoder):
                 raise protocol_violation(f"the arguments of tool call {item.call_id!r} ({item.name}) are not JSON")
 
     def _arguments_done(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
-        self._calls.whole(self._call_item(event).key, events, arguments=arguments_text(event.get("arguments")))
+        item = self._call_item(event)
+        arguments = arguments_text(event.get("arguments"))
+        if arguments.strip() == "{}" and not item.sealed and not self._calls.has_arguments(item.key):
+            item.first_arguments = item.first_arguments or arguments  # as at its beginning: the item may say more
+            arguments = ""
+        self._calls.whole(item.key, events, arguments=arguments)
 
     def _item_added(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         if event.get("item") is not None:  # some servers announce nothing (openai-python 3125)
