@@ -710,15 +710,6 @@ def test_responses(events: list[Any], expected: dict[str, Any]) -> None:
     check("openai_responses", data(*events), expected)
 
 
-def test_logprobs_of_deltas_are_counted_where_no_item_repeats_them() -> None:
-    """Once for the answer, as those of an item."""
-    scored = A | {"logprobs": [{"token": "a", "logprob": -0.1}]}
-    end = event("completed", response={"output": []})
-
-    check("openai_responses", data(scored, end), {"text": "a", "end": "stop", "not_carried": {"logprobs": 1}})
-    check("openai_responses", data(A | {"logprobs": []}, end), {"text": "a", "end": "stop"})
-
-
 def begun(index: int, **item: Any) -> dict[str, Any]:
     return event("output_item.added", output_index=index, item=item)
 

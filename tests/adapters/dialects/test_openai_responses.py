@@ -805,15 +805,12 @@ def test_no_call_is_ready_where_one_cannot_be_completed() -> None:
 
 
 def test_an_index_used_again_after_its_item_ended_begins_another_call() -> None:
-    """A server that says `output_index` 0 for every item, and sends only whole ones, loses none."""
-    other = event("output_item.done", output_index=0, item=call_item("{}", id="fc_2", call_id="call_2"))
-
-    assert [r[0] for r in ready(finished(done(CITY), other, end()))] == ["call_1", "call_2"]
-
-
-def test_a_call_is_another_where_its_call_id_is() -> None:
-    """Whatever the id of its item is."""
-    assert [r[0] for r in ready(finished(done(CITY), done("{}", call_id="call_2"), end()))] == ["call_1", "call_2"]
+    """A server that says `output_index` 0 for every item, and sends only whole ones, loses none. A call is another one
+    where its `call_id` is, whatever the id of its item.
+    """
+    for item in ({}, {"id": "fc_2"}):
+        events = finished(done(CITY), done("{}", call_id="call_2", **item), end())
+        assert [r[0] for r in ready(events)] == ["call_1", "call_2"]
     for again in ([done(CITY), done(CITY, id="fc_2")], [done(CITY, call_id=None)] * 2):
         with pytest.raises(GatewayError, match="twice"):
             feed(*again)
@@ -1462,6 +1459,7 @@ def test_what_no_frame_carries_is_counted_by_kind() -> None:
     assert "not_carried" not in metadata(finished(spoken("Hi"), end(output=[text_item("Hi")])))
     deltas = [spoken("Hi", logprobs=[{"token": "Hi"}]), spoken("!", logprobs=[])]
     assert metadata(finished(*deltas, end()))["not_carried"] == {"logprobs": 1}
+    assert "not_carried" not in metadata(finished(deltas[1], end()))
 
 
 @pytest.mark.parametrize(
