@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -403,13 +404,8 @@ async def test_a_port_that_is_none(tmp_path, port):
 
 async def test_an_end_while_it_is_connected_to(tmp_path):
     """A program that ends before it has answered is told at once, though somebody holds its port."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as silent, asyncio.timeout(20):
-        port = silent.sockets[0].getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
         settings = script(tmp_path, f"echo listening on port {port}; sleep 0.1; echo last words >&2; exit 7")
         async with sdk(tmp_path, settings=settings) as backend:
             failure = await failure_of(backend)
