@@ -413,9 +413,10 @@ def _print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> No
 
 async def _ask_status(path: Path) -> dict[str, Any]:
     from .client import connect
+    from .commands.no_daemon import status_of
 
     async with connect(path) as client:
-        return await client.status()
+        return await status_of(client)
 
 
 def _top(options: argparse.Namespace) -> int:

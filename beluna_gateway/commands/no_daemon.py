@@ -1,12 +1,33 @@
-"""Why nobody answers at a socket, in a sentence for the person who tried, with what to do."""
+"""Why nobody answers at a socket, or not in time, in a sentence for the person who tried, with what to do."""
 
 from __future__ import annotations
 
+import asyncio
 import grp
 import os
 import pwd
 import stat
 from pathlib import Path
+from typing import Any
+
+from ..client import GatewayClient
+
+ANSWER_SECONDS = 10.0
+"""How long a daemon may take for a `status` frame; one that systemd starts for it, too."""
+
+
+async def status_of(client: GatewayClient, seconds: float | None = None) -> dict[str, Any]:
+    """A `status` frame.
+
+    Raises:
+        ConnectionError: The daemon does not answer: it has ended, or hangs.
+    """
+    seconds = ANSWER_SECONDS if seconds is None else seconds
+    try:
+        async with asyncio.timeout(seconds):
+            return await client.status()
+    except TimeoutError:
+        raise ConnectionError(f"the daemon has not answered for {seconds:g} s") from None
 
 
 def why_not(path: Path, error: OSError) -> str:

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 from ..client import connect
+from .no_daemon import status_of
 
 OUTCOME_SECONDS = 15.0
 """How long the daemon may take; it gives up reading the file itself after 10 s."""
@@ -35,7 +36,7 @@ async def reload_daemon(path: Path) -> int:
         WrongFile: It refused the file.
     """
     async with connect(path) as client:
-        status = await client.status()
+        status = await status_of(client)
         pid: int = status["pid"]
         if "reloads" not in status:
             raise NotReloaded(

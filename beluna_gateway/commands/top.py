@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.live import Live
 
 from ..client import connect
-from .no_daemon import why_not
+from .no_daemon import status_of, why_not
 from .top_screen import screen
 from .top_view import HISTORY_SAMPLES, Lost, Sample, view
 
@@ -57,11 +57,7 @@ async def _statuses(path: Path, every: float) -> AsyncGenerator[Sample | Lost, N
         try:
             async with connect(path) as client:
                 while True:
-                    try:
-                        async with asyncio.timeout(ANSWER_SECONDS):
-                            frame = await client.status()
-                    except TimeoutError:
-                        raise ConnectionError(f"the daemon has not answered for {ANSWER_SECONDS:.0f} s") from None
+                    frame = await status_of(client, ANSWER_SECONDS)
                     answered, lost = Sample(time.monotonic(), frame), None
                     yield answered
                     await asyncio.sleep(every)

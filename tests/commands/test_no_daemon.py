@@ -8,9 +8,11 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from beluna_gateway import cli
 from beluna_gateway.client import DaemonGone
 from beluna_gateway.commands import no_daemon
 
@@ -130,3 +132,18 @@ def test_a_daemon_that_goes_without_an_answer_is_not_to_be_started():
 
     assert said.startswith("the daemon closed the connection (/run/beluna-gateway.sock); its log says why")
     assert "start one" not in said
+
+
+@pytest.mark.parametrize("command", ["status", "reload"])
+def test_a_daemon_that_hangs(tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    """Status 69 after a while, as where nobody listens, and why."""
+    monkeypatch.setattr(no_daemon, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", "__all__")  # which `main` would leave behind
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "hangs.sock"))
+        listener.listen()
+        assert cli.main([command, "--socket", str(tmp_path / "hangs.sock")]) == cli.UNAVAILABLE
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "the daemon has not answered for 0.1 s" in err
