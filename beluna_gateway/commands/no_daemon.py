@@ -20,14 +20,17 @@ async def status_of(client: GatewayClient, seconds: float | None = None) -> dict
     """A `status` frame.
 
     Raises:
-        ConnectionError: The daemon does not answer: it has ended, or hangs.
+        ConnectionError: The daemon does not answer (it has ended, or hangs), or it is no daemon of ours.
     """
     seconds = ANSWER_SECONDS if seconds is None else seconds
     try:
         async with asyncio.timeout(seconds):
-            return await client.status()
+            frame = await client.status()
     except TimeoutError:
         raise ConnectionError(f"the daemon has not answered for {seconds:g} s") from None
+    if not {"version", "pid"} <= frame.keys():  # which every daemon tells
+        raise ConnectionError("who answers there is no beluna-gateway")
+    return frame
 
 
 def why_not(path: Path, error: OSError) -> str:

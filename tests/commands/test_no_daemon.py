@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -147,3 +148,26 @@ def test_a_daemon_that_hangs(tmp_path: Path, command: str, monkeypatch: pytest.M
     out, err = capsys.readouterr()
     assert out == ""
     assert "the daemon has not answered for 0.1 s" in err
+
+
+@pytest.mark.parametrize("command", ["status", "reload"])
+def test_a_daemon_of_another_kind(tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    """What it answers is not taken for a status."""
+    monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", "__all__")  # which `main` would leave behind
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "other.sock"))
+        listener.listen()
+
+        def serve() -> None:
+            with listener.accept()[0] as connection:
+                connection.sendall(b'{"type":"status"}\n')
+                while connection.recv(4096):
+                    pass
+
+        answering = threading.Thread(target=serve)
+        answering.start()
+        status = cli.main([command, "--socket", str(tmp_path / "other.sock")])
+        answering.join()
+
+    assert status == cli.UNAVAILABLE
+    assert "who answers there is no beluna-gateway" in capsys.readouterr().err
