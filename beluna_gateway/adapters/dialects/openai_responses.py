@@ -33,7 +33,10 @@ from ..encoding.call_ids import CallIds, CallPosition, answered_calls
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TextPiece, TurnNotes, part_path, pieces
 from ..encoding.reasoning import responses_reasoning
 from ..encoding.turns import NOTHING_TO_ANSWER
-from .openai_responses_decoder import CARRIED, DIALECT, MAX_ID_CHARACTERS, ResponsesDecoder
+from .openai_responses_decoder import ResponsesDecoder
+from .openai_responses_items import CARRIED, MAX_ID_CHARACTERS
+
+DIALECT = "openai_responses"
 
 
 class OpenAIResponsesDialect(HttpDialect):

@@ -9,7 +9,6 @@ some 400 characters; deltas of arguments that are encrypted, for VS Code (openco
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 from pydantic import JsonValue
@@ -37,79 +36,28 @@ from ..decoding.said_text import MAX_PIECES, SaidText
 from ..decoding.tool_calls import ToolCalls, arguments_text
 from ..decoding.usage import openai_usage
 from ..encoding.provider_state import TurnNotes
-
-DIALECT = "openai_responses"
-
-CARRIED = ("id", "phase", "namespace", "caller", "async")
-"""What an output item has besides its content and must have when it comes back as input."""
-
-MAX_ID_CHARACTERS = 64
-"""The API's own limit for ids in `input` (`string_above_max_length`)."""
+from .openai_responses_items import (
+    CARRIED,
+    CLIENT_ITEMS,
+    KNOWN,
+    PROGRAMS,
+    Item,
+    PartKey,
+    may_go_back,
+    part_text,
+    parts_of,
+    reasoning_texts,
+    text_or_none,
+    texts_of,
+    waits_for_client,
+)
 
 _END_STATUS = frozenset({"completed", "incomplete", "failed", "cancelled"})
 _UNFINISHED_STATUS = frozenset({"queued", "in_progress"})
 
-_CLIENT_ITEMS = frozenset(
-    {"custom_tool_call", "local_shell_call", "apply_patch_call", "mcp_approval_request", "computer_call"}
-)
-"""Items that may wait for the client to act; see `_waits_for_client`."""
-
-_XAI_TOOLS = frozenset(
-    {"x_keyword_search", "x_semantic_search", "x_user_search", "x_thread_fetch", "view_x_video", "view_image"}
-)
-"""Custom tools that xAI runs itself, parts of its `x_search`, `web_search` and of what those may look at."""
-
 # Bytes of memory, about, that an item and a part of one take whatever is in them.
 _ITEM_COST = 500
 _PART_COST = 300
-
-_PartKey = tuple[str, int | None]
-"""A part of an item: ``content`` or ``summary``, and its index where the server sends one; or ``whole``, and its index
-where it came with the whole item only."""
-
-
-@dataclass(slots=True, eq=False)
-class _Item:
-    """What has come so far of one item of the output."""
-
-    key: int
-    kind: str
-    index: int | None = None
-    name: str = ""
-    backend_id: str = ""
-    """Of a call: its `call_id`. `call_id` is the one that the client knows."""
-    call_id: str = ""
-    parts: dict[_PartKey, SaidText] = field(default_factory=dict)
-    """The text of a message or of reasoning, as it was delivered."""
-    first_arguments: str = ""
-    """Of a call: what it began with. It counts where nothing else comes: some servers send `{}` and then deltas."""
-    sealed: bool = False
-    """Of a call: its deltas are no JSON object, so that its arguments are those that come as a whole."""
-    ended: bool = False
-    """The backend sent the item as a whole."""
-    spoken: bool = False
-    opaque: JsonObject | None = None
-    """The item itself, where it has to go back to the provider."""
-    extra: JsonObject = field(default_factory=dict)
-    """What of `CARRIED` it has."""
-    citations: int = 0
-    annotations: list[tuple[int, JsonValue]] = field(default_factory=list)
-    """Its annotations with the position of their part, where they were asked for."""
-
-    def characters(self) -> int:
-        return sum(part.length for part in self.parts.values())
-
-    def said(self) -> list[SaidText]:
-        """The parts that have said something."""
-        return [part for part in self.parts.values() if part]
-
-    def rest(self, whole: list[str]) -> str | None:
-        """What the texts of a whole item have beyond the last part that was said; None where they do not continue."""
-        said = self.said()
-        rests = [part.rest(text) for part, text in zip(said, whole, strict=False)]
-        if len(rests) < len(said) or None in rests or any(rests[:-1]):
-            return None
-        return rests[-1] if rests else ""
 
 
 class _TextEvent(NamedTuple):
@@ -146,16 +94,16 @@ class ResponsesDecoder(ResponseDecoder):
         self._limit = limit
         self._kept = KeptBytes(max_bytes)
         self._calls = ToolCalls(max_bytes)
-        self._order: list[_Item] = []
-        self._items: dict[int | str, _Item] = {}  # by index and by id: a server may name an item by either
+        self._order: list[Item] = []
+        self._items: dict[int | str, Item] = {}  # by index and by id: a server may name an item by either
         self._ambiguous: set[int | str] = set()  # names that several items have had
         self._open_calls: set[int] = set()
         self._repeating: SaidText | None = None  # the part whose deltas the template knows
         self._place: object = None  # where the events of that part say that they belong
         self._reasoning_place: object = None  # the same of the last reasoning, while nothing else came
         self._template = _template()
-        self._speaking: _Item | None = None
-        self._spoken: list[_Item] = []  # messages in the order of their texts
+        self._speaking: Item | None = None
+        self._spoken: list[Item] = []  # messages in the order of their texts
         self._interleaved = False  # a message went on after another one
         self._reasoning: SaidText | None = None  # the part of the last reasoning
         self._not_carried = NotCarried()
@@ -291,14 +239,14 @@ class ResponsesDecoder(ResponseDecoder):
         if part is next(reversed(item.parts.values())):
             self._say(item, part, part.rest(said), events)
 
-    def _part(self, item: _Item, key: _PartKey) -> SaidText:
+    def _part(self, item: Item, key: PartKey) -> SaidText:
         part = item.parts.get(key)
         if part is None:
             self._kept.add(_PART_COST)
             part = item.parts[key] = SaidText()
         return part
 
-    def _say(self, item: _Item, part: SaidText, text: str | None, events: list[BackendRawEvent]) -> None:
+    def _say(self, item: Item, part: SaidText, text: str | None, events: list[BackendRawEvent]) -> None:
         """Delivers text of a message or of reasoning, if there is any."""
         if not text:
             return
@@ -320,7 +268,7 @@ class ResponsesDecoder(ResponseDecoder):
 
     # Events of calls and items.
 
-    def _call_item(self, event: JsonObject) -> _Item:
+    def _call_item(self, event: JsonObject) -> Item:
         item = self._find(event, "function_call", event.get("item_id"), event.get("call_id"))
         if item is None:
             raise protocol_violation("the backend sent arguments of a tool call that it had not begun")
@@ -366,7 +314,7 @@ class ResponsesDecoder(ResponseDecoder):
             raise protocol_violation("the backend ended one output item twice")
         self._complete(item, value, events, proven=value.get("status") in (None, "completed"))
 
-    def _is_another(self, item: _Item, value: JsonObject) -> bool:
+    def _is_another(self, item: Item, value: JsonObject) -> bool:
         """Whether a whole item is not the one that has ended at its index: some servers say 0 for every item."""
         if item.kind == "function_call":
             return item.backend_id != (value.get("call_id") or "")
@@ -428,7 +376,7 @@ class ResponsesDecoder(ResponseDecoder):
 
     # Items of the output.
 
-    def _find(self, event: JsonObject, kind: str, *ids: JsonValue) -> _Item | None:
+    def _find(self, event: JsonObject, kind: str, *ids: JsonValue) -> Item | None:
         """The item that an event belongs to: by its index, or by an id where a server sends none (llama.cpp), or the
         same for several items (LiteLLM).
         """
@@ -442,14 +390,14 @@ class ResponsesDecoder(ResponseDecoder):
         known = (i for i in found if i is not None and i.kind == kind)
         return next((i for i in known if index is None or i.index in (None, index)), item)
 
-    def _last_open(self, event: JsonObject, kind: str) -> _Item | None:
+    def _last_open(self, event: JsonObject, kind: str) -> Item | None:
         """The item under way, for an event without an index or a known id. Never a call: those must not be mixed up."""
         if not self._order or _index(event.get("output_index")) is not None or kind == "function_call":
             return None
         last = self._order[-1]
         return last if not last.ended and last.kind == kind else None
 
-    def _text_item(self, event: JsonObject, kind: str) -> _Item:
+    def _text_item(self, event: JsonObject, kind: str) -> Item:
         item_id = event.get("item_id")
         return (
             self._find(event, kind, item_id)
@@ -457,11 +405,11 @@ class ResponsesDecoder(ResponseDecoder):
             or self._begin(event.get("output_index"), {"type": kind, "id": item_id}, [])
         )
 
-    def _begin(self, index: JsonValue, value: JsonObject, events: list[BackendRawEvent]) -> _Item:
+    def _begin(self, index: JsonValue, value: JsonObject, events: list[BackendRawEvent]) -> Item:
         self._repeating = self._reasoning_place = None
-        item = _Item(len(self._order), expect_text(value.get("type"), "an output item's type"), _index(index))
-        if item.kind in _CLIENT_ITEMS and _waits_for_client(value):
-            raise client_action(item.kind, _text_or_none(value.get("name")))
+        item = Item(len(self._order), expect_text(value.get("type"), "an output item's type"), _index(index))
+        if item.kind in CLIENT_ITEMS and waits_for_client(value):
+            raise client_action(item.kind, text_or_none(value.get("name")))
         self._kept.add(_ITEM_COST + len(item.kind))
         self._order.append(item)
         if item.index is not None:
@@ -477,12 +425,12 @@ class ResponsesDecoder(ResponseDecoder):
             self._kept.add(len(item.first_arguments))
         return item
 
-    def _name(self, item: _Item, name: int | str) -> None:
+    def _name(self, item: Item, name: int | str) -> None:
         if self._items.get(name, item) is not item:
             self._ambiguous.add(name)
         self._items[name] = item
 
-    def _complete(self, item: _Item, value: JsonObject, events: list[BackendRawEvent], *, proven: bool) -> None:
+    def _complete(self, item: Item, value: JsonObject, events: list[BackendRawEvent], *, proven: bool) -> None:
         """The item as a whole. What of it has not come in deltas comes now.
 
         Args:
@@ -491,12 +439,12 @@ class ResponsesDecoder(ResponseDecoder):
             events: Where the events go.
             proven: The backend says that the item is finished, rather than cut off.
         """
-        if _waits_for_client(value):
-            raise client_action(item.kind, _text_or_none(value.get("name")))
+        if waits_for_client(value):
+            raise client_action(item.kind, text_or_none(value.get("name")))
         if item.kind == "message":
-            self._fill(item, self._message_texts(item, _parts(value.get("content"))), events)
+            self._fill(item, self._message_texts(item, parts_of(value.get("content"))), events)
         elif item.kind == "reasoning":
-            self._fill(item, _reasoning_texts(value), events)
+            self._fill(item, reasoning_texts(value), events)
         elif item.kind == "function_call":
             self._call(item, value, arguments_text(value.get("arguments")), events)
             if proven and item.key in self._open_calls and self._calls.end_if_whole(item.key, events):
@@ -507,14 +455,14 @@ class ResponsesDecoder(ResponseDecoder):
         item.ended = True
         self._repeating = self._reasoning_place = None  # further deltas that name no item are another one's
 
-    def _keep(self, item: _Item, value: JsonObject) -> None:
+    def _keep(self, item: Item, value: JsonObject) -> None:
         """What of the whole item goes back to the provider."""
         # With neither of them the provider could not find a reasoning again: nothing is stored there.
         reasoned = value.get("encrypted_content") or (item.kind == "reasoning" and value.get("content"))
-        if reasoned or item.kind in _PROGRAMS:
-            item.opaque = {key: part for key, part in value.items() if key != "id" or _may_go_back(part)}
+        if reasoned or item.kind in PROGRAMS:
+            item.opaque = {key: part for key, part in value.items() if key != "id" or may_go_back(part)}
         elif item.kind in ("message", "function_call"):
-            item.extra = {key: value[key] for key in CARRIED if _may_go_back(value.get(key))}
+            item.extra = {key: value[key] for key in CARRIED if may_go_back(value.get(key))}
             caller = value.get("caller")
             if isinstance(caller, dict) and caller.get("type") == "program":
                 item.extra["caller"] = caller
@@ -523,7 +471,7 @@ class ResponsesDecoder(ResponseDecoder):
         if not item.ended:  # otherwise it takes the place of what was kept
             self._kept.add_value(item.opaque or item.extra)
 
-    def _fill(self, item: _Item, texts: list[str], events: list[BackendRawEvent]) -> None:
+    def _fill(self, item: Item, texts: list[str], events: list[BackendRawEvent]) -> None:
         """The rest of an item's text, as one delta. Where the whole text does not continue what was said, that stands.
 
         Args:
@@ -543,17 +491,16 @@ class ResponsesDecoder(ResponseDecoder):
             self._say(item, self._part(item, ("whole", index)), whole[index], more)
         events += gathered(more)
 
-    def _message_texts(self, item: _Item, parts: list[JsonObject]) -> list[str]:
+    def _message_texts(self, item: Item, parts: list[JsonObject]) -> list[str]:
         """The texts of a message's parts. What else is in them is counted when the item ends for the first time."""
         texts: list[str] = []
         citations = 0
         whole: list[tuple[int, JsonValue]] = []
         for position, part in enumerate(parts):
+            texts.append(part_text(part))
             if part.get("type") == "refusal":
                 self._refused = True
-                texts.append(expect_text(part.get("refusal"), "a refusal"))
                 continue
-            texts.append(_part_text(part))
             if isinstance(annotations := part.get("annotations"), list):
                 citations += len(annotations)
                 whole += [(position, annotation) for annotation in annotations]
@@ -569,7 +516,7 @@ class ResponsesDecoder(ResponseDecoder):
             item.annotations = whole
         return texts
 
-    def _call(self, item: _Item, value: JsonObject, arguments: str, events: list[BackendRawEvent]) -> None:
+    def _call(self, item: Item, value: JsonObject, arguments: str, events: list[BackendRawEvent]) -> None:
         """A call as its item has it. The first id counts: the item is known by then, and some servers change ids."""
         call_id = expect_text(value.get("call_id"), "a tool call's id")
         name = expect_text(value.get("name"), "a tool call's name")
@@ -616,7 +563,7 @@ class ResponsesDecoder(ResponseDecoder):
         if not isinstance(output, list):
             raise protocol_violation("the backend sent `output` that is not an array")
         values = [expect_object(value, "an output item") for value in output]
-        order: list[_Item] = []
+        order: list[Item] = []
         for index, (value, known) in enumerate(zip(values, self._matches(values), strict=True)):
             item = known or self._begin(index, value, events)
             status = value.get("status")
@@ -625,9 +572,9 @@ class ResponsesDecoder(ResponseDecoder):
         if len(order) == len(self._order):
             self._order = order  # where an item came only now, this is its place
 
-    def _matches(self, values: list[JsonObject]) -> list[_Item | None]:
+    def _matches(self, values: list[JsonObject]) -> list[Item | None]:
         """Which of the items that were streamed each of these is: by an id, its index, its text, or else its turn."""
-        matches: list[_Item | None] = []
+        matches: list[Item | None] = []
         taken: set[int] = set()
         for index, value in enumerate(values):
             ids = (value.get("call_id"), value.get("id"))
@@ -639,7 +586,7 @@ class ResponsesDecoder(ResponseDecoder):
                 taken.add(item.key)
         self._match_texts(values, matches, taken)
         # Only items without an index of their own: any other would have been found by it.
-        left: dict[tuple[JsonValue, JsonValue], list[_Item]] = {}
+        left: dict[tuple[JsonValue, JsonValue], list[Item]] = {}
         for item in reversed(self._order):
             if (item.index is None or item.index in self._ambiguous) and item.key not in taken:
                 left.setdefault((item.kind, item.name), []).append(item)
@@ -650,9 +597,9 @@ class ResponsesDecoder(ResponseDecoder):
                 matches[position] = left[kind, name].pop()
         return matches
 
-    def _match_texts(self, values: list[JsonObject], matches: list[_Item | None], taken: set[int]) -> None:
+    def _match_texts(self, values: list[JsonObject], matches: list[Item | None], taken: set[int]) -> None:
         """Matches by their texts what neither id nor index tells: LiteLLM streams with others than the output has."""
-        spoken: dict[str, list[_Item]] = {}
+        spoken: dict[str, list[Item]] = {}
         for item in self._order:
             if item.key not in taken and item.said():
                 spoken.setdefault(item.kind, []).append(item)
@@ -660,7 +607,7 @@ class ResponsesDecoder(ResponseDecoder):
             kind = expect_text(value.get("type"), "an output item's type")
             if matches[position] is not None or not (candidates := spoken.get(kind)):
                 continue
-            texts = [text for text in _texts(value) if text]
+            texts = [text for text in texts_of(value) if text]
             found = next((item for item in candidates[:_CANDIDATES] if item.rest(texts) is not None), None)
             if found is not None:
                 matches[position] = found
@@ -680,7 +627,7 @@ class ResponsesDecoder(ResponseDecoder):
         begin = 0
         for item in self._spoken:
             for position, value in item.annotations:
-                annotations.add(openai_annotation(value, None if self._interleaved else _offset(item, begin, position)))
+                annotations.add(openai_annotation(value, None if self._interleaved else item.offset(begin, position)))
             begin += item.characters()
         for item in self._order:
             if not item.spoken:
@@ -691,7 +638,7 @@ class ResponsesDecoder(ResponseDecoder):
 
     def _note_items(self) -> None:
         """Notes the turn, and counts what of it no frame carries."""
-        dropped = [item.kind for item in self._order if item.kind not in _KNOWN and item.opaque is None]
+        dropped = [item.kind for item in self._order if item.kind not in KNOWN and item.opaque is None]
         for kind in dropped:
             self._not_carried.add(kind)
         in_order = not self._interleaved and [item for item in self._order if item.spoken] == self._spoken
@@ -704,7 +651,7 @@ class ResponsesDecoder(ResponseDecoder):
                 self._not_carried.add("citations", item.citations)
             opaque = item.opaque
             if opaque is not None:
-                if dropped and item.kind not in _PROGRAMS:
+                if dropped and item.kind not in PROGRAMS:
                     opaque = {key: value for key, value in opaque.items() if key != "id"}
                 self._notes.opaque(opaque)
             if item.kind == "reasoning":
@@ -722,11 +669,6 @@ class ResponsesDecoder(ResponseDecoder):
             if extra.keys() - {"id"}:
                 self._notes.mark_required()
 
-
-_KNOWN = frozenset({"message", "reasoning", "function_call"})
-
-_PROGRAMS = frozenset({"program", "program_output"})
-"""Programs that call tools, and what came of them: they must be "round-tripped" (openai.types.responses.Program)."""
 
 _SUMMARY = _TextEvent("reasoning", "summary", "summary_index")
 
@@ -751,62 +693,5 @@ def _delta(event: JsonObject) -> str:
     return delta
 
 
-def _offset(item: _Item, begin: int, position: int) -> int | None:
-    """Where the part at `position` of a message that begins at `begin` begins; None where no such part was said."""
-    for (group, index), part in item.parts.items():
-        if (group in ("content", "whole") and index == position) or (index is None and position == 0):
-            return begin
-        begin += part.length
-    return None
-
-
 def _index(value: JsonValue) -> int | None:
     return value if type(value) is int else None
-
-
-def _parts(value: JsonValue) -> list[JsonObject]:
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [{"text": value}]
-    if not isinstance(value, list):
-        raise protocol_violation("the backend sent an output item's content that is not an array")
-    return [
-        {"text": part} if isinstance(part, str) else expect_object(part, "a part of an output item") for part in value
-    ]
-
-
-def _part_text(part: JsonObject) -> str:
-    return expect_text(part.get("text"), "a text")
-
-
-def _reasoning_texts(value: JsonObject) -> list[str]:
-    return [_part_text(part) for key in ("summary", "content") for part in _parts(value.get(key))]
-
-
-def _texts(value: JsonObject) -> list[str]:
-    """The texts of a whole message or reasoning, as they are delivered."""
-    if value.get("type") != "message":
-        return _reasoning_texts(value)
-    return [expect_text(part.get("refusal") or part.get("text"), "a text") for part in _parts(value.get("content"))]
-
-
-def _text_or_none(value: JsonValue) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _may_go_back(value: JsonValue) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARACTERS
-
-
-def _waits_for_client(item: JsonObject) -> bool:
-    """Whether the backend expects the client to act on this item, which no frame can carry."""
-    kind = item.get("type")
-    if kind == "shell_call":  # OpenAI runs those of its own containers
-        environment = item.get("environment")
-        return not (isinstance(environment, dict) and environment.get("type") == "container_reference")
-    if kind == "custom_tool_call":
-        return _text_or_none(item.get("name")) not in _XAI_TOOLS
-    if kind == "tool_search_call":
-        return item.get("execution") == "client"
-    return isinstance(kind, str) and kind in _CLIENT_ITEMS
