@@ -12,6 +12,7 @@ import asyncio
 import gc
 import ipaddress
 import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -23,6 +24,10 @@ import pytest
 import pytest_asyncio
 import uvloop
 from hypothesis import settings
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell has its background jobs ignore Ctrl-C, and the programs that tests start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _TESTS = Path(__file__).parent
 SETTLE_SECONDS = 3.0
