@@ -11,7 +11,7 @@ from collections.abc import Callable
 from urllib.parse import quote, quote_plus
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from beluna_gateway.telemetry.redaction import REDACTED, Redactor
@@ -98,7 +98,11 @@ def escapes(character: str) -> list[str]:
 
 @given(st.text("abu09/=\\\"'<é😀", min_size=1, max_size=8), st.data())
 def test_no_escapes_of_json_hide_a_secret(secret, data):
-    """Whichever of its characters are escaped, and however: also in JSON in JSON."""
+    """Whichever of its characters are escaped, and however: also in JSON in JSON.
+
+    But a secret of backslashes alone is found as it is only: without its escapes nothing would be left of it.
+    """
+    assume(secret.strip("\\"))
     text = "".join(data.draw(st.sampled_from(escapes(character))) for character in secret)
     if data.draw(st.booleans()):
         text = json.dumps(text)[1:-1].replace("/", data.draw(st.sampled_from(["/", "\\/"])))
