@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from ..schemas.nested_models import models_in
 from .settings import Config, CredentialRef
 
 _LONGEST_KEY = 100  # comparing takes time that is quadratic in this
@@ -44,7 +45,7 @@ def known_words() -> frozenset[str]:
     """Every word that is a key somewhere, and the words of JSON."""
     models: list[type[BaseModel]] = [Config]
     for model in models:  # grows by those inside of it
-        inner = {one for field in model.model_fields.values() for one in _models_in(field.annotation)}
+        inner = {one for field in model.model_fields.values() for one in models_in(field.annotation, BaseModel)}
         models += inner.difference(models)
     return frozenset({"true", "false", "null", *(key for model in models for key in _keys(model))})
 
@@ -66,15 +67,7 @@ def _models_at(way: Iterable[int | str]) -> list[type[BaseModel]]:
         named = [model for model in models if step in (model.__name__, _tag(model))] if len(models) > 1 else []
         fields = [model.model_fields[step] for model in models if step in model.model_fields]
         if fields and not named:
-            models = [model for field in fields for model in _models_in(field.annotation)]
+            models = [model for field in fields for model in models_in(field.annotation, BaseModel)]
         else:  # an index and a key of a plain object change nothing
             models = named or models
     return models
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models in a type: in its unions, lists and objects."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models_in(argument)

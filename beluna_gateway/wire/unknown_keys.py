@@ -7,11 +7,11 @@ more. A small line has too few to matter, and is validated as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from itertools import islice
-from typing import Any, get_args
+from typing import Any
 
+from ..schemas.nested_models import models_in
 from .frames import MOST_MISTAKES, Shape
 
 _Shapes = tuple[type[Shape], ...]
@@ -44,12 +44,5 @@ def take_out_unknown_keys(frame: dict[str, Any], shape: type[Shape]) -> list[Any
 def _known(shapes: _Shapes) -> tuple[frozenset[str], dict[str, _Shapes]]:
     """The keys of some shapes, and the shapes of the values under those of them that have any."""
     fields = [(field.alias or name, field) for shape in shapes for name, field in shape.model_fields.items()]
-    inside = {key: tuple(_shapes_in(field.annotation)) for key, field in fields}
+    inside = {key: tuple(models_in(field.annotation, Shape)) for key, field in fields}
     return frozenset(key for key, _ in fields), {key: inner for key, inner in inside.items() if inner}
-
-
-def _shapes_in(annotation: Any) -> Iterator[type[Shape]]:
-    if isinstance(annotation, type) and issubclass(annotation, Shape):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _shapes_in(argument)
