@@ -150,7 +150,7 @@ class _Conversation:
         self._marks = marks
         self._origin = origin
         self._answered = answered_calls(messages)
-        self._ids = CallIds(messages, self._answered, allowed=_CALL_ID, unique=True)
+        self._ids = CallIds(messages, self._answered, allowed=_CALL_ID, unique="history")
 
     def turns(self) -> list[JsonValue]:
         turns = shape_turns(self._messages, self._answered, self._marked_blocks)
@@ -168,14 +168,22 @@ class _Conversation:
         if isinstance(message, AssistantMessage):
             return self._assistant_blocks(index, message, path)
         if isinstance(message, ToolMessage):
-            inner = _content_blocks(message.parts, path)
-            if message.is_error and not inner:
-                inner = _text_blocks("error")  # "content cannot be empty if `is_error` is true" (HTTP 400)
-            # A result without `content` is one that is empty.
-            content: JsonObject = {"content": _text_or_blocks(inner)} if inner else {}
-            error: JsonObject = {"is_error": True} if message.is_error else {}
-            return [{"type": "tool_result", "tool_use_id": self._ids.of_result(index), **content, **error}]
+            return self._result_blocks(index, message, path)
         return _content_blocks(message.parts, path)
+
+    def _result_blocks(self, index: int, message: ToolMessage, path: str) -> list[JsonObject]:
+        """The result, and beside it what may not stand in one that says that the call failed."""
+        inner = _content_blocks(message.parts, path)
+        beside: list[JsonObject] = []
+        if message.is_error:
+            # "all content must be type `text` if `is_error` is true", "content cannot be empty if `is_error` is true"
+            # (HTTP 400)
+            beside = [block for block in inner if block["type"] != "text"]
+            inner = [block for block in inner if block["type"] == "text"] or _text_blocks("error")
+        # A result without `content` is one that is empty.
+        content: JsonObject = {"content": _text_or_blocks(inner)} if inner else {}
+        error: JsonObject = {"is_error": True} if message.is_error else {}
+        return [{"type": "tool_result", "tool_use_id": self._ids.of_result(index), **content, **error}, *beside]
 
     def _assistant_blocks(self, index: int, message: AssistantMessage, path: str) -> list[JsonObject]:
         """An earlier turn, its thinking where it was: "in their original order" (ThinkingBlockParam)."""

@@ -146,7 +146,7 @@ class _Conversation:
         self._messages = messages
         self._origin = origin
         self._answered = answered_calls(messages)
-        self._ids = CallIds(messages, self._answered, allowed=_CALL_ID, unique=True)
+        self._ids = CallIds(messages, self._answered, allowed=_CALL_ID, unique="history")
         self._sent: dict[CallPosition, int] = {}  # the calls in the order in which they are sent
         self._anonymous: set[CallPosition] = set()  # calls to which Gemini gave no id
 

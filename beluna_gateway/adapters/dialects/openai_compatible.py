@@ -5,6 +5,8 @@ Source: the OpenAI API reference, "Chat" (`openai.types.chat`), and what llama.c
 
 from __future__ import annotations
 
+import re
+
 from pydantic import JsonValue
 
 from ...canonical import (
@@ -25,11 +27,16 @@ from ...config.settings import BackendProfile, Capabilities, is_openai
 from ...errors import unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..encoding.caching import caching, openai_cache
-from ..encoding.call_ids import answered_calls
+from ..encoding.call_ids import CallIds, answered_calls
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TurnNotes, pieces
 from ..encoding.reasoning import chat_reasoning
 from ..encoding.turns import results_after_calls
 from .openai_compatible_decoder import ChatCompletionsDecoder
+
+# OpenAI's refusals: "Invalid 'messages[1].tool_calls[0].id': string too long. Expected a string with maximum length
+# 40", "Duplicate value for 'tool_call_id' of 'call_1', in messages[7] and messages[8]". vLLM's ids have 46 characters.
+_MAX_CALL_ID = 40
+_CALL_ID = re.compile(rf".{{1,{_MAX_CALL_ID}}}", re.DOTALL)
 
 
 class OpenAICompatibleDialect(HttpDialect):
@@ -53,8 +60,12 @@ class OpenAICompatibleDialect(HttpDialect):
     def encode(self, request: CanonicalRequest, model: str) -> HttpRequest:
         body: JsonObject = {"model": model, "stream": request.stream}
         origin = Origin(self.name, self.profile.id, model)
-        order = results_after_calls(request.messages, answered_calls(request.messages))
-        body["messages"] = [self._message(request.messages[index], index, origin) for index in order]
+        answered = answered_calls(request.messages)
+        ids = None  # of calls, as they are sent; None: as the client has them
+        if self._at_openai:
+            ids = CallIds(request.messages, answered, allowed=_CALL_ID, unique="turn", readable=_MAX_CALL_ID - 17)
+        order = results_after_calls(request.messages, answered)
+        body["messages"] = [self._message(request.messages[index], index, origin, ids) for index in order]
         if request.stream and self._stream_usage:
             body["stream_options"] = {"include_usage": True}
         if request.tools:
@@ -104,7 +115,7 @@ class OpenAICompatibleDialect(HttpDialect):
             notes, self.profile.reliability.max_event_bytes, annotated=request.include_annotations
         )
 
-    def _message(self, message: Message, index: int, origin: Origin) -> JsonObject:
+    def _message(self, message: Message, index: int, origin: Origin, ids: CallIds | None) -> JsonObject:
         path = f"messages[{index}]"
         parts = message.parts
         if isinstance(message, UserMessage):
@@ -114,9 +125,10 @@ class OpenAICompatibleDialect(HttpDialect):
             return {"role": "user", "content": self._text_content(parts, path)}
         if isinstance(message, AssistantMessage):
             said = self._text_content(parts, path) if parts else None
-            return {"role": "assistant", "content": said, **_turn_fields(message, origin, path)}
+            return {"role": "assistant", "content": said, **_turn_fields(message, index, origin, ids)}
         if isinstance(message, ToolMessage):
-            return {"role": "tool", "tool_call_id": message.call_id, "content": self._text_content(parts, path)}
+            call_id = message.call_id if ids is None else ids.of_result(index)
+            return {"role": "tool", "tool_call_id": call_id, "content": self._text_content(parts, path)}
         return {"role": "system", "content": self._text_content(parts, path)}
 
     def _text_content(self, parts: tuple[Part, ...], path: str) -> JsonValue:
@@ -140,15 +152,19 @@ Kimi's "Use thinking models", OpenRouter's "Reasoning tokens", Gemini's "OpenAI 
 `reasoning_text` and `reasoning_opaque` the GitHub Copilot extension of VS Code, `ThinkingDataInMessage`."""
 
 
-def _turn_fields(message: AssistantMessage, origin: Origin, path: str) -> JsonObject:
+def _turn_fields(message: AssistantMessage, index: int, origin: Origin, ids: CallIds | None) -> JsonObject:
     """The calls of an earlier turn, and what its server must see again."""
     calls: list[JsonObject] = [
-        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments_json}}
-        for call in message.tool_calls
+        {
+            "id": call.id if ids is None else ids.of_call(index, position),
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments_json},
+        }
+        for position, call in enumerate(message.tool_calls)
     ]
     fields: JsonObject = {}
     if origin.dialect in message.provider_state:  # what has no notes has neither opaque pieces nor extras
-        for piece in pieces(message, origin, path):
+        for piece in pieces(message, origin, f"messages[{index}]"):
             if isinstance(piece, OpaquePiece):
                 fields |= {key: piece.value[key] for key in _RETURNED if key in piece.value}
             elif isinstance(piece, CallPiece) and "extra_content" in piece.extra:

@@ -131,7 +131,7 @@ class _History:
         self._messages = messages
         self._origin = origin
         self._answered = answered_calls(messages)
-        self._ids = CallIds(messages, self._answered, allowed=_CALL_ID, unique=False)
+        self._ids = CallIds(messages, self._answered, allowed=_CALL_ID, unique=None)
         self._callers: dict[CallPosition, JsonValue] = {}  # of calls that a program made
         self.carries_reasoning = False
         """Encrypted reasoning of earlier turns is among the items."""

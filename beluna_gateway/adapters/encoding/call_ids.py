@@ -11,6 +11,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
+from typing import Literal
 
 from ...canonical import AssistantMessage, Message, ToolMessage
 
@@ -45,7 +46,8 @@ class CallIds:
         messages: The history.
         answered: What `answered_calls` says about it.
         allowed: What an id has to match as a whole.
-        unique: No two calls may have one id.
+        unique: No two calls of a history, or of a turn, may have one id.
+        readable: With so many characters of the client's id a mapped one begins; 17 more follow.
     """
 
     def __init__(
@@ -54,9 +56,11 @@ class CallIds:
         answered: Mapping[int, CallPosition],
         *,
         allowed: re.Pattern[str],
-        unique: bool,
+        unique: Literal["history", "turn"] | None,
+        readable: int = 40,
     ) -> None:
         self._allowed = allowed
+        self._readable = readable
         self._taken = {call_id for call_id in _ids(messages) if allowed.fullmatch(call_id)}
         self._mapped: dict[tuple[str, int], str] = {}
         self._calls: dict[CallPosition, str] = {}
@@ -64,6 +68,8 @@ class CallIds:
         uses: Counter[str] = Counter()
         for index, message in enumerate(messages):
             if isinstance(message, AssistantMessage):
+                if unique == "turn":
+                    uses.clear()
                 for position, call in enumerate(message.tool_calls):
                     self._calls[index, position] = self._map(call.id, uses[call.id] if unique else 0)
                     uses[call.id] += 1
@@ -89,7 +95,7 @@ class CallIds:
         if key not in self._mapped:
             # Only the id itself and how often it was used before go in, so a longer history changes no earlier id.
             attempt = 0
-            while (mapped := _hashed(call_id, use, attempt)) in self._taken:
+            while (mapped := _hashed(call_id, use, attempt, self._readable)) in self._taken:
                 attempt += 1
             self._taken.add(mapped)
             self._mapped[key] = mapped
@@ -104,7 +110,7 @@ def _ids(messages: Iterable[Message]) -> Iterable[str]:
             yield message.call_id
 
 
-def _hashed(call_id: str, use: int, attempt: int) -> str:
-    """At most 57 characters of `[a-zA-Z0-9_-]`, which every provider takes: a readable beginning and a hash."""
+def _hashed(call_id: str, use: int, attempt: int, readable: int) -> str:
+    """Characters of `[a-zA-Z0-9_-]`, which every provider takes: a readable beginning and a hash."""
     digest = sha256(f"{use}:{attempt}:{call_id}".encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{re.sub(r'[^a-zA-Z0-9_-]', '_', call_id[:40])}_{digest[:16]}"
+    return f"{re.sub(r'[^a-zA-Z0-9_-]', '_', call_id[:readable])}_{digest[:16]}"

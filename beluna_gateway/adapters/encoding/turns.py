@@ -29,11 +29,18 @@ class Turn:
 
     role: Literal["user", "assistant"]
     results: list[JsonObject] = field(default_factory=list)
+    beside: list[JsonObject] = field(default_factory=list)
+    """What belongs to a result and may not stand in it; results stand together, so it follows all of them."""
     blocks: list[JsonObject] = field(default_factory=list)
 
     @property
     def content(self) -> list[JsonObject]:
-        return [*self.results, *self.blocks]
+        return [*self.results, *self.beside, *self.blocks]
+
+    def add_result(self, blocks: list[JsonObject]) -> None:
+        """The result of a call, and what stands beside it."""
+        self.results.append(blocks[0])
+        self.beside += blocks[1:]
 
 
 def results_after_calls(messages: Sequence[Message], answered: Mapping[int, CallPosition]) -> list[int]:
@@ -65,8 +72,8 @@ def shape_turns(
     Args:
         messages: The history.
         answered: What `call_ids.answered_calls` says about it.
-        encode: Gives the blocks of the message at an index, one for a tool message; a message without any is left out.
-            Called for a message only after it was called for the calls that it answers.
+        encode: Gives the blocks of the message at an index; a message without any is left out. The first block of a
+            tool message is its result. Called for a message only after it was called for the calls that it answers.
         order: Sorts the results of one turn, which come by the indexes of their messages.
 
     Raises:
@@ -109,7 +116,7 @@ class _Shaper:
         if not blocks:
             return
         if isinstance(message, ToolMessage):
-            self._turn("user").results += blocks
+            self._turn("user").add_result(blocks)
         elif isinstance(message, AssistantMessage):
             self._turn("assistant").blocks += blocks
             self._open.update(self._results.get(index, ()))
@@ -121,6 +128,6 @@ class _Shaper:
         if not self.turns or self.turns[-1].role != role:
             self.turns.append(Turn(role))
             for result in self._order(sorted(self._open)):
-                self.turns[-1].results += self._encode(result, self._messages[result])
+                self.turns[-1].add_result(self._encode(result, self._messages[result]))
             self._open.clear()
         return self.turns[-1]

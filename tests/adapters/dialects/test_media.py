@@ -267,6 +267,27 @@ def test_anthropic_is_told_that_a_call_failed() -> None:
         assert sent_result("anthropic", text(empty), is_error=True)["content"] == "error"  # HTTP 400 without any
 
 
+def test_anthropic_takes_images_and_files_of_a_failed_call_behind_all_results() -> None:
+    """HTTP 400 "all content must be type `text` if `is_error` is true": they stand in the same turn, none is lost."""
+    calls = [CALL, {**CALL, "id": "d"}]
+    failed = {**result(PNG, text("boom"), file(data=PDF), is_error=True)[2], "cache": True}
+    other = {**result(text("ok"), LINKED)[2], "tool_call_id": "d"}
+    silent = result(PNG, is_error=True)
+
+    body = body_of("anthropic", USER, {"role": "assistant", "parts": [], "tool_calls": calls}, failed, other, USER)
+
+    error, fine, image, document, question = body["messages"][2]["content"]
+    assert error == {"type": "tool_result", "tool_use_id": "c", "content": "boom", "is_error": True}
+    assert [block["type"] for block in fine["content"]] == ["text", "image"]
+    assert (image["type"], document["type"], question) == ("image", "document", {"type": "text", "text": "Hi"})
+    assert document["cache_control"] == {"type": "ephemeral"}
+    assert [block["type"] for block in body_of("anthropic", *silent)["messages"][2]["content"]] == [
+        "tool_result",
+        "image",
+    ]
+    assert sent_result("anthropic", PNG, is_error=True)["content"] == "error"
+
+
 @pytest.mark.parametrize(
     ("part", "response"),
     [

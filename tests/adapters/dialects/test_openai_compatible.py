@@ -134,6 +134,29 @@ def test_several_texts_of_a_message(backend: dict[str, Any], joined: bool, role:
     assert sent["content"] == ("a\n\n[1]" if joined else array)
 
 
+@pytest.mark.parametrize("call_id", ["x" * 40, "chatcmpl-tool-" + "0" * 32])
+@pytest.mark.parametrize(
+    "endpoint", ["https://api.openai.com/v1", "https://me.openai.azure.com/openai/v1", "http://h/v1"]
+)
+def test_ids_of_calls_are_as_short_as_openai_takes_them(endpoint: str, call_id: str) -> None:
+    """OpenAI and Azure: HTTP 400 "Expected a string with maximum length 40". Others get the client's own ids."""
+    messages = [
+        {"role": "assistant", "parts": [], "tool_calls": [{"id": call_id, "name": "f", "arguments_json": "{}"}] * 2},
+        *[{"role": "tool", "tool_call_id": call_id, "tool_name": "f", "parts": [{"text": {"text": "ok"}}]}] * 2,
+    ]
+
+    turn, *results = body_of({"messages": messages}, endpoint=endpoint)["messages"]
+
+    ids = [call["id"] for call in turn["tool_calls"]]
+    assert ids == [result["tool_call_id"] for result in results]
+    if endpoint == "http://h/v1":
+        assert ids == [call_id, call_id]
+    else:
+        assert len(set(ids)) == 2
+        assert all(len(sent) <= 40 for sent in ids)
+        assert (ids[0] == call_id) == (len(call_id) <= 40)
+
+
 def test_empty_text_is_sent() -> None:
     """Chat Completions takes empty text and gets it."""
     messages = [{"role": role, "parts": [{"text": {"text": ""}}]} for role in ("user", "assistant")]

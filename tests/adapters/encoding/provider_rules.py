@@ -55,6 +55,12 @@ def _anthropic_calls(messages: list[Any]) -> Iterator[str]:
         results = [block["tool_use_id"] for block in blocks if block["type"] == "tool_result"]
         if results != [block.get("tool_use_id") for block in blocks[: len(results)]]:
             yield "tool_result blocks must come first in the content array"
+        failed = [block for block in blocks if block["type"] == "tool_result" and block.get("is_error")]
+        if any(
+            not isinstance(block["content"], str) and {inner["type"] for inner in block["content"]} != {"text"}
+            for block in failed
+        ):
+            yield "all content must be type `text` if `is_error` is true"
         if sorted(results) != sorted(waiting):
             yield "each `tool_use` block must have one corresponding `tool_result` block in the next message"
         waiting = [block["id"] for block in blocks if block["type"] == "tool_use"]
@@ -162,6 +168,10 @@ def openai_compatible(body: Body) -> Iterator[str]:
                 "'tool_call_id'"
             )
         waiting = Counter(call["id"] for call in message.get("tool_calls", ()))
+        if any(len(call_id) > 40 for call_id in waiting):
+            yield "tool_calls[0].id: string too long. Expected a string with maximum length 40"
+        if any(count > 1 for count in waiting.values()):
+            yield "Duplicate value for 'tool_call_id'"
         if "reasoning_content" in message and not waiting:
             yield "reasoning_content goes back with calls only"
         if message["content"] is None and not waiting:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from hashlib import sha256
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from beluna_gateway.canonical import AssistantMessage, Message, TextPart, ToolCa
 
 STRICT = re.compile(r"[a-zA-Z0-9_-]+")
 SHORT = re.compile(r".{1,64}", re.DOTALL)
+Unique = Literal["history", "turn"] | None
 
 
 def calls(*ids: str) -> AssistantMessage:
@@ -24,9 +26,14 @@ def result(call_id: str) -> ToolMessage:
     return ToolMessage(call_id, "f", (TextPart("ok"),))
 
 
-def sent(*messages: Message, allowed: re.Pattern[str] = STRICT, unique: bool = True) -> list[list[str]]:
+def sent(
+    *messages: Message,
+    allowed: re.Pattern[str] = STRICT,
+    unique: Unique = "history",
+    readable: int = 40,
+) -> list[list[str]]:
     """The ids of each message as they are sent."""
-    ids = CallIds(messages, answered_calls(messages), allowed=allowed, unique=unique)
+    ids = CallIds(messages, answered_calls(messages), allowed=allowed, unique=unique, readable=readable)
     return [
         [ids.of_call(index, position) for position in range(len(message.tool_calls))]
         if isinstance(message, AssistantMessage)
@@ -55,7 +62,7 @@ def test_a_long_id_is_mapped(length: int, changes: bool) -> None:
     """An id of up to 64 characters is taken by the Responses API, whatever its characters."""
     long = "é" * length
 
-    (mapped,), (answered,) = sent(calls(long), result(long), allowed=SHORT, unique=False)
+    (mapped,), (answered,) = sent(calls(long), result(long), allowed=SHORT, unique=None)
 
     assert mapped == answered
     assert (mapped != long) == changes
@@ -107,7 +114,25 @@ def test_a_repeated_id_stays_where_it_may_be_repeated() -> None:
     """The Responses API takes an id twice."""
     history = (calls("a", "a"), result("a"), calls("a"), result("a"))
 
-    assert sent(*history, allowed=SHORT, unique=False) == [["a", "a"], ["a"], ["a"], ["a"]]
+    assert sent(*history, allowed=SHORT, unique=None) == [["a", "a"], ["a"], ["a"], ["a"]]
+
+
+def test_a_repeated_id_stays_where_only_a_turn_may_not_repeat_it() -> None:
+    """OpenAI's Chat Completions takes an id in turn after turn, but not twice in one."""
+    (one, two), *answers, (third,), (last,) = sent(
+        calls("a", "a"), result("a"), result("a"), calls("a"), result("a"), unique="turn"
+    )
+
+    assert answers == [[one], [two]]
+    assert one == third == last == "a" != two
+
+
+def test_a_mapped_id_is_as_short_as_the_provider_wants_it() -> None:
+    """Of the client's id only so much is kept as there is room for."""
+    ((mapped,),) = sent(calls("chatcmpl-tool-" + "0" * 32), allowed=re.compile(".{1,40}"), readable=23)
+
+    assert mapped == f"chatcmpl-tool-000000000_{hashed('chatcmpl-tool-' + '0' * 32)}"
+    assert len(mapped) == 40
 
 
 def test_a_mapped_id_is_no_other_calls_id() -> None:
@@ -156,8 +181,8 @@ _ids = st.sampled_from(["a", "b", "a.b", "a:b", "a_b", "", "é", "x" * 65, "x" *
 _histories = st.lists(st.lists(_ids, min_size=1, max_size=3), max_size=5)
 
 
-@given(_histories, st.sampled_from([(STRICT, True), (SHORT, False), (SHORT, True)]))
-def test_ids_of_any_history(turns: list[list[str]], rule: tuple[re.Pattern[str], bool]) -> None:
+@given(_histories, st.sampled_from([(STRICT, "history"), (SHORT, None), (SHORT, "history")]))
+def test_ids_of_any_history(turns: list[list[str]], rule: tuple[re.Pattern[str], Unique]) -> None:
     """Every id is allowed; two ids never become one; what is sent does not depend on what follows."""
     allowed, unique = rule
     messages: list[Message] = []

@@ -24,7 +24,7 @@ BACKENDS: dict[str, dict[str, Any]] = {
     "anthropic": {},
     "gemini": {},
     "openai_responses": {},
-    "openai_compatible": {"openai_compatible": {"text_parts": "array"}},
+    "openai_compatible": {"endpoint": "https://api.openai.com/v1"},
     "ollama": {},
 }
 MODELS = {"anthropic": "claude-sonnet-4-5", "gemini": "gemini-3-pro-preview"}
