@@ -433,6 +433,11 @@ def is_azure(endpoint: str | None) -> bool:
     return _host(endpoint).endswith(_AZURE)
 
 
+def is_mistral(endpoint: str | None) -> bool:
+    """Whether an endpoint is Mistral's own."""
+    return _host(endpoint).endswith(".mistral.ai")
+
+
 def _host(endpoint: str | None) -> str:
     try:
         return urlsplit(endpoint or "").hostname or ""

@@ -32,7 +32,7 @@ from ...config.settings import BackendProfile, Capabilities
 from ...errors import invalid_request, unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..encoding.caching import CacheMarks, caching, refuse_cache_key
-from ..encoding.call_ids import CallIds, answered_calls
+from ..encoding.call_ids import CallIds, IdRule, answered_calls
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TurnNotes, part_path, pieces
 from ..encoding.reasoning import claude_thinking
 from ..encoding.turns import shape_turns
@@ -42,7 +42,7 @@ _VERSION = {"anthropic-version": "2023-06-01"}
 _IMAGE_TYPES = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 _THINKING = frozenset({"thinking", "redacted_thinking"})
 # The API's refusals: "tool_use.id: String should match pattern '^[a-zA-Z0-9_-]+$'", "`tool_use` ids must be unique".
-_CALL_ID = re.compile(r"[a-zA-Z0-9_-]+")
+_CALL_IDS = IdRule(re.compile(r"[a-zA-Z0-9_-]+"), unique="history")
 
 
 class AnthropicDialect(HttpDialect):
@@ -150,7 +150,7 @@ class _Conversation:
         self._marks = marks
         self._origin = origin
         self._answered = answered_calls(messages)
-        self._ids = CallIds(messages, self._answered, allowed=_CALL_ID, unique="history")
+        self._ids = CallIds(messages, self._answered, _CALL_IDS)
 
     def turns(self) -> list[JsonValue]:
         turns = shape_turns(self._messages, self._answered, self._marked_blocks)

@@ -33,14 +33,14 @@ from ...errors import GatewayError, unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..decoding.provider_errors import ProviderError, error_of_status
 from ..encoding.caching import caching, refuse_cache
-from ..encoding.call_ids import CallIds, CallPosition, answered_calls
+from ..encoding.call_ids import CallIds, CallPosition, IdRule, answered_calls
 from ..encoding.gemini_models import whole_name
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TextPiece, TurnNotes, part_path, pieces
 from ..encoding.reasoning import gemini_thinking, is_gemini_3
 from ..encoding.turns import shape_turns
 from .gemini_decoder import DIALECT, AnnotatedGeminiDecoder, GeminiDecoder, gemini_error
 
-_CALL_ID = re.compile(r".+", re.DOTALL)  # any, but one call only may have it
+_CALL_IDS = IdRule(re.compile(r".+", re.DOTALL), unique="history")
 
 # The guide "Thought signatures", FAQ: what may stand in place of a signature in a turn that Gemini did not make. Models
 # from Gemini 3 on refuse a turn whose first call has none; of parallel calls only the first one has any.
@@ -146,7 +146,7 @@ class _Conversation:
         self._messages = messages
         self._origin = origin
         self._answered = answered_calls(messages)
-        self._ids = CallIds(messages, self._answered, allowed=_CALL_ID, unique="history")
+        self._ids = CallIds(messages, self._answered, _CALL_IDS)
         self._sent: dict[CallPosition, int] = {}  # the calls in the order in which they are sent
         self._anonymous: set[CallPosition] = set()  # calls to which Gemini gave no id
 

@@ -23,20 +23,21 @@ from ...canonical import (
     ToolMessage,
     UserMessage,
 )
-from ...config.settings import BackendProfile, Capabilities, is_openai
+from ...config.settings import BackendProfile, Capabilities, is_mistral, is_openai
 from ...errors import unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..encoding.caching import caching, openai_cache
-from ..encoding.call_ids import CallIds, answered_calls
+from ..encoding.call_ids import CallIds, IdRule, answered_calls
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TurnNotes, pieces
 from ..encoding.reasoning import chat_reasoning
 from ..encoding.turns import results_after_calls
 from .openai_compatible_decoder import ChatCompletionsDecoder
 
-# OpenAI's refusals: "Invalid 'messages[1].tool_calls[0].id': string too long. Expected a string with maximum length
-# 40", "Duplicate value for 'tool_call_id' of 'call_1', in messages[7] and messages[8]". vLLM's ids have 46 characters.
-_MAX_CALL_ID = 40
-_CALL_ID = re.compile(rf".{{1,{_MAX_CALL_ID}}}", re.DOTALL)
+# "Invalid 'messages[1].tool_calls[0].id': string too long. Expected a string with maximum length 40", "Duplicate value
+# for 'tool_call_id' of 'call_1', in messages[7] and messages[8]" (HTTP 400). vLLM makes ids of 46 characters.
+_OPENAI_CALL_IDS = IdRule(re.compile(r".{1,40}", re.DOTALL), unique="turn", longest=40)
+# "Tool call id was call_1 but must be a-z, A-Z, 0-9, with a length of 9" (HTTP 400)
+_MISTRAL_CALL_IDS = IdRule(re.compile(r"[a-zA-Z0-9]{9}"), unique="turn", longest=9)
 
 
 class OpenAICompatibleDialect(HttpDialect):
@@ -47,6 +48,9 @@ class OpenAICompatibleDialect(HttpDialect):
         super().__init__(profile)
         settings = profile.backend.openai_compatible
         self._at_openai = openai_itself = is_openai(profile.backend.endpoint)
+        self._call_ids = _OPENAI_CALL_IDS if openai_itself else None  # None: the client's own, whatever they are
+        if is_mistral(profile.backend.endpoint):
+            self._call_ids = _MISTRAL_CALL_IDS
         self._max_tokens_field = settings.max_tokens_field or (
             "max_completion_tokens" if openai_itself else "max_tokens"
         )
@@ -61,9 +65,7 @@ class OpenAICompatibleDialect(HttpDialect):
         body: JsonObject = {"model": model, "stream": request.stream}
         origin = Origin(self.name, self.profile.id, model)
         answered = answered_calls(request.messages)
-        ids = None  # of calls, as they are sent; None: as the client has them
-        if self._at_openai:
-            ids = CallIds(request.messages, answered, allowed=_CALL_ID, unique="turn", readable=_MAX_CALL_ID - 17)
+        ids = None if self._call_ids is None else CallIds(request.messages, answered, self._call_ids)
         order = results_after_calls(request.messages, answered)
         body["messages"] = [self._message(request.messages[index], index, origin, ids) for index in order]
         if request.stream and self._stream_usage:

@@ -29,7 +29,7 @@ from ...config.settings import Capabilities, is_openai
 from ...errors import invalid_request, unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..encoding.caching import caching, has_cache_lifetimes, openai_cache
-from ..encoding.call_ids import CallIds, CallPosition, answered_calls
+from ..encoding.call_ids import CallIds, CallPosition, IdRule, answered_calls
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TextPiece, TurnNotes, part_path, pieces
 from ..encoding.reasoning import responses_reasoning
 from ..encoding.turns import NOTHING_TO_ANSWER
@@ -121,7 +121,7 @@ def _reasoning(request: CanonicalRequest, *, carries_reasoning: bool) -> JsonObj
 
 
 # "Invalid 'input[4].call_id': string too long. Expected a string with maximum length 64" (HTTP 400); item ids likewise.
-_CALL_ID = re.compile(rf".{{1,{MAX_ID_CHARACTERS}}}", re.DOTALL)
+_CALL_IDS = IdRule(re.compile(rf".{{1,{MAX_ID_CHARACTERS}}}", re.DOTALL))
 
 
 class _History:
@@ -131,7 +131,7 @@ class _History:
         self._messages = messages
         self._origin = origin
         self._answered = answered_calls(messages)
-        self._ids = CallIds(messages, self._answered, allowed=_CALL_ID, unique=None)
+        self._ids = CallIds(messages, self._answered, _CALL_IDS)
         self._callers: dict[CallPosition, JsonValue] = {}  # of calls that a program made
         self.carries_reasoning = False
         """Encrypted reasoning of earlier turns is among the items."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Literal
 
-from ...canonical import AssistantMessage, Message, ToolMessage
+from ...canonical import AssistantMessage, Message, ToolMessage, immutable
 
 CallPosition = tuple[int, int]
 """Where a call stands: the index of its message, and its position among that message's calls."""
@@ -39,39 +39,44 @@ def answered_calls(messages: Sequence[Message]) -> dict[int, CallPosition]:
     return answered
 
 
+@immutable
+class IdRule:
+    """What a provider takes as ids of calls: what an id has to match as a whole, whether no two calls of a history or
+    of a turn may have the same, and how many characters a mapped one has at most.
+    """
+
+    allowed: re.Pattern[str]
+    unique: Literal["history", "turn"] | None = None
+    longest: int = 57
+
+
 class CallIds:
     """The ids of one request as they are sent.
 
     Args:
         messages: The history.
         answered: What `answered_calls` says about it.
-        allowed: What an id has to match as a whole.
-        unique: No two calls of a history, or of a turn, may have one id.
-        readable: With so many characters of the client's id a mapped one begins; 17 more follow.
+        rule: The provider's.
     """
 
     def __init__(
         self,
         messages: Sequence[Message],
         answered: Mapping[int, CallPosition],
-        *,
-        allowed: re.Pattern[str],
-        unique: Literal["history", "turn"] | None,
-        readable: int = 40,
+        rule: IdRule,
     ) -> None:
-        self._allowed = allowed
-        self._readable = readable
-        self._taken = {call_id for call_id in _ids(messages) if allowed.fullmatch(call_id)}
+        self._rule = rule
+        self._taken = {call_id for call_id in _ids(messages) if rule.allowed.fullmatch(call_id)}
         self._mapped: dict[tuple[str, int], str] = {}
         self._calls: dict[CallPosition, str] = {}
         self._results: dict[int, str] = {}
         uses: Counter[str] = Counter()
         for index, message in enumerate(messages):
             if isinstance(message, AssistantMessage):
-                if unique == "turn":
+                if rule.unique == "turn":
                     uses.clear()
                 for position, call in enumerate(message.tool_calls):
-                    self._calls[index, position] = self._map(call.id, uses[call.id] if unique else 0)
+                    self._calls[index, position] = self._map(call.id, uses[call.id] if rule.unique else 0)
                     uses[call.id] += 1
             elif isinstance(message, ToolMessage):
                 position_of_call = answered.get(index)
@@ -89,13 +94,13 @@ class CallIds:
 
     def _map(self, call_id: str, use: int) -> str:
         """The id to send for the `use`-th call (from 0) that the client calls `call_id`."""
-        if use == 0 and self._allowed.fullmatch(call_id):
+        if use == 0 and self._rule.allowed.fullmatch(call_id):
             return call_id
         key = (call_id, use)
         if key not in self._mapped:
             # Only the id itself and how often it was used before go in, so a longer history changes no earlier id.
             attempt = 0
-            while (mapped := _hashed(call_id, use, attempt, self._readable)) in self._taken:
+            while (mapped := _hashed(call_id, use, attempt, self._rule.longest)) in self._taken:
                 attempt += 1
             self._taken.add(mapped)
             self._mapped[key] = mapped
@@ -110,7 +115,13 @@ def _ids(messages: Iterable[Message]) -> Iterable[str]:
             yield message.call_id
 
 
-def _hashed(call_id: str, use: int, attempt: int, readable: int) -> str:
-    """Characters of `[a-zA-Z0-9_-]`, which every provider takes: a readable beginning and a hash."""
-    digest = sha256(f"{use}:{attempt}:{call_id}".encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{re.sub(r'[^a-zA-Z0-9_-]', '_', call_id[:readable])}_{digest[:16]}"
+_HASH_CHARACTERS = 16
+
+
+def _hashed(call_id: str, use: int, attempt: int, longest: int) -> str:
+    """Characters of `[a-zA-Z0-9_-]`, which every provider takes: a readable beginning and a hash, which stands alone
+    where there is room for nothing else.
+    """
+    digest = sha256(f"{use}:{attempt}:{call_id}".encode("utf-8", "surrogatepass")).hexdigest()[:_HASH_CHARACTERS]
+    room = longest - _HASH_CHARACTERS - 1
+    return f"{re.sub(r'[^a-zA-Z0-9_-]', '_', call_id[:room])}_{digest}" if room > 0 else digest[:longest]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -155,6 +156,26 @@ def test_ids_of_calls_are_as_short_as_openai_takes_them(endpoint: str, call_id: 
         assert len(set(ids)) == 2
         assert all(len(sent) <= 40 for sent in ids)
         assert (ids[0] == call_id) == (len(call_id) <= 40)
+
+
+@pytest.mark.parametrize("endpoint", ["https://api.mistral.ai/v1", "https://codestral.mistral.ai/v1"])
+def test_ids_of_calls_are_mistrals(endpoint: str) -> None:
+    """HTTP 400 "must be a-z, A-Z, 0-9, with a length of 9": Mistral's own stay, others are mapped, each pair alike."""
+    calls = [{"id": call_id, "name": "f", "arguments_json": "{}"} for call_id in ("call_1", "b9mgIC84m", "call_2")]
+    answers = [
+        {"role": "tool", "tool_call_id": call["id"], "tool_name": "f", "parts": [{"text": {"text": "ok"}}]}
+        for call in calls
+    ]
+
+    turn, *results = body_of(
+        {"messages": [{"role": "assistant", "parts": [], "tool_calls": calls}, *answers]}, endpoint=endpoint
+    )["messages"]
+
+    ids = [call["id"] for call in turn["tool_calls"]]
+    assert ids == [result["tool_call_id"] for result in results]
+    assert all(re.fullmatch("[a-zA-Z0-9]{9}", call_id) for call_id in ids)
+    assert ids[1] == "b9mgIC84m"
+    assert len(set(ids)) == 3
 
 
 def test_empty_text_is_sent() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beluna_gateway.adapters.encoding.call_ids import CallIds, answered_calls
+from beluna_gateway.adapters.encoding.call_ids import CallIds, IdRule, answered_calls
 from beluna_gateway.canonical import AssistantMessage, Message, TextPart, ToolCall, ToolMessage, UserMessage
 
 STRICT = re.compile(r"[a-zA-Z0-9_-]+")
@@ -30,10 +30,10 @@ def sent(
     *messages: Message,
     allowed: re.Pattern[str] = STRICT,
     unique: Unique = "history",
-    readable: int = 40,
+    longest: int = 57,
 ) -> list[list[str]]:
     """The ids of each message as they are sent."""
-    ids = CallIds(messages, answered_calls(messages), allowed=allowed, unique=unique, readable=readable)
+    ids = CallIds(messages, answered_calls(messages), IdRule(allowed, unique, longest))
     return [
         [ids.of_call(index, position) for position in range(len(message.tool_calls))]
         if isinstance(message, AssistantMessage)
@@ -128,11 +128,17 @@ def test_a_repeated_id_stays_where_only_a_turn_may_not_repeat_it() -> None:
 
 
 def test_a_mapped_id_is_as_short_as_the_provider_wants_it() -> None:
-    """Of the client's id only so much is kept as there is room for."""
-    ((mapped,),) = sent(calls("chatcmpl-tool-" + "0" * 32), allowed=re.compile(".{1,40}"), readable=23)
+    """Of the client's id only so much is kept as there is room for, beside the hash or none at all."""
+    call_id = "chatcmpl-tool-" + "0" * 32
 
-    assert mapped == f"chatcmpl-tool-000000000_{hashed('chatcmpl-tool-' + '0' * 32)}"
-    assert len(mapped) == 40
+    ((long,), *_) = sent(calls(call_id), allowed=re.compile(".{1,40}"), longest=40)
+    (short,) = sent(calls("a", "b2345678C", "c"), allowed=re.compile("[a-zA-Z0-9]{9}"), longest=9)
+
+    assert long == f"chatcmpl-tool-000000000_{hashed(call_id)}"
+    assert len(long) == 40
+    assert short == [hashed("a")[:9], "b2345678C", hashed("c")[:9]]
+    assert sent(calls("a"), longest=17, allowed=re.compile("x"))[0] == [hashed("a")]
+    assert sent(calls("ab"), longest=18, allowed=re.compile("x"))[0] == [f"a_{hashed('ab')}"]
 
 
 def test_a_mapped_id_is_no_other_calls_id() -> None:
