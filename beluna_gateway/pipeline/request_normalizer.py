@@ -385,6 +385,8 @@ def _provider_options(options: JsonObject | None) -> JsonObject | None:
     for place in (options, *(options.get(name) for name in _GEMINI_CONFIG)):
         for name in COUNTS_OF_ANSWERS:
             count = place.get(name) if isinstance(place, dict) else None
+            if isinstance(count, str):  # so Gemini takes numbers, too
+                count = 2 if count.isdecimal() and count.lstrip("0") not in ("", "1") else 1
             if isinstance(count, int | float) and count > 1:
                 raise unsupported(f"provider_options: {name} asks for several answers, a request gets one")
     return options

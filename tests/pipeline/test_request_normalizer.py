@@ -468,6 +468,8 @@ def test_the_common_name_of_jpeg(url):
         {"num_choices": 3},
         {"candidateCount": 2},
         {"generationConfig": {"candidateCount": 2}},
+        {"generationConfig": {"candidateCount": "2"}},
+        {"n": "10"},
         {"generation_config": {"candidate_count": 2}},
     ],
 )
@@ -479,7 +481,16 @@ def test_several_answers_are_refused(options):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"n": 1}, {"n": "two"}, {"generationConfig": {"candidateCount": 1}}, {"generationConfig": 5}]
+    "options",
+    [
+        {},
+        {"n": 1},
+        {"n": "two"},
+        {"n": "01"},
+        {"n": "0"},
+        {"generationConfig": {"candidateCount": 1}},
+        {"generationConfig": 5},
+    ],
 )
 def test_one_answer_may_be_asked_for(options):
     """Options that ask for one answer, or that only the provider can judge, go on to it."""

@@ -42,3 +42,15 @@ def test_what_the_gateway_sets_is_named(options: Any, path: str) -> None:
         merge_options({"a": 1, "b": {"c": {"d": 1}}}, options)
 
     assert (refused.value.kind, refused.value.message.split(": ")[0]) == ("invalid_request", path)
+
+
+def test_a_key_has_two_spellings() -> None:
+    """Gemini reads `generation_config` as `generationConfig`: neither overrides the other, nor stands beside it."""
+    body: Any = {"generationConfig": {"maxOutputTokens": 5}, "max_tokens": 1}
+    with pytest.raises(GatewayError, match=r"provider_options\.generation_config\.max_output_tokens"):
+        merge_options(body, {"generation_config": {"max_output_tokens": 9}})
+
+    merge_options(body, {"generation_config": {"top_k": 3, "_": 1}, "safety_settings": [], "maxTokens": 2})
+
+    config = {"maxOutputTokens": 5, "top_k": 3, "_": 1}
+    assert body == {"generationConfig": config, "max_tokens": 1, "safety_settings": [], "maxTokens": 2}
