@@ -538,6 +538,31 @@ TWO = [("f", PARIS), ("g", PARIS)]
             id="DashScope: empty ids and names after the first piece",
         ),
         pytest.param(
+            [
+                calls(call("", index=0, id="x", name="f")),
+                calls(call(PARIS, index=0, id="null")),
+                calls(call("", index=1, id="y", name="g")),
+                calls(call(PARIS, index=1, id="null")),
+                CALLED,
+            ],
+            {"calls": TWO, "end": "tool_calls"},
+            id="zed-53605: null in words for the id of each later piece",
+        ),
+        pytest.param(
+            [calls(call(PARIS, id="None", name="f"), call(PARIS, id="None", name="g")), CALLED],
+            {"calls": TWO, "end": "tool_calls"},
+            id="no ids in words, side by side",
+        ),
+        pytest.param(
+            [
+                delta({"tool_calls": call('{"city":', index=0, id="", name="f")}),
+                delta({"tool_calls": call('"Paris"}', index=0, id="", name=None)}),
+                delta({}, "eos_token"),
+            ],
+            {"calls": [("f", PARIS)], "end": "eos_token"},
+            id="text-generation-inference-2949: a call in place of a list",
+        ),
+        pytest.param(
             [calls(call(PARIS, index=1, id="x", name="f"), finish="stop")],
             {"calls": [("f", PARIS)], "end": "tool_calls"},
             id="indexes from 1, and `stop` of a forced call (vLLM)",
@@ -859,3 +884,28 @@ def test_an_answer_that_has_begun_is_not_quoted(name: str, begun: bytes) -> None
         assert error.kind == "protocol_violation"
         assert "begins with" not in error.message
         assert any(isinstance(event, OutputTextDelta) for event in events)
+
+
+# --- ids -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [0, 7, -1, 2**64 - 1])
+def test_the_id_of_a_call_may_be_an_integer(number: int) -> None:
+    """opencode-19947, kilocode-5816: NVIDIA NIM and MiniMax send numbers; the client gets their digits."""
+    entry, again = call("{}", index=0, id=number, name="f"), call("", index=0, id=number)
+    item = F | {"call_id": number, "arguments": "{}"}
+    answers = {
+        "openai_compatible": data(calls(entry), calls(again), CALLED, DONE),
+        "ollama": json.dumps({"message": {"tool_calls": entry}, "done": True}).encode(),
+        "anthropic": data(BEGIN, block(0, TOOL | {"id": number}), ended(), reason("tool_use")),
+        "gemini": data(chunk({"functionCall": {"name": "f", "args": {}, "id": number}}, finishReason="STOP")),
+        "openai_responses": data(
+            begun(0, **item), event("output_item.done", output_index=0, item=item), event("completed", response={})
+        ),
+    }
+    for name, answer in answers.items():
+        frame = {"type": "infer", "messages": [{"role": "user", "parts": [{"text": {"text": "Hi"}}]}]}
+        events, error = decode(dialect(name), canonical(frame), [answer])
+
+        assert error is None, (name, error)
+        assert [(e.call.id, e.call.name) for e in events if isinstance(e, ToolCallReady)] == [(str(number), "f")], name

@@ -13,9 +13,10 @@ from uuid import uuid4
 
 from pydantic import JsonValue
 
-from ...canonical import BackendRawEvent, ToolCall, ToolCallDelta, ToolCallReady
+from ...canonical import BackendRawEvent, JsonObject, ToolCall, ToolCallDelta, ToolCallReady
 from ...errors import GatewayError, protocol_violation
 from ...wire import strict_json
+from .scalars import word
 
 MAX_CALLS = 1000
 """Calls of one answer; one more is a `protocol_violation`."""
@@ -300,6 +301,43 @@ class ToolCalls:
         del self._open[id(call)]
         self._open_kinds[call.has_key, call.backend_id is not None] -= 1
         events.append(ToolCallReady(whole))
+
+
+def call_entries(value: JsonValue) -> list[JsonObject]:
+    """The entries of a `tool_calls`. An object is the only one: TGI streams them so (text-generation-inference 2949).
+
+    Raises:
+        GatewayError: `protocol_violation`, where it is no list of objects.
+    """
+    entries = [value] if isinstance(value, dict) else value
+    if not isinstance(entries, list):
+        raise protocol_violation("the backend sent `tool_calls` that is not an array")
+    calls = [entry for entry in entries if isinstance(entry, dict)]
+    if len(calls) < len(entries):
+        raise protocol_violation("the backend sent a tool call that is not an object")
+    return calls
+
+
+def call_id_text(value: JsonValue) -> str:
+    """The backend's id of a call, the empty string where it has none.
+
+    An integer is the text of its digits (NVIDIA NIM: opencode 19947). The words `"null"` and `"None"` are no id:
+    Mistral has the first in later pieces of a call (zed 53605).
+
+    Raises:
+        GatewayError: `protocol_violation`, where it is something else.
+    """
+    if isinstance(value, str):
+        return word(value) or ""
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, int) or value.bit_length() > _MAX_ID_BITS:
+        raise protocol_violation("the backend sent a tool call's id that is neither a string nor an integer")
+    return str(value)
+
+
+_MAX_ID_BITS = 64
+"""Of an id that is an integer."""
 
 
 def arguments_text(value: JsonValue) -> str:

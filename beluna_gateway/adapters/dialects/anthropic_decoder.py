@@ -29,7 +29,7 @@ from ..decoding.kept import KeptBytes
 from ..decoding.not_carried import NotCarried
 from ..decoding.provider_errors import error_in
 from ..decoding.scalars import word
-from ..decoding.tool_calls import ToolCalls, arguments_text
+from ..decoding.tool_calls import ToolCalls, arguments_text, call_id_text
 from ..decoding.usage import count, merged, usage_stats
 from ..encoding.provider_state import TurnNotes
 
@@ -316,7 +316,7 @@ class AnthropicDecoder(ResponseDecoder):
         call_id = self._calls.fragment(
             key,
             events,
-            call_id=expect_text(block.value.get("id"), "a tool_use's id"),
+            call_id=call_id_text(block.value.get("id")),
             name=expect_text(block.value.get("name"), "a tool_use's name"),
         )
         extra = {name: block.value[name] for name in CARRIED if block.value.get(name) is not None}

@@ -30,7 +30,7 @@ from ..decoding.kept import KeptBytes
 from ..decoding.not_carried import NotCarried
 from ..decoding.provider_errors import ProviderError, error_in_stream, find_error
 from ..decoding.scalars import whole_number, word
-from ..decoding.tool_calls import MAX_CALLS, ToolCalls, arguments_text
+from ..decoding.tool_calls import MAX_CALLS, ToolCalls, arguments_text, call_id_text
 from ..decoding.usage import count, merged, usage_stats
 from ..encoding.provider_state import TurnNotes
 
@@ -224,10 +224,10 @@ class GeminiDecoder(ResponseDecoder):
             raise protocol_violation("the backend sent a functionCall in pieces, which the Gemini API does not")
         self._thinking = False
         name = expect_text(call.get("name"), "a functionCall's name")
-        own_id = expect_text(call.get("id"), "a functionCall's id")
+        own_id = call_id_text(call.get("id"))
         if (begun := self._without_args) is not None and not name:
             named = expect_object(begun["functionCall"], "a functionCall")
-            if own_id in ("", named.get("id")):
+            if own_id in ("", call_id_text(named.get("id"))):
                 self._without_args = None
                 call = {**named, "args": call.get("args")}
                 part = {**begun, **part, "functionCall": call}
@@ -250,7 +250,7 @@ class GeminiDecoder(ResponseDecoder):
 
     def _whole_call(self, part: JsonObject, events: list[BackendRawEvent]) -> None:
         call = expect_object(part["functionCall"], "a functionCall")
-        own_id = expect_text(call.get("id"), "a functionCall's id")
+        own_id = call_id_text(call.get("id"))
         key = self._call_count
         self._call_count += 1
         call_id = self._calls.fragment(

@@ -20,7 +20,7 @@ from ..decoding.finish_reasons import finish_reason, said_reason
 from ..decoding.gathering import gathered
 from ..decoding.not_carried import NotCarried
 from ..decoding.provider_errors import error_in
-from ..decoding.tool_calls import DEFAULT_MAX_BYTES, ToolCalls, arguments_text
+from ..decoding.tool_calls import DEFAULT_MAX_BYTES, ToolCalls, arguments_text, call_entries, call_id_text
 from ..decoding.usage import count, merged, usage_stats
 
 
@@ -90,10 +90,8 @@ class OllamaDecoder(ResponseDecoder):
         for kind, text in read_content(message.get("content"), self._not_carried):
             events.append(ReasoningDelta(text) if kind == "reasoning" else OutputTextDelta(text))
         if calls := message.get("tool_calls"):
-            if not isinstance(calls, list):
-                raise protocol_violation("the backend sent `tool_calls` that is not an array")
-            for call in calls:
-                self._tool_call(expect_object(call, "a tool call"), events)
+            for call in call_entries(calls):
+                self._tool_call(call, events)
         if isinstance(images := message.get("images"), list) and images:
             self._not_carried.add("image", len(images))
             events.append(Progress())
@@ -106,7 +104,7 @@ class OllamaDecoder(ResponseDecoder):
         self._calls.fragment(
             key,
             events,
-            call_id=expect_text(call.get("id"), "a tool call's id"),
+            call_id=call_id_text(call.get("id")),
             name=expect_text(function.get("name"), "a tool call's name"),
             arguments=arguments_text(function.get("arguments")) or "{}",
         )

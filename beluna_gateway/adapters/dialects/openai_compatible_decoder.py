@@ -29,7 +29,7 @@ from ..decoding.not_carried import NotCarried, client_action
 from ..decoding.provider_errors import error_in
 from ..decoding.said_text import MAX_PIECES, SaidText
 from ..decoding.scalars import whole_number, word
-from ..decoding.tool_calls import MAX_CALLS, ToolCalls, arguments_text
+from ..decoding.tool_calls import MAX_CALLS, ToolCalls, arguments_text, call_entries, call_id_text
 from ..decoding.usage import merged, openai_usage
 from ..encoding.provider_state import TurnNotes
 
@@ -222,14 +222,13 @@ class ChatCompletionsDecoder(ResponseDecoder):
         if refusal := message.get("refusal"):
             self._say([("refusal", expect_text(refusal, "a refusal"))], form, events)
         if calls := message.get("tool_calls"):
-            if not isinstance(calls, list):
-                raise protocol_violation("the backend sent `tool_calls` that is not an array")
-            for position, value in enumerate(calls):
-                call = expect_object(value, "a tool call")
+            entries = call_entries(calls)
+            for position, call in enumerate(entries):
+                call_id = call_id_text(call.get("id"))
                 key = whole_number(call.get("index")) if streamed else position  # unstreamed each entry is another call
-                if key is None and (form != "piece" or (len(calls) > 1 and not call.get("id"))):
+                if key is None and (form != "piece" or (len(entries) > 1 and not call_id)):
                     key = position  # side by side they are different calls
-                self._tool_call(key, call, form, events)
+                self._tool_call(key, call, call_id, form, events)
         elif function := message.get("function_call"):  # the form of 2023
             function = expect_object(function, "a function_call")
             if any(function.values()):
@@ -275,32 +274,53 @@ class ChatCompletionsDecoder(ResponseDecoder):
         details = message.get("reasoning_details")
         if not isinstance(details, list):
             self._not_carried.at_least("reasoning_details", 1 if details else 0)
-        elif not (form == "whole" and self._state.has_details):
+        elif form == "piece" or not self._state.has_details:
             for position, value in enumerate(details):
                 if isinstance(value, dict):
                     self._detail(value, None if streamed else position, events)
+        else:
+            self._details_once_more([value for value in details if isinstance(value, dict)], form, events)
+
+    def _details_once_more(self, details: list[JsonObject], form: _Form, events: list[BackendRawEvent]) -> None:
+        """The `reasoning_details` of a message that is the answer so far, as MiniMax ends a stream; or else pieces."""
+        if self._state.grown(details):
+            if not self._reasoning_is_text:
+                texts: list[str] = []
+                item: JsonValue = None
+                for detail in details:
+                    if text := _text_of(detail):
+                        if texts and _item_of(detail, None) != item:
+                            texts.append("\n\n")
+                        texts.append(text)
+                        item = _item_of(detail, None)
+                self._reasoning_item = item
+                self._say([("reasoning", "".join(texts))], "whole", events)
+        elif form == "either":
+            for detail in details:
+                self._detail(detail, None, events)
 
     def _detail(self, detail: JsonObject, position: int | None, events: list[BackendRawEvent]) -> None:
         """One entry of OpenRouter's `reasoning_details`: a piece of reasoning, a summary, or something encrypted."""
         self._state.detail(detail, may_continue=position is None)
-        text = next((value for key in ("text", "summary") if isinstance(value := detail.get(key), str) and value), "")
+        text = _text_of(detail)
         if self._reasoning_is_text or not text:
             if detail.get("data"):
                 events.append(Progress())
             return
-        item = next((detail[key] for key in ("index", "id") if detail.get(key) is not None), position)
+        item = _item_of(detail, position)
         if self._said["reasoning"] and item != self._reasoning_item:
             text = f"\n\n{text}"
         self._reasoning_item = item
         self._say([("reasoning", text)], "piece", events)
 
-    def _tool_call(self, key: int | None, call: JsonObject, form: _Form, events: list[BackendRawEvent]) -> None:
+    def _tool_call(
+        self, key: int | None, call: JsonObject, call_id: str, form: _Form, events: list[BackendRawEvent]
+    ) -> None:
         if call.get("type") == "custom":
             custom = call.get("custom")
             raise client_action("custom", word(custom.get("name")) if isinstance(custom, dict) else None)
         # Cloudflare's Workers AI has name and arguments in the call itself.
         function = expect_object(call.get("function") or call, "a tool call's function")
-        call_id = expect_text(call.get("id"), "a tool call's id")
         extra = call.get("extra_content")
         if not (call_id or extra or any(function.get(said) for said in ("name", "arguments"))):
             return  # some servers have a place for a call in every chunk, mostly with nothing in it
@@ -334,6 +354,8 @@ class ChatCompletionsDecoder(ResponseDecoder):
                 raise error
             if key in _READ_KEYS or not isinstance(value, list | dict) or not value:
                 continue
+            if isinstance(value, dict) and not any(value.values()):
+                continue  # LiteLLM has places for what its own fields could hold
             if key == "annotations" and self._annotations is not None and isinstance(value, list):
                 for annotation in value:
                     self._annotations.add(openai_annotation(annotation))
@@ -445,6 +467,23 @@ class _TurnState:
         else:
             self._details.append(_Detail(dict(detail), key, pieces))
 
+    def grown(self, details: list[JsonObject]) -> bool:
+        """Takes the entries of `reasoning_details` as they all are by now, in place of those before, which they go on.
+
+        Returns:
+            Whether they do; otherwise nothing is taken.
+        """
+        if len(details) < len(self._details) or not all(map(_goes_on, self._details, details)):
+            return False
+        for kept, detail in zip(self._details, details, strict=False):
+            more = {name: value for name, value in detail.items() if value is not None and name != kept.key}
+            pieces = [str(detail[kept.key])] if kept.pieces else []
+            if self._fits(max(0, len(to_json(detail)) - len(to_json(kept.whole())))):
+                kept.fields, kept.pieces = {**kept.fields, **more}, pieces
+        for detail in details[len(self._details) :]:
+            self.detail(detail, may_continue=False)
+        return True
+
     def call(self, call_id: str, extra: JsonObject) -> None:
         """The `extra_content` of a call."""
         if self._fits(len(to_json(extra))):
@@ -475,6 +514,25 @@ class _TurnState:
 
 
 _TEXT_OF_DETAIL = {"reasoning.text": "text", "reasoning.summary": "summary"}
+
+
+def _text_of(detail: JsonObject) -> str:
+    return next((value for key in ("text", "summary") if isinstance(value := detail.get(key), str) and value), "")
+
+
+def _item_of(detail: JsonObject, position: int | None) -> JsonValue:
+    """What tells an entry of `reasoning_details` from others: its index, else its id, else its place."""
+    return next((detail[key] for key in ("index", "id") if detail.get(key) is not None), position)
+
+
+def _goes_on(kept: _Detail, detail: JsonObject) -> bool:
+    """Whether `detail` is `kept` once more, perhaps with more text."""
+    if detail.get("type") != kept.fields.get("type"):
+        return False
+    text = detail.get(kept.key)
+    if kept.pieces:
+        return isinstance(text, str) and text.startswith("".join(kept.pieces))
+    return detail.get("data") == kept.fields.get("data")
 
 
 def _with_split_calls(choices: list[JsonObject]) -> list[JsonObject]:

@@ -33,7 +33,7 @@ from ..decoding.kept import KeptBytes
 from ..decoding.not_carried import NotCarried, client_action
 from ..decoding.provider_errors import error_in, error_in_stream, read_error
 from ..decoding.said_text import MAX_PIECES, SaidText
-from ..decoding.tool_calls import ToolCalls, arguments_text
+from ..decoding.tool_calls import ToolCalls, arguments_text, call_id_text
 from ..decoding.usage import openai_usage
 from ..encoding.provider_state import TurnNotes
 from .openai_responses_items import (
@@ -317,7 +317,7 @@ class ResponsesDecoder(ResponseDecoder):
     def _is_another(self, item: Item, value: JsonObject) -> bool:
         """Whether a whole item is not the one that has ended at its index: some servers say 0 for every item."""
         if item.kind == "function_call":
-            return item.backend_id != (value.get("call_id") or "")
+            return item.backend_id != call_id_text(value.get("call_id"))
         name = value.get("id")
         return isinstance(name, str) and name not in self._items
 
@@ -518,7 +518,7 @@ class ResponsesDecoder(ResponseDecoder):
 
     def _call(self, item: Item, value: JsonObject, arguments: str, events: list[BackendRawEvent]) -> None:
         """A call as its item has it. The first id counts: the item is known by then, and some servers change ids."""
-        call_id = expect_text(value.get("call_id"), "a tool call's id")
+        call_id = call_id_text(value.get("call_id"))
         name = expect_text(value.get("name"), "a tool call's name")
         if name and item.name not in ("", name):
             raise protocol_violation(f"the backend named one tool call twice: {item.name!r}, {name!r}")

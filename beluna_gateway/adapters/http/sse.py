@@ -37,6 +37,9 @@ _MESSAGES = frozenset(
 )
 """Names of events of the Messages API."""
 
+_PINGS = frozenset((b"ping", b"heartbeat", b"keepalive", b"keep-alive"))
+"""Names of events whose data says nothing, such as the time."""
+
 
 class SseParser:
     """An incremental parser. How the bytes are divided into reads makes no difference.
@@ -161,7 +164,8 @@ class SseParser:
         elif name == b"event":
             kind = value.strip()
             self._is_error = kind == b"error"
-            self._kind = kind if kind in _MESSAGES or kind.startswith(b"response.") else b""
+            known = kind in _MESSAGES or kind in _PINGS or kind.startswith(b"response.")
+            self._kind = kind if known else b""
 
     def _is_whole(self, following: bytes) -> bool:
         """Whether the event that is being read is a whole object, and `following` the next one without a blank line."""
@@ -180,6 +184,8 @@ class SseParser:
         self._data.clear()
         self._size = 0
         payloads = payloads_of(with_type(data, kind) if kind else data)
+        if kind in _PINGS:
+            payloads = [p for p in payloads if p is DONE_MARK or (p.lstrip().startswith(b"{") and parses(p))]
         if is_error and payloads == [data]:
             payloads = [named_error(data)]
         events += payloads

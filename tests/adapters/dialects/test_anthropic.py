@@ -486,7 +486,7 @@ def test_tokens_written_for_an_hour_are_told_apart(lifetimes: Any, hour: int | N
         {"type": "content_block_delta", "delta": {"type": "input_json_delta", "partial_json": "{}"}},
         {"type": "content_block_start", "index": 0},
         {"type": "content_block_start", "index": "0", "content_block": {"type": "text", "text": ""}},
-        begin(0, type="tool_use", id=5, name="f"),
+        begin(0, type="tool_use", id=5.5, name="f"),
         stop(3),
         {"type": "message_start"},
         {"type": "message_delta", "delta": {"stop_reason": 5}},

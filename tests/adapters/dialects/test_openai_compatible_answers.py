@@ -869,6 +869,7 @@ def test_an_image_or_sound_that_comes_is_progress(field: Any, progress: int) -> 
 def test_nothing_is_said_where_nothing_was_left_out() -> None:
     """Empty and null fields are none."""
     empty: Any = {"role": "assistant", "content": "x", "annotations": [], "audio": None, "refusal": None, "images": []}
+    empty["provider_specific_fields"] = {"refusal": None, "citations": []}
     body = message(empty)
     body["choices"][0]["logprobs"] = {"content": None, "refusal": []}
     read = whole(body)
@@ -961,6 +962,45 @@ def test_reasoning_details_go_back_as_whole_items() -> None:
     assert state(stream(chunk({"reasoning_details": [entries[4]]}), repeated)) == [
         {"opaque": {"reasoning_details": [entries[4]]}}
     ]
+
+
+@pytest.mark.parametrize("text", [True, False], ids=["as text, too", "alone"])
+@pytest.mark.parametrize("last", ["abcd", "abcde"], ids=["the same", "more"])
+def test_details_that_a_message_repeats_are_read_once(text: bool, last: str) -> None:
+    """MiniMax ends a stream with the whole message: neither the client nor the provider gets its reasoning twice."""
+
+    def thought(said: str) -> dict[str, Any]:
+        entry = {"type": "reasoning.text", "id": "r", "index": 0, "text": said}
+        return {"reasoning_details": [entry], **({"reasoning_content": said} if text else {})}
+
+    encrypted = {"type": "reasoning.encrypted", "data": "E"}
+    final = {"content": "x", **thought(last)}
+    final["reasoning_details"] += [encrypted, {"type": "reasoning.summary", "summary": "s", "index": 1}]
+    chunks = [chunk(thought("ab")), chunk(thought("cd")), chunk({"reasoning_details": [encrypted]})]
+    read = stream(*chunks, chunk({"content": "x"}), instead(final, "stop"))
+
+    assert (read.text, read.reasoning) == ("x", last if text else f"{last}\n\ns")
+    details = final["reasoning_details"]
+    assert state(read) == [{"opaque": {"reasoning_details": details}}]
+
+
+def test_details_of_messages_in_place_of_deltas_are_wholes_or_pieces() -> None:
+    """As their texts are; others than those before are pieces of their own, but nothing beside a delta."""
+    encrypted = [{"reasoning_details": [{"type": "reasoning.encrypted", "data": data}]} for data in "EF"]
+    for messages, reasoning in (
+        ([details("ab", index=0), details("abc", index=0), details("abc", index=0)], "abc"),
+        ([details("ab", index=0), details("c", index=0)], "abc"),
+        ([details("ab", index=0), details("c", "summary", index=1)], "ab\n\nc"),
+        ([details("ab", index=0), details("ab") | encrypted[0]], "ab"),
+        ([details("ab", index=0), *encrypted], "ab"),
+    ):
+        assert stream(*map(instead, messages), chunk(finish="stop")).reasoning == reasoning
+    whole = chunk({"content": "x"}, "stop")
+    whole["choices"][0]["message"] = {"content": "x", **details("other", index=0)}
+    read = stream(chunk(details("ab", index=0)), whole)
+    assert (read.reasoning, state(read)) == ("ab", [{"opaque": details("ab", index=0)}])
+    both = stream(*map(instead, encrypted), chunk(finish="stop"))
+    assert state(both) == [{"opaque": {"reasoning_details": [e["reasoning_details"][0] for e in encrypted]}}]
 
 
 def test_details_are_reasoning_a_paragraph_for_each_entry() -> None:

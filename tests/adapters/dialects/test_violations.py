@@ -15,6 +15,9 @@ from ..recorded import canonical, dialect
 REQUEST = canonical({"type": "infer", "messages": [{"role": "user", "parts": [{"text": {"text": "Hi"}}]}]})
 
 
+BAD_ID = "a tool call's id that is neither a string nor an integer"
+
+
 def violation(name: str, *payloads: Any, whole: bool = False) -> str:
     """The message with which the last of these payloads is refused."""
     decoder = dialect(name).decoder(REQUEST, "m")
@@ -45,10 +48,13 @@ def delta(fields: Any) -> Any:
         ({"choices": [{"message": 1}]}, "a message that is not an object"),
         ({"choices": [{"text": 1}]}, "a text that is not a string"),
         (delta({"refusal": 1}), "a refusal that is not a string"),
-        (delta({"tool_calls": {"a": 1}}), "`tool_calls` that is not an array"),
+        (delta({"tool_calls": "a"}), "`tool_calls` that is not an array"),
         (delta({"tool_calls": [1]}), "a tool call that is not an object"),
         (delta({"tool_calls": [{"function": 1}]}), "a tool call's function that is not an object"),
-        (delta({"tool_calls": [{"id": 1, "function": {}}]}), "a tool call's id that is not a string"),
+        (
+            delta({"tool_calls": [{"id": 1.5, "function": {}}]}),
+            BAD_ID,
+        ),
         (delta({"tool_calls": [{"function": {"name": 1}}]}), "a tool call's name that is not a string"),
         (delta({"function_call": 1}), "a function_call that is not an object"),
     ],
@@ -75,7 +81,7 @@ def part(fields: Any) -> Any:
         (part(1), "a part that is not an object"),
         (part({"text": 1}), "a part's text that is not a string"),
         (part({"functionCall": 1}), "a functionCall that is not an object"),
-        (part({"functionCall": {"id": 1, "name": "f"}}), "a functionCall's id that is not a string"),
+        (part({"functionCall": {"id": [], "name": "f"}}), BAD_ID),
         (part({"functionCall": {"name": 1}}), "a functionCall's name that is not a string"),
         (
             part({"functionCall": {"name": "f", "willContinue": True}}),
@@ -101,10 +107,13 @@ def test_gemini(payload: Any, message: str) -> None:
         ({"message": {}, "done": "yes"}, "`done` that is not a boolean"),
         ({"message": 1, "done": False}, "a message that is not an object"),
         ({"message": {"thinking": 1}, "done": False}, "thinking that is not a string"),
-        ({"message": {"tool_calls": {"a": 1}}, "done": False}, "`tool_calls` that is not an array"),
+        ({"message": {"tool_calls": 1}, "done": False}, "`tool_calls` that is not an array"),
         ({"message": {"tool_calls": [1]}, "done": False}, "a tool call that is not an object"),
         ({"message": {"tool_calls": [{"function": 1}]}, "done": False}, "a tool call's function that is not an object"),
-        ({"message": {"tool_calls": [{"id": 1, "function": {"name": "f"}}]}}, "a tool call's id that is not a string"),
+        (
+            {"message": {"tool_calls": [{"id": True, "function": {"name": "f"}}]}},
+            BAD_ID,
+        ),
         ({"message": {"tool_calls": [{"function": {"name": 1}}]}}, "a tool call's name that is not a string"),
     ],
 )
@@ -135,7 +144,10 @@ def block_delta(fields: Any) -> Any:
         ([BEGUN, begin({"type": "text", "text": 1})], "a block's text that is not a string"),
         ([BEGUN, begin({"type": "thinking", "thinking": 1})], "a block's thinking that is not a string"),
         ([BEGUN, begin({"type": "thinking", "thinking": "", "signature": 1})], "a signature that is not a string"),
-        ([BEGUN, begin({"type": "tool_use", "id": 1, "name": "f"})], "a tool_use's id that is not a string"),
+        (
+            [BEGUN, begin({"type": "tool_use", "id": 2**64, "name": "f"})],
+            BAD_ID,
+        ),
         ([BEGUN, begin({"type": "tool_use", "id": "a", "name": 1})], "a tool_use's name that is not a string"),
         ([BEGUN, block_delta(1)], "a content_block_delta's delta that is not an object"),
         ([BEGUN, block_delta({"type": "text_delta", "text": 1})], "a text_delta's text that is not a string"),
@@ -225,7 +237,7 @@ A_CALL: Any = {"type": "function_call", "call_id": "a", "name": "f", "arguments"
         ([content(1)], "a part of an output item that is not an object"),
         ([content({"type": "output_text", "text": 1})], "a text that is not a string"),
         ([content({"type": "refusal", "refusal": 1})], "a refusal that is not a string"),
-        ([item_event("added", A_CALL | {"call_id": 1})], "a tool call's id that is not a string"),
+        ([item_event("added", A_CALL | {"call_id": {}})], BAD_ID),
         ([item_event("added", A_CALL | {"name": 1})], "a tool call's name that is not a string"),
         (
             [item_event("added", A_CALL), item_event("done", A_CALL | {"name": "g"})],
