@@ -433,9 +433,9 @@ def is_azure(endpoint: str | None) -> bool:
     return _host(endpoint).endswith(_AZURE)
 
 
-def is_mistral(endpoint: str | None) -> bool:
-    """Whether an endpoint is Mistral's own."""
-    return _host(endpoint).endswith(".mistral.ai")
+def is_at(endpoint: str | None, domain: str) -> bool:
+    """Whether an endpoint is in the domain of a provider."""
+    return f".{_host(endpoint)}".endswith(f".{domain}")
 
 
 def _host(endpoint: str | None) -> str:

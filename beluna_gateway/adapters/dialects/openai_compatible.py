@@ -23,7 +23,7 @@ from ...canonical import (
     ToolMessage,
     UserMessage,
 )
-from ...config.settings import BackendProfile, Capabilities, is_mistral, is_openai
+from ...config.settings import BackendProfile, Capabilities, is_at, is_openai
 from ...errors import unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..encoding.caching import caching, openai_cache
@@ -49,8 +49,9 @@ class OpenAICompatibleDialect(HttpDialect):
         settings = profile.backend.openai_compatible
         self._at_openai = openai_itself = is_openai(profile.backend.endpoint)
         self._call_ids = _OPENAI_CALL_IDS if openai_itself else None  # None: the client's own, whatever they are
-        if is_mistral(profile.backend.endpoint):
+        if is_at(profile.backend.endpoint, "mistral.ai"):
             self._call_ids = _MISTRAL_CALL_IDS
+        self._wants_reasoning = is_at(profile.backend.endpoint, "deepseek.com")
         self._max_tokens_field = settings.max_tokens_field or (
             "max_completion_tokens" if openai_itself else "max_tokens"
         )
@@ -67,7 +68,9 @@ class OpenAICompatibleDialect(HttpDialect):
         answered = answered_calls(request.messages)
         ids = None if self._call_ids is None else CallIds(request.messages, answered, self._call_ids)
         order = results_after_calls(request.messages, answered)
-        body["messages"] = [self._message(request.messages[index], index, origin, ids) for index in order]
+        thinking = chat_reasoning(request, self._thinking)
+        reasoned = _Reasoned(request, always=self._wants_reasoning and thinking != _NOT_THINKING)
+        body["messages"] = [self._message(request.messages[index], index, origin, ids, reasoned) for index in order]
         if request.stream and self._stream_usage:
             body["stream_options"] = {"include_usage": True}
         if request.tools:
@@ -107,17 +110,22 @@ class OpenAICompatibleDialect(HttpDialect):
                 body[field] = value
         if sampling.stop is not None:
             body["stop"] = list(sampling.stop)
-        body |= chat_reasoning(request, self._thinking)
+        body |= thinking
         body |= openai_cache(caching(request, self.profile.backend.cache), self.name, at_openai=self._at_openai)
         return HttpRequest("/chat/completions", body)
 
     def decoder(self, request: CanonicalRequest, model: str) -> ResponseDecoder:
         notes = TurnNotes(self.name, self.profile.id, model)
         return ChatCompletionsDecoder(
-            notes, self.profile.reliability.max_event_bytes, annotated=request.include_annotations
+            notes,
+            self.profile.reliability.max_event_bytes,
+            annotated=request.include_annotations,
+            with_tools=bool(request.tools) or _has_called(request.messages),
         )
 
-    def _message(self, message: Message, index: int, origin: Origin, ids: CallIds | None) -> JsonObject:
+    def _message(
+        self, message: Message, index: int, origin: Origin, ids: CallIds | None, reasoned: _Reasoned
+    ) -> JsonObject:
         path = f"messages[{index}]"
         parts = message.parts
         if isinstance(message, UserMessage):
@@ -127,7 +135,8 @@ class OpenAICompatibleDialect(HttpDialect):
             return {"role": "user", "content": self._text_content(parts, path)}
         if isinstance(message, AssistantMessage):
             said = self._text_content(parts, path) if parts else None
-            return {"role": "assistant", "content": said, **_turn_fields(message, index, origin, ids)}
+            fields = _turn_fields(message, index, origin, ids)
+            return {"role": "assistant", "content": said, **reasoned.fields(fields, index)}
         if isinstance(message, ToolMessage):
             call_id = message.call_id if ids is None else ids.of_result(index)
             return {"role": "tool", "tool_call_id": call_id, "content": self._text_content(parts, path)}
@@ -171,11 +180,53 @@ def _turn_fields(message: AssistantMessage, index: int, origin: Origin, ids: Cal
                 fields |= {key: piece.value[key] for key in _RETURNED if key in piece.value}
             elif isinstance(piece, CallPiece) and "extra_content" in piece.extra:
                 calls[piece.position]["extra_content"] = piece.extra["extra_content"]
-    if calls:
-        fields["tool_calls"] = [*calls]
-    else:  # wanted back with calls only; DeepSeek's older models refuse it without
-        fields.pop("reasoning_content", None)
-    return fields
+    return {**fields, "tool_calls": [*calls]} if calls else fields
+
+
+_NOT_THINKING: JsonObject = {"thinking": {"type": "disabled"}}
+
+
+class _Reasoned:
+    """Which messages of the model have their `reasoning_content`.
+
+    DeepSeek's guide "Thinking mode": with tools, and in a turn with calls, which is all between two messages of the
+    user, it has to come back in all requests that follow ("The `reasoning_content` in the thinking mode must be passed
+    back to the API", HTTP 400). Else it is not wanted, and older models refuse it.
+
+    Args:
+        request: The request.
+        always: An empty one stands for what a message does not have: another model's, or none at all.
+    """
+
+    def __init__(self, request: CanonicalRequest, *, always: bool) -> None:
+        self._always = always
+        self._wanted: set[int] = set()
+        called = False
+        for index, message in enumerate(request.messages):
+            if isinstance(message, UserMessage):
+                called = False
+            elif isinstance(message, AssistantMessage):
+                called = called or bool(message.tool_calls)
+                if called or request.tools:
+                    self._wanted.add(index)
+
+    def fields(self, fields: JsonObject, index: int) -> JsonObject:
+        """`fields` of the message at `index`, with or without it."""
+        if index not in self._wanted:
+            fields.pop("reasoning_content", None)
+        elif self._always:
+            fields.setdefault("reasoning_content", "")
+        return fields
+
+
+def _has_called(messages: tuple[Message, ...]) -> bool:
+    """Whether the turn that the answer belongs to has calls."""
+    for message in reversed(messages):
+        if isinstance(message, UserMessage):
+            return False
+        if isinstance(message, ToolMessage):
+            return True
+    return False
 
 
 _AUDIO_FORMATS = {

@@ -50,9 +50,11 @@ class ChatCompletionsDecoder(ResponseDecoder):
         notes: Takes what the server must see again of this turn.
         max_bytes: The most bytes that are kept of calls, and of reasoning for `notes`.
         annotated: Whether the request asked for annotations.
+        with_tools: The request had tools, or the turn calls already: its `reasoning_content` is wanted back.
     """
 
-    def __init__(self, notes: TurnNotes, max_bytes: int, *, annotated: bool) -> None:
+    def __init__(self, notes: TurnNotes, max_bytes: int, *, annotated: bool, with_tools: bool = False) -> None:
+        self._with_tools = with_tools
         self._annotations = Annotations(max_bytes) if annotated else None
         self._sources: JsonObject = {}  # Perplexity's, as the last chunk has them
         self._calls = ToolCalls(max_bytes)
@@ -134,7 +136,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
         if self._usage is not None:
             usage = openai_usage(self._usage, "prompt_tokens", "completion_tokens", service_tier=self._service_tier)
             events.append(Usage(usage))
-        if state := self._state.finished(with_calls=self._calls.any_ready):
+        if state := self._state.finished(with_reasoning=self._with_tools or self._calls.any_ready):
             self._metadata["provider_state"] = state
         if self._state.incomplete:
             self._not_carried.at_least("provider_state")
@@ -489,12 +491,12 @@ class _TurnState:
         if self._fits(len(to_json(extra))):
             self._extras[call_id] = extra
 
-    def finished(self, *, with_calls: bool) -> JsonObject:
+    def finished(self, *, with_reasoning: bool) -> JsonObject:
         """The `provider_state` of the turn; empty where nothing needs to go back."""
         if self._left < 0 or not (self._reasoning or self._opaque or self._details or self._extras):
             return {}
         turn: JsonObject = {}
-        if with_calls and (content := self._reasoning.get("reasoning_content")):
+        if with_reasoning and (content := self._reasoning.get("reasoning_content")):
             turn["reasoning_content"] = "".join(content)
         if self._opaque:  # without it nobody wants the text back
             turn |= {"reasoning_text": "".join(self._reasoning.get("reasoning_text", ()))}

@@ -220,11 +220,43 @@ def test_what_the_server_must_see_again_goes_back() -> None:
     assert [call.get("extra_content") for call in sent["tool_calls"]] == [None, {"google": {"thought_signature": "s"}}]
 
 
-def test_reasoning_content_goes_back_with_calls_only() -> None:
-    """A turn without calls goes back without it, which DeepSeek's older models demand."""
-    (sent,) = body_of({"messages": [past_turn(provider_state=state(*REASONED))]})["messages"]
+def test_reasoning_content_goes_back_in_turns_with_calls_only() -> None:
+    """A turn is all between two messages of the user: a last answer behind results is one of it. Without calls and
+    tools it stays out, as DeepSeek's older models demand.
+    """
+    user = {"role": "user", "parts": [{"text": {"text": "?"}}]}
+    answered = {"role": "tool", "tool_call_id": "a", "tool_name": "f", "parts": [{"text": {"text": "ok"}}]}
+    own = {"provider_state": state(*REASONED)}
+    messages = [user, past_turn(**own), user, past_turn("a", **own), answered, past_turn(**own), user, past_turn(**own)]
 
-    assert sent.keys() == {"role", "content", "reasoning_details"}
+    without = body_of({"messages": messages})["messages"]
+    with_tools = body_of({"messages": messages, "tools": [{"name": "f", "input_schema": {}}]})["messages"]
+
+    assert ["reasoning_content" in message for message in without if message["role"] == "assistant"] == [
+        *(False, True, True, False)
+    ]
+    assert all("reasoning_content" in message for message in with_tools if message["role"] == "assistant")
+    assert all("reasoning_details" in message for message in without if message["role"] == "assistant")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "asked", "expected"),
+    [
+        ("https://api.deepseek.com/v1", {}, ["", "hm"]),
+        ("https://api.deepseek.com/v1", {"enable_thinking": True}, ["", "hm"]),
+        ("https://api.deepseek.com/v1", {"enable_thinking": False}, [None, "hm"]),
+        ("https://notdeepseek.com/v1", {}, [None, "hm"]),
+    ],
+)
+def test_deepseek_gets_empty_reasoning_for_foreign_turns(endpoint: str, asked: Any, expected: list[str | None]) -> None:
+    """Thinking, it refuses a turn with calls without any: HTTP 400 "must be passed back to the API"."""
+    messages = [past_turn("a"), past_turn("b", provider_state=state(*REASONED))]
+
+    sent = body_of({"messages": messages, **asked}, endpoint=endpoint, openai_compatible={"thinking": "thinking_type"})[
+        "messages"
+    ]
+
+    assert [message.get("reasoning_content") for message in sent] == expected
 
 
 def test_several_pieces_of_state_go_back_together() -> None:

@@ -13,6 +13,7 @@ from beluna_gateway.adapters.encoding.provider_state import TurnNotes
 from beluna_gateway.canonical import (
     Annotation,
     BackendRawEvent,
+    CanonicalRequest,
     Completed,
     OtherFinishReason,
     OutputTextDelta,
@@ -82,13 +83,13 @@ class Read:
         return self.error.kind
 
 
-def play(answer: str, *, stream: bool = True) -> Read:
+def play(answer: str, *, stream: bool = True, request: CanonicalRequest = REQUEST) -> Read:
     """What becomes of these bytes; the same however they are cut, but for ids that are made up."""
     data = answer.encode()
-    read = Read(*recorded.decode(DIALECT, REQUEST, [data], stream=stream))
+    read = Read(*recorded.decode(DIALECT, request, [data], stream=stream))
     in_bytes = [data[i : i + 1] for i in range(len(data))]
-    again = recorded.wire_events(*recorded.decode(DIALECT, REQUEST, in_bytes, stream=stream), REQUEST)
-    assert again == recorded.wire_events(read.events, read.error, REQUEST)
+    again = recorded.wire_events(*recorded.decode(DIALECT, request, in_bytes, stream=stream), request)
+    assert again == recorded.wire_events(read.events, read.error, request)
     return read
 
 
@@ -902,6 +903,24 @@ def test_reasoning_content_of_a_turn_with_calls_goes_back() -> None:
 
     assert state(with_call) == state(unstreamed) == [{"opaque": {"reasoning_content": "hm"}}]
     assert "provider_state" not in without.metadata
+
+
+def test_reasoning_content_of_the_answer_to_results_goes_back() -> None:
+    """It belongs to a turn with calls, and with tools DeepSeek wants it back in any case."""
+    user = {"role": "user", "parts": [{"text": {"text": "?"}}]}
+    call = {"role": "assistant", "parts": [], "tool_calls": [{"id": "a", "name": "f", "arguments_json": "{}"}]}
+    result = {"role": "tool", "tool_call_id": "a", "tool_name": "f", "parts": [{"text": {"text": "ok"}}]}
+    tools = [{"name": "f", "input_schema": {}}]
+    answer = [chunk({"reasoning_content": "hm"}), chunk({"content": "x"}, "stop")]
+
+    for asked, kept in (
+        ({"messages": [user, call, result]}, True),
+        ({"messages": [user], "tools": tools}, True),
+        ({"messages": [user, call, result, user]}, False),
+    ):
+        request = recorded.canonical({"type": "infer", **asked})
+        read = play("".join(f"data: {json.dumps(each)}\n\n" for each in answer) + DONE, request=request)
+        assert ("provider_state" in read.metadata) == kept
 
 
 def test_what_copilot_wants_back_goes_back() -> None:

@@ -156,6 +156,7 @@ def openai_compatible(body: Body) -> Iterator[str]:
     `invalid_request_error`); DeepSeek's guide "Thinking mode" for `reasoning_content`.
     """
     waiting: Counter[str] = Counter()
+    called = False  # since the user's last message
     for message in body["messages"]:
         if message["role"] == "tool":
             if not waiting[message["tool_call_id"]]:
@@ -172,8 +173,9 @@ def openai_compatible(body: Body) -> Iterator[str]:
             yield "tool_calls[0].id: string too long. Expected a string with maximum length 40"
         if any(count > 1 for count in waiting.values()):
             yield "Duplicate value for 'tool_call_id'"
-        if "reasoning_content" in message and not waiting:
-            yield "reasoning_content goes back with calls only"
+        called = bool(waiting) or (called and message["role"] != "user")
+        if "reasoning_content" in message and not (called or "tools" in body):
+            yield "reasoning_content goes back in turns with calls only"
         if message["content"] is None and not waiting:
             yield "expected a string, got null"
     if any(waiting.values()):
