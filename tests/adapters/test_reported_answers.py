@@ -660,6 +660,15 @@ def test_chat_completions(chunks: list[Any], expected: dict[str, Any]) -> None:
     check("openai_compatible", data(*chunks, DONE), expected)
 
 
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+@pytest.mark.parametrize("end", [b"", b"[DONE]", b"[DONE]\n\n", b"data: [DONE]\n"])
+def test_lines_without_data(end: bytes, stream: bool) -> None:
+    """opik-5149: a proxy leaves out `data:`, perhaps before `[DONE]`, too."""
+    for chunks in ([HI, delta({"content": "b"}, "stop")], [delta({"content": "ab"}, "stop")]):
+        body = b"".join(json.dumps(each).encode() + b"\n" for each in chunks)
+        check("openai_compatible", body + end, {"text": "ab", "end": "stop"}, stream=stream)
+
+
 def test_an_error_by_its_name_with_a_status_in_a_comment() -> None:
     """DashScope's own framing."""
     body = b'id:1\nevent:error\n:HTTP_STATUS/400\ndata:{"code":"InvalidParameter","message":"m"}\n\n'

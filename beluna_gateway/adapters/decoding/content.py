@@ -55,11 +55,13 @@ def _part(
     if not isinstance(said, str):
         said = ""  # counted, whatever it is
     if said in ("text", "output_text", "summary_text"):
-        _read(part.get("text"), kind, texts, not_carried, depth)
+        _read(part["text"] if part.get("text") else part.get("content"), kind, texts, not_carried, depth)
     elif said == "refusal":
         _read(part.get("refusal"), "refusal", texts, not_carried, depth)
     elif said in _REASONING:
-        inner = next((part[key] for key in ("thinking", "reasoning", "text", "summary") if part.get(key)), None)
+        inner = next(
+            (part[key] for key in ("thinking", "reasoning", "text", "summary", "content") if part.get(key)), None
+        )
         _read(inner, "reasoning", texts, not_carried, depth)
     else:
         not_carried.add(said.removesuffix("_url") or "part")

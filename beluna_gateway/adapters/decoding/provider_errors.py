@@ -184,15 +184,17 @@ _NO_MONEY = frozenset(
     )
 )
 
-_CODE_KEYS = ("code", "error_code", "type", "error_type", "__type", "status")
+_CODE_KEYS = ("code", "error_code", "errorCode", "type", "error_type", "errorType", "__type", "status")
 _STATUS_KEYS = (
     *("status_code", "http_status_code", "status", "statusCode", "StatusCode", "http_code"),
-    *("code", "error_code"),
+    *("code", "error_code", "errorCode"),
 )
+_ERROR_WORDS = ("error_code", "errorCode", "error_type", "errorType", "__type")
 _FAILURE_KEYS = (*_STATUS_KEYS, "error_type", "__type")
 """Beside a text, a code of failure in one of these makes an object an error."""
 _TEXT_KEYS = (
     *("message", "msg", "detail", "details", "error_message", "error_msg", "status_msg", "errors", "error"),
+    "errorMessage",  # AWS Lambda's, and of other servers in Java
     *("error_description", "description", "reason", "title"),  # OAuth's, RFC 9457's
 )
 _DEPTH = 4
@@ -242,7 +244,9 @@ def find_error(value: JsonValue) -> ProviderError | None:
 def _is_error(value: Mapping[str, JsonValue]) -> bool:
     if any(_says(value.get(key)) for key in ("error", "errors")):
         return True
-    if any(_says(value.get(key)) for key in ("error_message", "error_msg")) and value.get("error_code") not in (0, "0"):
+    if any(_says(value.get(key)) for key in ("error_message", "error_msg", "errorMessage")) and not any(
+        value.get(key) in (0, "0") for key in ("error_code", "errorCode")
+    ):
         return True
     base = value.get("base_resp")
     if isinstance(base, dict) and _is_code(base.get("status_code")):
@@ -263,7 +267,10 @@ def _is_error_type(value: Mapping[str, JsonValue]) -> bool:
 
 
 _ERROR_KEYS = frozenset(
-    ("error", "errors", "error_message", "error_msg", "base_resp", "detail", "message", "msg", "details")
+    (
+        *("error", "errors", "error_message", "error_msg", "errorMessage", "base_resp"),
+        *("detail", "message", "msg", "details"),
+    )
 )
 # Where one of these has something in it, a `message` or a `detail` beside it is no error. (A `message` that is an
 # object is content, too, and never taken for a text.)
@@ -352,7 +359,7 @@ def _words(layers: list[_Layer]) -> list[str]:
             if said is None or said == "error" or said.isdecimal():
                 continue
             # What an envelope says of itself ("status":"failed") is no word for the error.
-            if not envelope or key in ("error_code", "error_type", "__type") or _status_of_word(said) is not None:
+            if not envelope or key in _ERROR_WORDS or _status_of_word(said) is not None:
                 words.append(said)
         metadata = fields.get("metadata")  # OpenRouter
         if isinstance(metadata, dict) and (said := word(metadata.get("error_type"))) is not None:

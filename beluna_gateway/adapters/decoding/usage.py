@@ -144,14 +144,14 @@ def _details_of(raw: JsonObject, key: str) -> JsonObject:
     return details if isinstance(details, dict) else {}
 
 
-_CACHED = ("cached_tokens", "num_cached_tokens", "prompt_cache_hit_tokens")
-"""Kimi's name, one of several servers, and DeepSeek's."""
+_CACHED = ("cached_tokens", "num_cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
+"""Kimi's name, one of several servers, DeepSeek's, and that of LiteLLM and Databricks."""
 
 _CACHE_WRITE = ("cache_creation_input_tokens",)
 """LiteLLM's, and Anthropic's behind a proxy."""
 
-_CACHE_WRITE_DETAILS = ("cache_write_tokens", "cache_creation_tokens")
-"""OpenRouter's name and LiteLLM's."""
+_CACHE_WRITE_DETAILS = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens")
+"""OpenRouter's name, LiteLLM's, and DashScope's."""
 
 _MORE = frozenset(("reasoning_tokens", *_CACHED, *_CACHE_WRITE, *(f"{key}_details" for key in _OTHER_NAME)))
 """The keys of what a plain usage object does not have."""

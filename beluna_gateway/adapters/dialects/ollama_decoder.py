@@ -66,9 +66,11 @@ class OllamaDecoder(ResponseDecoder):
             raise error
         message = chunk.get("message")
         done = chunk.get("done")
+        if message is None and isinstance(text := chunk.get("response"), str):
+            message = {"content": text, "thinking": chunk.get("thinking")}  # as `/api/generate` has it
         if message is not None:  # the last line of older servers has none
             self._message(expect_object(message, "a message"), events)
-        elif not done:
+        elif done is None:
             raise protocol_violation("the backend sent a line with neither `message` nor `done`")
         if isinstance(logprobs := chunk.get("logprobs"), list) and logprobs:
             self._not_carried.at_least("logprobs")
@@ -78,12 +80,12 @@ class OllamaDecoder(ResponseDecoder):
             raise protocol_violation("the backend sent `done` that is not a boolean")
 
     def _message(self, message: JsonObject, events: list[BackendRawEvent]) -> None:
-        thinking = expect_text(message.get("thinking"), "thinking")
-        for key in ("reasoning_content", "reasoning"):  # of other servers that have Ollama's API
-            other = message.get(key)
-            if isinstance(other, str):
-                thinking = thinking or other
-            elif other:
+        thinking = ""
+        for key in ("thinking", "reasoning_content", "reasoning"):  # the others of servers that have Ollama's API
+            value = message.get(key)
+            if isinstance(value, str):
+                thinking = thinking or value
+            elif value:
                 self._not_carried.add(key)
         if thinking:
             events.append(ReasoningDelta(thinking))
@@ -97,7 +99,7 @@ class OllamaDecoder(ResponseDecoder):
             events.append(Progress())
 
     def _tool_call(self, call: JsonObject, events: list[BackendRawEvent]) -> None:
-        function = expect_object(call.get("function"), "a tool call's function")
+        function = expect_object(call.get("function") or call, "a tool call's function")
         # Not `function.index`, which may begin at 0 again in the next line: each entry is a call of its own.
         key = self._calls_seen
         self._calls_seen += 1

@@ -268,7 +268,8 @@ class ChatCompletionsDecoder(ResponseDecoder):
                 self._say([("reasoning", value)], form, events)
                 if key in _RETURNED_TEXTS:
                     said = "".join(event.delta for event in events[before:] if isinstance(event, ReasoningDelta))
-                    self._state.reasoning(key, said)
+                    # What was said before under another name has not been kept.
+                    self._state.reasoning(key, said if form == "piece" or self._state.has_reasoning(key) else value)
         self._reasoning_is_text = self._reasoning_is_text or found is not None
         if isinstance(opaque := message.get("reasoning_opaque"), str) and opaque:
             self._state.opaque(opaque)
@@ -442,8 +443,12 @@ class _TurnState:
 
     def reasoning(self, key: str, text: str) -> None:
         """The next piece of what stands under `key`, one of `_RETURNED_TEXTS`."""
-        if self._fits(len(text)):
+        if text and self._fits(len(text)):
             self._reasoning.setdefault(key, []).append(text)
+
+    def has_reasoning(self, key: str) -> bool:
+        """Whether any of what stands under `key` has been kept."""
+        return key in self._reasoning
 
     def opaque(self, opaque: str) -> None:
         """Copilot's `reasoning_opaque`, which is whole wherever it stands."""

@@ -388,6 +388,7 @@ class Answer:
         objects = [payload for payload in payloads if payload is not DONE_MARK]
         framed = isinstance(parser, NdjsonParser) or b"\ndata:" in b"\n" + body[:_QUOTE_BYTES]
         single = len(objects) == 1 and (DONE_MARK in payloads or (not framed and body.startswith(b":")))
+        framed = framed or DONE_MARK in payloads
         return payloads if single or (framed and objects) else [], objects[0] if single else None
 
     @staticmethod

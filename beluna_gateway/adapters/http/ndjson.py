@@ -5,10 +5,14 @@ from __future__ import annotations
 from ...errors import GatewayError, protocol_violation
 from ...wire.lines import LineCutter
 from .payloads import BYTE_ORDER_MARK, BareJson, BrokenStream, payloads_of
+from .sse import SseParser
 
 
 class NdjsonParser:
     """An incremental parser for backends that write one JSON object per line; the counterpart of `SseParser`.
+
+    A line that is a field of a server-sent event makes the answer one of these from there on: proxies keep a connection
+    alive with them, or write nothing else.
 
     Args:
         limit: The most bytes that one line may have; more is a `protocol_violation`.
@@ -18,6 +22,7 @@ class NdjsonParser:
         self._limit = limit
         self._lines = LineCutter(limit)
         self._bare = BareJson(limit)
+        self._events: SseParser | None = None
         self._at_start = True
 
     def feed(self, chunk: bytes) -> list[bytes]:
@@ -38,7 +43,7 @@ class NdjsonParser:
         payloads: list[bytes] = []
         try:
             self._take(self._lines.close(), payloads)
-            payloads += self._bare.close()
+            payloads += self._bare.close() if self._events is None else self._events.close()
         except GatewayError as error:
             raise BrokenStream(error, payloads) from error
         return payloads
@@ -52,11 +57,17 @@ class NdjsonParser:
             if self._at_start:
                 self._at_start = False
                 line = line.removeprefix(BYTE_ORDER_MARK)  # noqa: PLW2901 - still the same line
-            if self._bare.open or line.strip() in _PRETTY_PRINTED:
+            if self._events is None and line.startswith(_FIELDS) and not self._bare.open:
+                self._events = SseParser(self._limit)
+            if self._events is not None:
+                payloads += self._events.feed(line + b"\n")
+            elif self._bare.open or line.strip() in _PRETTY_PRINTED:
                 payloads += self._bare.feed(line)
             else:
                 payloads += payloads_of(line)
 
 
+_FIELDS = (b"data:", b"event:", b"error:", b"id:", b"retry:")
+"""Of a server-sent event; see `SseParser`."""
 _PRETTY_PRINTED = (b"{", b"[", b"[{")
 """The first line of a value that is written over several lines, as proxies write their errors."""

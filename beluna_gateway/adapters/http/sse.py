@@ -161,6 +161,9 @@ class SseParser:
             events += filter(parses, self._bare.feed(line))  # a line that is not JSON is an unknown field
         elif name == b"error":
             events.append(error_payload(value))
+        elif line.strip() == DONE_MARK:  # as lines of JSON have it that have no `data:` either
+            self._dispatch(events)
+            events.append(DONE_MARK)
         elif name == b"event":
             kind = value.strip()
             self._is_error = kind == b"error"

@@ -25,6 +25,8 @@ TEXT = {"type": "text", "text": "4"}
         (TEXT, [("text", "4")]),
         ([{"text": "4"}, "2"], [("text", "42")]),
         ([{"type": "output_text", "text": "4"}], [("text", "4")]),
+        ([{"type": "text", "content": "4"}], [("text", "4")]),
+        ([{"type": "reasoning", "content": [{"type": "reasoning_text", "text": "r"}]}], [("reasoning", "r")]),
         # Mistral's reasoning models
         (
             [{"type": "thinking", "thinking": [{"type": "text", "text": "2+2"}]}, TEXT],

@@ -41,6 +41,7 @@ def test_what_is_no_count_is_not_said(count: Any) -> None:
         {"prompt_tokens_details": {"cached_tokens": 5}},
         {"cached_tokens": 5},
         {"num_cached_tokens": 5},
+        {"cache_read_input_tokens": 5},
         {"prompt_cache_hit_tokens": 5, "prompt_cache_miss_tokens": 7},
         {"prompt_tokens_details": {"cached_tokens": 0}, "cached_tokens": 5},
     ],
@@ -56,10 +57,11 @@ def test_cached_tokens_have_several_names(raw: Any) -> None:
         {"prompt_tokens_details": {"cache_write_tokens": 100}},
         {"prompt_tokens_details": {"cached_tokens": 1, "cache_creation_tokens": 100}},
         {"cache_creation_input_tokens": 100},
+        {"prompt_tokens_details": {"cached_tokens": 1, "cache_creation_input_tokens": 100}},
     ],
 )
 def test_written_cache_tokens_are_known_where_the_provider_says_so(raw: Any) -> None:
-    """OpenRouter's and LiteLLM's names."""
+    """OpenRouter's, LiteLLM's and DashScope's names."""
     assert chat(**raw).cache_write_input_tokens == 100
     assert chat(prompt_tokens=1).cache_write_input_tokens is None
 

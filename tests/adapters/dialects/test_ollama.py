@@ -295,14 +295,39 @@ def test_content_may_be_an_array_of_parts() -> None:
     assert events[:2] == [ReasoningDelta("hm"), OutputTextDelta("x")]
 
 
+def test_a_generation_in_place_of_a_message_is_one() -> None:
+    """A proxy answers as `/api/generate` does (ollama_openai 33)."""
+    answer = lines(
+        {"response": "a", "done": False}, {"response": "", "thinking": "hm"}, {"response": "b", "done": True}
+    )
+
+    assert text_of(completed(answer)) == "ab"
+    assert ReasoningDelta("hm") in completed(answer)
+    assert text_of(completed(lines({"response": "a", "done": True}), stream=False)) == "a"
+
+
+def test_a_call_may_have_its_name_and_arguments_in_itself() -> None:
+    """As Workers AI has it in Chat Completions."""
+    calls = [{"name": "f", "arguments": {"x": 1}}, {"function": None, "name": "g", "arguments": "{}"}]
+    events = completed(lines({"message": {"tool_calls": calls}, "done": True}))
+
+    ready = [event.call for event in events if isinstance(event, ToolCallReady)]
+    assert [(call.name, call.arguments) for call in ready] == [("f", {"x": 1}), ("g", {})]
+
+
+def test_a_line_that_says_only_that_it_is_not_done_says_nothing() -> None:
+    """While the model is loaded."""
+    assert text_of(completed(lines({"done": False}, {"message": None, "done": False}, {"done": True}))) == ""
+
+
 def test_reasoning_that_is_no_text_is_passed_over() -> None:
     """And counted; another name's text counts all the same."""
-    message = {"reasoning_content": {"a": 1}, "reasoning": "hm", "content": "x"}
+    message = {"thinking": True, "reasoning_content": {"a": 1}, "reasoning": "hm", "content": "x"}
     events = completed(lines({"message": message, "done": True}))
 
     assert events[:2] == [ReasoningDelta("hm"), OutputTextDelta("x")]
     assert isinstance(end := events[-1], Completed)
-    assert end.backend_metadata == {"not_carried": {"reasoning_content": 1}}
+    assert end.backend_metadata == {"not_carried": {"thinking": 1, "reasoning_content": 1}}
 
 
 def test_what_no_frame_carries_is_counted() -> None:

@@ -1003,6 +1003,17 @@ def test_details_that_a_message_repeats_are_read_once(text: bool, last: str) -> 
     assert state(read) == [{"opaque": {"reasoning_details": details}}]
 
 
+def test_reasoning_that_a_message_repeats_by_another_name_goes_back_whole() -> None:
+    """Under the name that the server knows; where deltas had that name, it is kept once."""
+    call = piece(0, "{}", id="a", name="f")
+    for key in ("reasoning", "reasoning_content"):
+        read = stream(
+            chunk({key: "hm"}), chunk(call), instead({**call, "reasoning_content": "hm"}), chunk(finish="stop")
+        )
+        assert read.reasoning == "hm"
+        assert state(read) == [{"opaque": {"reasoning_content": "hm"}}]
+
+
 def test_details_of_messages_in_place_of_deltas_are_wholes_or_pieces() -> None:
     """As their texts are; others than those before are pieces of their own, but nothing beside a delta."""
     encrypted = [{"reasoning_details": [{"type": "reasoning.encrypted", "data": data}]} for data in "EF"]

@@ -106,7 +106,6 @@ def test_gemini(payload: Any, message: str) -> None:
         ({"model": "m"}, "a line with neither `message` nor `done`"),
         ({"message": {}, "done": "yes"}, "`done` that is not a boolean"),
         ({"message": 1, "done": False}, "a message that is not an object"),
-        ({"message": {"thinking": 1}, "done": False}, "thinking that is not a string"),
         ({"message": {"tool_calls": 1}, "done": False}, "`tool_calls` that is not an array"),
         ({"message": {"tool_calls": [1]}, "done": False}, "a tool call that is not an object"),
         ({"message": {"tool_calls": [{"function": 1}]}, "done": False}, "a tool call's function that is not an object"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from beluna_gateway.adapters.http.ndjson import NdjsonParser
+from beluna_gateway.adapters.http.payloads import BrokenStream
 from beluna_gateway.errors import GatewayError
 
 
@@ -22,6 +23,37 @@ def test_lines_are_the_same_wherever_the_bytes_are_split() -> None:
     assert lines_of(*(data[i : i + 1] for i in range(len(data)))) == expected
     for cut in range(len(data)):
         assert lines_of(data[:cut], data[cut:]) == expected
+
+
+@pytest.mark.parametrize(
+    "field",
+    [b"event: ping", b"data:", b"data: : keepalive", b"data: [DONE]", b"id: 1", b"retry: 5", b": ping", b"[DONE] "],
+)
+def test_fields_of_server_sent_events_are_read_as_there(field: bytes) -> None:
+    """Some proxies keep a connection alive with them, whatever is sent over it."""
+    done = [b"[DONE]"] * (b"DONE" in field)
+    for data, expected in (
+        (b'%b\n{"a":1}\n{"b":2}\n' % field, [*done, b'{"a":1}', b'{"b":2}']),
+        (b'{"a":1}\n%b\n\n{"b":2}' % field, [b'{"a":1}', *done, b'{"b":2}']),
+        (b'data: {"a":1}\n\n%b\r\n\r\ndata:{"b":2}\r\n' % field, [b'{"a":1}', *done, b'{"b":2}']),
+    ):
+        for size in (len(data), 1):
+            assert lines_of(*(data[i : i + size] for i in range(0, len(data), size))) == expected
+
+
+def test_errors_of_server_sent_events_are_errors() -> None:
+    """In a field of their own, and in an event that is named so."""
+    for error in (b"error: busy\n", b"event: error\ndata: busy\n\n"):
+        assert lines_of(b'{"a":1}\n' + error) == [b'{"a":1}', b'{"error":"busy"}']
+
+
+def test_an_event_among_the_lines_that_is_too_large_is_a_protocol_violation() -> None:
+    """The lines before it come out."""
+    parser = NdjsonParser(30)
+    with pytest.raises(BrokenStream, match="max_event_bytes") as failure:
+        parser.feed(b'{"a":1}\ndata: {"b":2}\n\n' + b"data: 0123456789\n" * 3)
+
+    assert failure.value.payloads == [b'{"a":1}', b'{"b":2}']
 
 
 def test_a_last_line_without_end_comes_out_at_the_close_only() -> None:
