@@ -34,7 +34,7 @@ from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..decoding.provider_errors import ProviderError, error_of_status
 from ..encoding.caching import caching, refuse_cache
 from ..encoding.call_ids import CallIds, CallPosition, IdRule, answered_calls
-from ..encoding.gemini_models import whole_name
+from ..encoding.gemini_models import wants_results_last, whole_name
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TextPiece, TurnNotes, part_path, pieces
 from ..encoding.reasoning import gemini_thinking, is_gemini_3
 from ..encoding.turns import shape_turns
@@ -152,7 +152,14 @@ class _Conversation:
 
     def contents(self) -> list[JsonValue]:
         turns = shape_turns(self._messages, self._answered, self._parts, order=self._in_order)
-        return [{"role": "model" if turn.role == "assistant" else "user", "parts": [*turn.content]} for turn in turns]
+        results_last = wants_results_last(self._origin.model)
+        return [
+            {
+                "role": "model" if turn.role == "assistant" else "user",
+                "parts": [*turn.blocks, *turn.results] if results_last else [*turn.content],
+            }
+            for turn in turns
+        ]
 
     def _in_order(self, results: list[int]) -> list[int]:
         """Results of calls without ids are told apart by their order only."""

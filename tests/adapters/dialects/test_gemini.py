@@ -321,6 +321,27 @@ def test_neighbours_are_one_turn() -> None:
     assert [next(iter(part)) for part in contents[2]["parts"]] == ["functionResponse", "functionResponse", "text"]
 
 
+@pytest.mark.parametrize(
+    ("model", "kinds"),
+    [
+        ("gemini-3-pro-preview", ["functionResponse", "functionResponse", "text", "text"]),
+        ("gemini-3.8-flash", ["text", "text", "functionResponse", "functionResponse"]),
+    ],
+)
+def test_later_models_get_results_behind_the_texts_of_their_turn(model: str, kinds: list[str]) -> None:
+    """From 3.6 on they refuse what follows a result: HTTP 400 "Requests ending with a model turn are not supported"."""
+    contents = encode(
+        message("user", text("Hi")),
+        message("assistant", tool_calls=calls("a", "b")),
+        *(result("a"), message("user", text("Wait")), result("b"), message("user", text("Go on"))),
+        model=model,
+    ).body["contents"]
+
+    assert [content["role"] for content in contents] == ["user", "model", "user"]
+    assert [next(iter(part)) for part in contents[2]["parts"]] == kinds
+    assert [part["text"] for part in contents[2]["parts"] if "text" in part] == ["Wait", "Go on"]
+
+
 def test_results_without_ids_come_in_the_order_of_their_calls() -> None:
     """Where Gemini gave no ids, it can tell results of one function apart by their order only."""
     turn = message("assistant", tool_calls=calls("a", "b"), provider_state=state({"call": "a"}, {"call": "b"}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from beluna_gateway.adapters.encoding.gemini_models import whole_name
+from beluna_gateway.adapters.encoding.gemini_models import wants_results_last, whole_name
 from beluna_gateway.errors import GatewayError
 
 
@@ -30,3 +30,17 @@ def test_a_name_that_would_leave_its_place_in_the_path_is_refused(model: str) ->
 
     assert failure.value.kind == "invalid_request"
     assert failure.value.message == f"model: '{model}' is no name of a Gemini model"
+
+
+@pytest.mark.parametrize(
+    ("model", "last"),
+    [
+        *((f"gemini-{name}", False) for name in ("2.5-flash", "3-pro-preview", "3-flash", "3.1-pro", "3.5-flash")),
+        *((f"gemini-{name}", True) for name in ("3.5-flash-lite", "3.6-flash", "3.8-flash", "3.10-pro", "4-pro")),
+        *((f"gemini-{name}", True) for name in ("10-pro", "latest", "flash-latest", "flash-lite-latest")),
+        *(("models/gemini-3.7-flash", True), ("gemini-1.5-pro-latest", False), ("gemma-3.6", False), ("m", False)),
+    ],
+)
+def test_later_models_want_results_last(model: str, last: bool) -> None:
+    """What is known to refuse anything behind them."""
+    assert wants_results_last(model) == last
