@@ -34,6 +34,7 @@ from .canonical import (
     ModelList,
     Operation,
     OperationResult,
+    OtherFinishReason,
     ResolvedCredential,
     TokenCount,
 )
@@ -226,17 +227,16 @@ class AIGateway:
             backend.enter()
             record.backend_id, record.model = backend.id, selected.model
             record.model_is_configured = selected.model in backend.models
-            record.dialect = selected.profile.backend.dialect
+            record.dialect = backend.dialect
             budget = self._budget_for(origin, backend)
             with TotalTimer(budget.seconds(request)) as total:
                 credential = await self._credentials.resolve(selected.profile)
                 prepare = partial(self._prepare, backend, selected.model, budget)
                 request, call = await _run(prepare, request, credential, large)
                 verification = self._verification(request, selected)
-                settings = selected.profile.backend
-                response.price = settings.pricing.get(selected.model)
-                if response.price is None:
-                    response.listed_cost = await self._prices.of_model(settings.endpoint, selected.model)
+                response.price = backend.pricing.get(selected.model)
+                if response.price is None and backend.listed_at is not None:
+                    response.listed_cost = await self._prices.of_model(backend.listed_at, selected.model)
                 backend.breaker.check()
                 async with budget.lease() as account:
                     if account is not None:
@@ -402,10 +402,9 @@ class AIGateway:
             if backend is not None:
                 backend.failures += 1
         elif isinstance(end, Completed):
-            record.outcome, record.finish_reason = (
-                "completed",
-                str(getattr(end.finish_reason, "other", end.finish_reason)),
-            )
+            reason = end.finish_reason
+            record.outcome = "completed"
+            record.finish_reason = reason.other if isinstance(reason, OtherFinishReason) else reason
         elif end is not None:
             record.outcome = "completed"
         elif origin.cancelled_at is not None:

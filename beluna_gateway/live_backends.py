@@ -23,6 +23,7 @@ from .config.settings import HTTP_DIALECTS, BackendProfile, Config, Shared, alia
 from .pipeline.budget import BudgetEnforcer
 from .pipeline.clients import ClientTable
 from .pipeline.credentials import CredentialResolver
+from .pipeline.price_list import may_be_listed
 from .pipeline.reliability import CircuitBreaker
 from .pipeline.router import BackendRouter
 from .telemetry.service import ProgramStatus
@@ -44,8 +45,13 @@ class LiveBackend:
         quota: QuotaOwner | None,
         aside: Aside,
     ) -> None:
+        settings = profile.backend
         self.profile = profile
         self.id = profile.id
+        self.dialect = settings.dialect
+        self.pricing = settings.pricing
+        self.listed_at = settings.endpoint if may_be_listed(settings.endpoint) else None
+        """The endpoint, where a list of prices may know it."""
         self.users = 0
         """Requests that began with it and have not ended."""
         self.predecessors: set[asyncio.Task[None]] = set()

@@ -267,12 +267,12 @@ class Connection(asyncio.Protocol):
             if is_large(line):
                 self._decoding = asyncio.create_task(self._serve_large(Large(self._daemon.worker, line)))
                 return 1.0
-            match ndjson.decode(line):
-                case Cancel() | Exit() | StatusQuery() as order:
-                    self._obey(order)
-                case frame:
-                    self._begin(frame, frame)
-                    return REQUEST_COSTS
+            frame = ndjson.decode(line)
+            if isinstance(frame, _ORDERS):
+                self._obey(frame)
+            else:
+                self._begin(frame, frame)
+                return REQUEST_COSTS
         except RejectedLine as rejected:
             self._reject(rejected)
         return 1.0
@@ -282,7 +282,7 @@ class Connection(asyncio.Protocol):
         started = False
         try:
             await large.step(ndjson.decode)
-            if isinstance(large.value, Cancel | Exit | StatusQuery):
+            if isinstance(large.value, _ORDERS):
                 self._obey(large.value)
             else:
                 self._begin(large.value, large)
@@ -353,6 +353,9 @@ class Connection(asyncio.Protocol):
         if self._half_closed and not self._requests and not self._lines and self._decoding is None:
             self.transport.close()
 
+
+_ORDERS = (Cancel, Exit, StatusQuery)
+"""The frames that begin no request."""
 
 _ENDS = (Completed, Failed)
 

@@ -48,6 +48,7 @@ class Client:
         self.failures = 0
         self.used = Used()
         self._settings = settings
+        self._narrows = settings is not None and bool(settings.budget.model_fields_set)
         self._budgets = dict(budgets)
         self._quota = quota
         self._enforcers: dict[str, BudgetEnforcer] = {}
@@ -89,7 +90,7 @@ class Client:
 
     def _own(self, backend_id: str) -> BudgetEnforcer | None:
         """This client's own limits at a backend; None where it has none."""
-        if self._settings is None or not self._settings.budget.model_fields_set:
+        if self._settings is None or not self._narrows:
             return None
         own = self._enforcers.get(backend_id)
         if own is None:
@@ -171,6 +172,8 @@ class ClientTable:
         client = self._by_name.get(name)
         if client is None:
             client = self._by_name[name] = Client(name, None, self._budgets)
+        if name != OTHER:
+            self._by_uid[uid] = client
         return client
 
 

@@ -7,7 +7,6 @@ that the configuration has no price for. Nothing is fetched; a newer list comes 
 from __future__ import annotations
 
 import asyncio
-from functools import lru_cache
 from types import ModuleType
 from urllib.parse import urlsplit
 
@@ -26,10 +25,8 @@ class PriceList:
         self._loaded = False
         self._loading = asyncio.Lock()
 
-    async def of_model(self, endpoint: str | None, model: str) -> ListedCost | None:
-        """What gives the cost of usage of `model` at the provider behind `endpoint`; None where no list can."""
-        if endpoint is None or _is_local(endpoint):
-            return None
+    async def of_model(self, endpoint: str, model: str) -> ListedCost | None:
+        """What gives the cost of usage of `model` at the provider behind `endpoint`; None where there is no list."""
         if not self._loaded:
             await self._load()
         module = self._module
@@ -82,7 +79,9 @@ def listed_cost(module: ModuleType, usage: UsageStats, endpoint: str, model: str
     return standard if tiered is None else None if tiered == standard else tiered
 
 
-@lru_cache  # asked for each request; the configuration's endpoints are few
-def _is_local(endpoint: str) -> bool:
+def may_be_listed(endpoint: str | None) -> bool:
+    """Whether a provider on the network is behind `endpoint`."""
+    if endpoint is None or endpoint.startswith("unix:"):
+        return False
     host = urlsplit(endpoint).hostname or ""
-    return endpoint.startswith("unix:") or host in ("localhost", "::1") or host.startswith("127.")
+    return host not in ("localhost", "::1") and not host.startswith("127.")

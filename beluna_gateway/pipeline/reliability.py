@@ -71,10 +71,11 @@ class CircuitBreaker:
         return BreakerAttempt(self)
 
     def _begin(self) -> tuple[int, bool]:
+        if self._opened_at is None:
+            return self._generation, False
         self.check()
-        probe = self._opened_at is not None
-        self._probing = self._probing or probe
-        return self._generation, probe
+        self._probing = True
+        return self._generation, True
 
     def _end(self, generation: int, probe: bool, error: BaseException | None) -> None:
         if probe:

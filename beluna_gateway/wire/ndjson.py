@@ -166,8 +166,7 @@ class FrameEncoder:
     """Writes the frames of one request. Its id is escaped once, here, and not once per token."""
 
     def __init__(self, request_id: str) -> None:
-        self._id = to_json(request_id)
-        name = self._id.decode()
+        self._id = name = to_json(request_id).decode()
         self._text = '{"type":"output_text_delta","request_id":' + name + ',"delta":'
         self._reasoning = '{"type":"reasoning_delta","request_id":' + name + ',"delta":'
 
@@ -180,30 +179,30 @@ class FrameEncoder:
             elif type(event) is ReasoningDelta:
                 lines.append(f"{self._reasoning}{quoted(event.delta)}}}\n")
             else:
-                lines.append(self._rare(event).decode())
+                lines.append(self._rare(event))
         return "".join(lines).encode()
 
-    def _rare(self, event: GatewayEvent) -> bytes:
+    def _rare(self, event: GatewayEvent) -> str:
         # Not by `match`, which looks its attributes up by name each time.
         if isinstance(event, Started):
-            return self._frame(b"started", {"backend_id": event.backend_id, "model": event.model})
+            return self._frame("started", {"backend_id": event.backend_id, "model": event.model})
         if isinstance(event, Completed):
             reason = event.finish_reason
             word = {"other": reason.other} if isinstance(reason, OtherFinishReason) else reason
-            return self._frame(b"completed", {"finish_reason": word, "backend_metadata": event.backend_metadata})
+            return self._frame("completed", {"finish_reason": word, "backend_metadata": event.backend_metadata})
         if isinstance(event, Usage):
-            return self._frame(b"usage", {"usage": usage_object(event.usage)})
+            return self._frame("usage", {"usage": usage_object(event.usage)})
         if isinstance(event, ToolCallDelta):
             delta = {"call_id": event.call_id, "name": event.name, "arguments_delta": event.arguments_delta}
-            return self._frame(b"tool_call_delta", delta)
+            return self._frame("tool_call_delta", delta)
         if isinstance(event, ToolCallReady):
             call = event.call
             ready = {"id": call.id, "name": call.name, "arguments_json": call.arguments_json, "status": "ready"}
-            return self._frame(b"tool_call_ready", {"call": ready})
+            return self._frame("tool_call_ready", {"call": ready})
         if isinstance(event, Annotation):
-            return self._frame(b"annotation", {"annotation": annotation_object(event)})
+            return self._frame("annotation", {"annotation": annotation_object(event)})
         if isinstance(event, Failed):
-            return self._frame(b"failed", {"error": error_object(event.error)})
+            return self._frame("failed", {"error": error_object(event.error)})
         raise TypeError(f"{event!r} has no frame")
 
     def result(self, result: OperationResult) -> bytes:
@@ -212,15 +211,16 @@ class FrameEncoder:
             case Embedding(vectors, usage):
                 # In pieces, where the result is large and so encoded in a thread.
                 told = to_json({"usage": usage_object(usage)}, inf_nan_mode="null")
-                head = b'{"type":"embedding","request_id":%b,"vectors":' % self._id
+                head = b'{"type":"embedding","request_id":%b,"vectors":' % self._id.encode()
                 return b"".join((head, json_pieces.dump(vectors), b",", told[1:], b"\n"))
             case TokenCount(count):
-                return self._frame(b"token_count", {"input_tokens": count})
+                return self._frame("token_count", {"input_tokens": count}).encode()
             case ModelList(models):
-                return self._frame(b"model_list", {"models": models})
+                return self._frame("model_list", {"models": models}).encode()
 
-    def _frame(self, kind: bytes, fields: dict[str, Any]) -> bytes:
-        return b'{"type":"%b","request_id":%b,%b\n' % (kind, self._id, to_json(fields, inf_nan_mode="null")[1:])
+    def _frame(self, kind: str, fields: dict[str, Any]) -> str:
+        rest = to_json(fields, inf_nan_mode="null").decode()[1:]
+        return f'{{"type":"{kind}","request_id":{self._id},{rest}\n'
 
 
 def rejected(error: GatewayError, request_id: str | None) -> bytes:

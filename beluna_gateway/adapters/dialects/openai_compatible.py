@@ -24,7 +24,7 @@ from ...canonical import (
     UserMessage,
 )
 from ...config.settings import BackendProfile, Capabilities, is_at, is_openai
-from ...errors import unsupported
+from ...errors import GatewayError, unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..encoding.caching import caching, openai_cache
 from ..encoding.call_ids import CallIds, IdRule, answered_calls
@@ -105,9 +105,12 @@ class OpenAICompatibleDialect(HttpDialect):
         if request.max_output_tokens is not None:
             body[self._max_tokens_field] = request.max_output_tokens
         sampling = request.sampling
-        for field, value in (("temperature", sampling.temperature), ("top_p", sampling.top_p), ("seed", sampling.seed)):
-            if value is not None:
-                body[field] = value
+        if sampling.temperature is not None:
+            body["temperature"] = sampling.temperature
+        if sampling.top_p is not None:
+            body["top_p"] = sampling.top_p
+        if sampling.seed is not None:
+            body["seed"] = sampling.seed
         if sampling.stop is not None:
             body["stop"] = list(sampling.stop)
         body |= thinking
@@ -126,33 +129,30 @@ class OpenAICompatibleDialect(HttpDialect):
     def _message(
         self, message: Message, index: int, origin: Origin, ids: CallIds | None, reasoned: _Reasoned
     ) -> JsonObject:
-        path = f"messages[{index}]"
         parts = message.parts
+        texts = [part.text for part in parts if not isinstance(part, MediaPart)]
+        if len(texts) < len(parts):
+            if not isinstance(message, UserMessage):
+                raise _no_media(parts, index)
+            media: list[JsonValue] = [_user_part(part, f"messages[{index}].parts[{n}]") for n, part in enumerate(parts)]
+            return {"role": "user", "content": media}
+        content = self._text_content(texts)
         if isinstance(message, UserMessage):
-            if any(isinstance(part, MediaPart) for part in parts):
-                content: list[JsonValue] = [_user_part(part, f"{path}.parts[{n}]") for n, part in enumerate(parts)]
-                return {"role": "user", "content": content}
-            return {"role": "user", "content": self._text_content(parts, path)}
+            return {"role": "user", "content": content}
         if isinstance(message, AssistantMessage):
-            said = self._text_content(parts, path) if parts else None
+            said = content if parts else None
             fields = _turn_fields(message, index, origin, ids)
             return {"role": "assistant", "content": said, **reasoned.fields(fields, index)}
         if isinstance(message, ToolMessage):
             call_id = message.call_id if ids is None else ids.of_result(index)
-            return {"role": "tool", "tool_call_id": call_id, "content": self._text_content(parts, path)}
-        return {"role": "system", "content": self._text_content(parts, path)}
+            return {"role": "tool", "tool_call_id": call_id, "content": content}
+        return {"role": "system", "content": content}
 
-    def _text_content(self, parts: tuple[Part, ...], path: str) -> JsonValue:
+    def _text_content(self, texts: list[str]) -> JsonValue:
         """One text as a string, which every server takes; several as parts or joined, as the server wants them."""
-        texts = []
-        for position, part in enumerate(parts):
-            if isinstance(part, MediaPart):
-                raise unsupported(
-                    f"{path}.parts[{position}].{part.field}: openai_compatible takes images and files in user messages "
-                    "only"
-                )
-            texts.append(part.text)
-        if len(texts) == 1 or self._joins_texts:
+        if len(texts) == 1:
+            return texts[0]
+        if self._joins_texts:
             return "\n\n".join(texts)
         return [{"type": "text", "text": text} for text in texts]
 
@@ -161,6 +161,15 @@ _RETURNED = ("reasoning_content", "reasoning_details", "reasoning_text", "reason
 """What a turn has besides text and calls and must have when it comes back. Sources: DeepSeek's guide "Thinking mode",
 Kimi's "Use thinking models", OpenRouter's "Reasoning tokens", Gemini's "OpenAI compatibility" (`extra_content`); for
 `reasoning_text` and `reasoning_opaque` the GitHub Copilot extension of VS Code, `ThinkingDataInMessage`."""
+
+
+def _no_media(parts: tuple[Part, ...], index: int) -> GatewayError:
+    """The refusal of the first image or file in a message at `index` that is no user's."""
+    position, part = next((n, part) for n, part in enumerate(parts) if isinstance(part, MediaPart))
+    return unsupported(
+        f"messages[{index}].parts[{position}].{part.field}: openai_compatible takes images and files in user messages "
+        "only"
+    )
 
 
 def _turn_fields(message: AssistantMessage, index: int, origin: Origin, ids: CallIds | None) -> JsonObject:
