@@ -34,7 +34,6 @@ from .canonical import (
     ModelList,
     Operation,
     OperationResult,
-    OtherFinishReason,
     ResolvedCredential,
     TokenCount,
 )
@@ -211,7 +210,7 @@ class AIGateway:
         try:
             if origin.cancelled_at is not None:  # before this first step: the cancellation comes with the next one
                 await asyncio.sleep(0)
-            large = frame if isinstance(frame, Large) else None
+            large = frame if type(frame) is Large else None
             if large is None:
                 request = normalize(frame, record.request_id)
             else:
@@ -396,22 +395,24 @@ class AIGateway:
         if response.usage is not None and backend is not None:
             backend.budget.account(response.usage)
         end = response.terminal
-        if isinstance(end, Failed):
+        failed = False
+        if isinstance(end, Completed):
+            reason = end.finish_reason
+            record.outcome = "completed"
+            record.finish_reason = reason if isinstance(reason, str) else reason.other
+        elif isinstance(end, Failed):
+            failed = True
             record.outcome, record.error = end.error.kind, end.error.message
             record.provider_code = end.error.provider_code
             if backend is not None:
                 backend.failures += 1
-        elif isinstance(end, Completed):
-            reason = end.finish_reason
-            record.outcome = "completed"
-            record.finish_reason = reason.other if isinstance(reason, OtherFinishReason) else reason
         elif end is not None:
             record.outcome = "completed"
         elif origin.cancelled_at is not None:
             record.cancel_seconds = now - origin.cancelled_at
         if origin.client is not None:
             record.client = origin.client.name
-            origin.client.ended(response.usage, failed=isinstance(end, Failed))
+            origin.client.ended(response.usage, failed=failed)
         for sink in self.telemetry:
             try:
                 sink.finished(record)

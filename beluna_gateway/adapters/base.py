@@ -212,6 +212,8 @@ class HttpDialect(ABC):
 
     def __init__(self, profile: BackendProfile) -> None:
         self.profile = profile
+        self.max_event_bytes = profile.reliability.max_event_bytes
+        """The most that is kept of an answer."""
 
     def may_call_in_parallel(self, request: CanonicalRequest) -> bool | None:
         """What the request says, else False where the configuration says that the model cannot; None: nobody says."""

@@ -6,7 +6,7 @@ Base keys are Beluna core's, with core's defaults; everything is strict at every
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
@@ -458,11 +458,11 @@ class BackendProfile:
     """`telemetry.propagate_trace`."""
     shared: Shared | None = None
     """`ai_gateway.shared`, where the budget has a limit that is kept there."""
+    id: str = field(init=False)
+    """The backend's name."""
 
-    @property
-    def id(self) -> str:
-        """The backend's name."""
-        return self.backend.id
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", self.backend.id)
 
     @property
     def default_model(self) -> str:

@@ -20,10 +20,10 @@ from ..errors import GatewayError
 from ..gateway import AIGateway, cancel_begun, new_request_id
 from ..pipeline.clients import Origin
 from ..wire import ndjson
-from ..wire.frames import Cancel, Exit, Infer, OperationFrame, RequestFrame, StatusQuery
+from ..wire.frames import Cancel, CountTokens, Embed, Exit, Infer, Models, RequestFrame, StatusQuery
 from ..wire.lines import LineCutter
 from ..wire.ndjson import FrameEncoder, RejectedLine
-from ..worker import Large, Worker, value_of
+from ..worker import Large, Worker
 from .sockets import HangupWatch, peer_uid
 from .turns import Turns
 
@@ -268,11 +268,10 @@ class Connection(asyncio.Protocol):
                 self._decoding = asyncio.create_task(self._serve_large(Large(self._daemon.worker, line)))
                 return 1.0
             frame = ndjson.decode(line)
-            if isinstance(frame, _ORDERS):
-                self._obey(frame)
-            else:
-                self._begin(frame, frame)
+            if isinstance(frame, _REQUESTS):
+                self._begin(frame)
                 return REQUEST_COSTS
+            self._obey(frame)
         except RejectedLine as rejected:
             self._reject(rejected)
         return 1.0
@@ -282,11 +281,11 @@ class Connection(asyncio.Protocol):
         started = False
         try:
             await large.step(ndjson.decode)
-            if isinstance(large.value, _ORDERS):
-                self._obey(large.value)
-            else:
+            if isinstance(large.value, _REQUESTS):
                 self._begin(large.value, large)
                 started = True
+            else:
+                self._obey(large.value)
         except RejectedLine as rejected:
             self._reject(rejected)
         except Exception as bug:  # noqa: BLE001 - the client waits for an answer
@@ -310,7 +309,7 @@ class Connection(asyncio.Protocol):
         self._daemon.rejected(rejected, self.uid)
         self.transport.write(ndjson.rejected(rejected.error, rejected.request_id))
 
-    def _begin(self, frame: RequestFrame, whole: RequestFrame | Large) -> None:
+    def _begin(self, frame: RequestFrame, large: Large | None = None) -> None:
         request_id = frame.request_id or new_request_id()
         if self._daemon.stopping:
             raise RejectedLine.of(daemon_stopping(), request_id)
@@ -327,7 +326,7 @@ class Connection(asyncio.Protocol):
             origin = self._daemon.origin(self.uid)
         except GatewayError as error:
             raise RejectedLine.of(error, request_id) from None
-        self._requests[request_id] = Request(self, whole, request_id, self._daemon.gateway, origin)
+        self._requests[request_id] = Request(self, frame, large, request_id, self._daemon.gateway, origin)
 
     def _cancel(self, request_id: str) -> None:
         request = self._requests.get(request_id)
@@ -354,8 +353,8 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
 
-_ORDERS = (Cancel, Exit, StatusQuery)
-"""The frames that begin no request."""
+_REQUESTS = (Infer, Embed, CountTokens, Models)
+"""The frames that begin a request, the usual one first."""
 
 _ENDS = (Completed, Failed)
 
@@ -373,7 +372,8 @@ class Request:
     def __init__(
         self,
         connection: Connection,
-        frame: RequestFrame | Large,
+        frame: RequestFrame,
+        large: Large | None,
         request_id: str,
         gateway: AIGateway,
         origin: Origin,
@@ -385,11 +385,11 @@ class Request:
         self._error: GatewayError | None = None
         """Why the request was ended from outside."""
         self._ended = False
-        self._large = frame if isinstance(frame, Large) else None
+        self._large = large
         serving = (
-            gateway.infer(cast("Infer | Large", frame), request_id, self, origin)
-            if isinstance(value_of(frame), Infer)
-            else self._perform(gateway.perform(cast("OperationFrame | Large", frame), request_id, origin))
+            gateway.infer(large or frame, request_id, self, origin)
+            if isinstance(frame, Infer)
+            else self._perform(gateway.perform(large or frame, request_id, origin))
         )
         self._task: asyncio.Task[None] | None = connection.loop.create_task(serving)
         self._task.add_done_callback(self._done)
@@ -414,7 +414,7 @@ class Request:
 
     def write(self, events: Sequence[GatewayEvent]) -> None:
         """See `EventSink`."""
-        self._write(self._encoder.events(events), last=isinstance(events[-1], _ENDS))
+        self._write(self._encoder.events(events), last=type(events[-1]) in _ENDS)
 
     def _write(self, frames: bytes, *, last: bool) -> None:
         transport = self._connection.transport

@@ -30,10 +30,10 @@ class CapabilityGuard:
         Raises:
             GatewayError: `unsupported_capability`, naming the field that asks for what the backend cannot do.
         """
-        if isinstance(request, TokenCountRequest):
-            return replace(request, inference=self._admit(request.inference, capabilities, backend_id))
         if isinstance(request, CanonicalRequest):
             return cast("R", self._admit(request, capabilities, backend_id))
+        if isinstance(request, TokenCountRequest):
+            return replace(request, inference=self._admit(request.inference, capabilities, backend_id))
         return request
 
     def _admit(self, request: CanonicalRequest, capabilities: Capabilities, backend_id: str) -> CanonicalRequest:
@@ -50,10 +50,12 @@ def _first_unsupported(request: CanonicalRequest, can: Capabilities) -> tuple[st
         return "stream", "streaming"
     if request.tools and not can.tool_calls:
         return "tools", "tool_calls"
-    if request.output_mode == "json_object" and not can.json_mode:
-        return "output_mode json_object", "json_mode"
-    if isinstance(request.output_mode, JsonSchemaOutput) and not can.json_schema_mode:
-        return "output_mode", "json_schema_mode"
+    if request.output_mode != "text":
+        if isinstance(request.output_mode, JsonSchemaOutput):
+            if not can.json_schema_mode:
+                return "output_mode", "json_schema_mode"
+        elif not can.json_mode:
+            return "output_mode json_object", "json_mode"
     if request.parallel_tool_calls and not can.parallel_tool_calls:
         return "parallel_tool_calls", "parallel_tool_calls"
     if not can.reasoning:
@@ -67,6 +69,8 @@ def _first_unsupported(request: CanonicalRequest, can: Capabilities) -> tuple[st
 
 
 def _first_unsupported_in_history(request: CanonicalRequest, can: Capabilities) -> tuple[str, str] | None:
+    if can.vision and can.tool_calls and can.parallel_tool_calls:
+        return None
     for index, message in enumerate(request.messages):
         if not can.vision:
             for position, part in enumerate(message.parts):

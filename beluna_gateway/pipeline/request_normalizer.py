@@ -171,35 +171,40 @@ def _cache(cache: frames.Cache | None) -> Cache | None:
 def _messages(messages: list[frames.Message]) -> tuple[Message, ...]:
     if not messages:
         raise invalid_request("messages: empty; at least one message is needed")
-    history_has_calls = any(message.tool_calls for message in messages)
+    history_has_calls: bool | None = None
     known_calls: set[str] = set()
     checked: list[Message] = []
+    marks = 0
     for index, message in enumerate(messages):
-        _check_linkage(message, index)
+        role, cache = message.role, message.cache is True
+        marks += cache
+        _check_linkage(message, role, index)
         parts = tuple([_part(part, index, position) for position, part in enumerate(message.parts)])
-        if message.role == "tool":
+        if role == "tool":
+            if history_has_calls is None:
+                history_has_calls = any(message.tool_calls for message in messages)
             checked.append(_tool_message(message, parts, index, known_calls if history_has_calls else None))
-        elif message.role == "assistant":
+        elif role == "assistant":
             calls = tuple([_past_call(call, index, n) for n, call in enumerate(message.tool_calls or ())])
-            known_calls.update(call.id for call in calls)
-            checked.append(AssistantMessage(parts, calls, message.provider_state or {}, message.cache is True))
-        elif message.role == "system":
-            checked.append(SystemMessage(parts, message.cache is True))
+            known_calls.update([call.id for call in calls])
+            checked.append(AssistantMessage(parts, calls, message.provider_state or {}, cache))
+        elif role == "system":
+            checked.append(SystemMessage(parts, cache))
         else:
-            checked.append(UserMessage(parts, message.cache is True))
-    if sum([message.cache for message in checked]) > MAX_CACHE_MARKS:
+            checked.append(UserMessage(parts, cache))
+    if marks > MAX_CACHE_MARKS:
         raise invalid_request(f"messages: more than {MAX_CACHE_MARKS} of them are marked by cache")
     return tuple(checked)
 
 
-def _check_linkage(message: frames.Message, index: int) -> None:
-    if message.role == "tool":
+def _check_linkage(message: frames.Message, role: str, index: int) -> None:
+    if role == "tool":
         if not message.tool_call_id or not message.tool_name:
             raise invalid_request(f"messages[{index}]: a tool message must have tool_call_id and tool_name")
     elif message.tool_call_id is not None or message.tool_name is not None or message.is_error:
         raise _foreign(message, index, "a tool message", ("tool_call_id", "tool_name", "is_error"))
     # core writes `"tool_calls": []` on every message
-    if message.role != "assistant" and (message.tool_calls or message.provider_state):
+    if role != "assistant" and (message.tool_calls or message.provider_state):
         raise _foreign(message, index, "an assistant message", ("tool_calls", "provider_state"))
     if not message.parts and not message.tool_calls:
         raise invalid_request(f"messages[{index}].parts: empty; at least one part is needed")
@@ -393,7 +398,7 @@ def _provider_options(options: JsonObject | None) -> JsonObject | None:
 
 
 def _tool_choice(choice: str | frames.SpecificTool, tools: tuple[Tool, ...]) -> Any:
-    if not isinstance(choice, frames.SpecificTool):
+    if isinstance(choice, str):
         return choice
     name = choice.specific.name
     if all(tool.name != name for tool in tools):
@@ -402,7 +407,7 @@ def _tool_choice(choice: str | frames.SpecificTool, tools: tuple[Tool, ...]) -> 
 
 
 def _output_mode(mode: str | frames.JsonSchemaMode) -> OutputMode:
-    if not isinstance(mode, frames.JsonSchemaMode):
+    if isinstance(mode, str):
         return "json_object" if mode == "json_object" else "text"
     wanted = mode.json_schema
     if not wanted.name:

@@ -183,25 +183,25 @@ class FrameEncoder:
         return "".join(lines).encode()
 
     def _rare(self, event: GatewayEvent) -> str:
-        # Not by `match`, which looks its attributes up by name each time.
-        if isinstance(event, Started):
+        # Not by `match` nor `isinstance`, which take several times as long to say no.
+        if type(event) is Started:
             return self._frame("started", {"backend_id": event.backend_id, "model": event.model})
-        if isinstance(event, Completed):
+        if type(event) is Completed:
             reason = event.finish_reason
             word = {"other": reason.other} if isinstance(reason, OtherFinishReason) else reason
             return self._frame("completed", {"finish_reason": word, "backend_metadata": event.backend_metadata})
-        if isinstance(event, Usage):
+        if type(event) is Usage:
             return self._frame("usage", {"usage": usage_object(event.usage)})
-        if isinstance(event, ToolCallDelta):
+        if type(event) is ToolCallDelta:
             delta = {"call_id": event.call_id, "name": event.name, "arguments_delta": event.arguments_delta}
             return self._frame("tool_call_delta", delta)
-        if isinstance(event, ToolCallReady):
+        if type(event) is ToolCallReady:
             call = event.call
             ready = {"id": call.id, "name": call.name, "arguments_json": call.arguments_json, "status": "ready"}
             return self._frame("tool_call_ready", {"call": ready})
-        if isinstance(event, Annotation):
+        if type(event) is Annotation:
             return self._frame("annotation", {"annotation": annotation_object(event)})
-        if isinstance(event, Failed):
+        if type(event) is Failed:
             return self._frame("failed", {"error": error_object(event.error)})
         raise TypeError(f"{event!r} has no frame")
 

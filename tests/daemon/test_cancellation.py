@@ -324,7 +324,7 @@ async def test_a_frame_for_a_client_that_is_gone_is_dropped():
 
     gateway: Any = SimpleNamespace(infer=lambda frame, request_id, sink, origin: asyncio.sleep(0))
     connection: Any = SimpleNamespace(transport=Gone(), loop=asyncio.get_running_loop())
-    request = Request(connection, Infer.model_construct(type="infer", messages=[]), "r", gateway, Origin())
+    request = Request(connection, Infer.model_construct(type="infer", messages=[]), None, "r", gateway, Origin())
 
     request.write([Started("b", "m")])
 

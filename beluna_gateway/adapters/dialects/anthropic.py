@@ -103,7 +103,7 @@ class AnthropicDialect(HttpDialect):
 
     def decoder(self, request: CanonicalRequest, model: str) -> ResponseDecoder:
         notes = TurnNotes(self.name, self.profile.id, model)
-        return AnthropicDecoder(notes, self.profile.reliability.max_event_bytes, annotated=request.include_annotations)
+        return AnthropicDecoder(notes, self.max_event_bytes, annotated=request.include_annotations)
 
 
 def _sampling(request: CanonicalRequest) -> JsonObject:

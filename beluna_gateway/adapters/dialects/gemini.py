@@ -102,7 +102,7 @@ class GeminiDialect(HttpDialect):
     def decoder(self, request: CanonicalRequest, model: str) -> ResponseDecoder:
         notes = TurnNotes(DIALECT, self.profile.id, model)
         decoder = AnnotatedGeminiDecoder if request.include_annotations else GeminiDecoder
-        return decoder(notes, self.profile.reliability.max_event_bytes)
+        return decoder(notes, self.max_event_bytes)
 
     def error(self, status: int, error: ProviderError, retry_after_ms: int | None) -> GatewayError:
         return gemini_error(error_of_status(status, error, retry_after_ms=retry_after_ms), error)

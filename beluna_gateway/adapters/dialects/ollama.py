@@ -80,7 +80,7 @@ class OllamaDialect(HttpDialect):
         return HttpRequest("/api/chat", body)
 
     def decoder(self, request: CanonicalRequest, model: str) -> ResponseDecoder:
-        return OllamaDecoder(self.profile.reliability.max_event_bytes)
+        return OllamaDecoder(self.max_event_bytes)
 
 
 def _options(request: CanonicalRequest) -> JsonObject:

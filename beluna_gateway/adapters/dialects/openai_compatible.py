@@ -10,12 +10,12 @@ import re
 from pydantic import JsonValue
 
 from ...canonical import (
+    TEXT_PARTS,
     AssistantMessage,
     CanonicalRequest,
     FilePart,
     ImagePart,
     JsonObject,
-    JsonSchemaOutput,
     MediaPart,
     Message,
     Part,
@@ -95,13 +95,13 @@ class OpenAICompatibleDialect(HttpDialect):
         if request.service_tier is not None:
             body["service_tier"] = request.service_tier
         mode = request.output_mode
-        if isinstance(mode, JsonSchemaOutput):
+        if mode == "json_object":
+            body["response_format"] = {"type": "json_object"}
+        elif mode != "text":
             body["response_format"] = {
                 "type": "json_schema",
                 "json_schema": {"name": mode.name, "schema": mode.schema, "strict": mode.strict},
             }
-        elif mode == "json_object":
-            body["response_format"] = {"type": "json_object"}
         if request.max_output_tokens is not None:
             body[self._max_tokens_field] = request.max_output_tokens
         sampling = request.sampling
@@ -121,7 +121,7 @@ class OpenAICompatibleDialect(HttpDialect):
         notes = TurnNotes(self.name, self.profile.id, model)
         return ChatCompletionsDecoder(
             notes,
-            self.profile.reliability.max_event_bytes,
+            self.max_event_bytes,
             annotated=request.include_annotations,
             with_tools=bool(request.tools) or _has_called(request.messages),
         )
@@ -130,7 +130,7 @@ class OpenAICompatibleDialect(HttpDialect):
         self, message: Message, index: int, origin: Origin, ids: CallIds | None, reasoned: _Reasoned
     ) -> JsonObject:
         parts = message.parts
-        texts = [part.text for part in parts if not isinstance(part, MediaPart)]
+        texts = [part.text for part in parts if isinstance(part, TEXT_PARTS)]
         if len(texts) < len(parts):
             if not isinstance(message, UserMessage):
                 raise _no_media(parts, index)

@@ -96,7 +96,7 @@ class OpenAIResponsesDialect(HttpDialect):
         return ResponsesDecoder(
             notes,
             request.max_output_tokens,
-            self.profile.reliability.max_event_bytes,
+            self.max_event_bytes,
             annotated=request.include_annotations,
         )
 

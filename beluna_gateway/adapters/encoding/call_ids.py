@@ -29,11 +29,11 @@ def answered_calls(messages: Sequence[Message]) -> dict[int, CallPosition]:
     latest: dict[str, CallPosition] = {}
     answered: dict[int, CallPosition] = {}
     for index, message in enumerate(messages):
-        if isinstance(message, AssistantMessage):
+        if type(message) is AssistantMessage:
             for position, call in enumerate(message.tool_calls):
                 waiting.setdefault(call.id, deque()).append((index, position))
                 latest[call.id] = (index, position)
-        elif isinstance(message, ToolMessage) and message.call_id in latest:
+        elif type(message) is ToolMessage and message.call_id in latest:
             open_calls = waiting[message.call_id]
             answered[index] = open_calls.popleft() if open_calls else latest[message.call_id]
     return answered

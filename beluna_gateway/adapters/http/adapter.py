@@ -284,7 +284,7 @@ class HttpCall:
         self._url = url
         self._headers = headers
         self._body = body
-        self._limit = dialect.profile.reliability.max_event_bytes
+        self._limit = dialect.max_event_bytes
 
     async def attempt(self, emit: Emit, timer: SilenceTimer) -> None:
         async with self._adapter.serving():
