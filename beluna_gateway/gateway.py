@@ -51,7 +51,7 @@ from .pipeline.reliability import retry_delay
 from .pipeline.request_normalizer import RequestNormalizer
 from .pipeline.response_normalizer import EventSink, ResponseNormalizer
 from .pipeline.router import SelectedBackend
-from .pipeline.timers import AttemptTimer, TotalTimer
+from .pipeline.timers import AttemptTimer, Deadlines, TotalTimer
 from .pipeline.verification import HeldAnswer, OutputVerification, wants_verification
 from .processes.schema_judge import judge
 from .requests import CountTokensRequest, EmbedRequest, InferRequest, ModelsRequest
@@ -97,6 +97,7 @@ class AIGateway:
         self._loop = asyncio.get_running_loop()
         self._closed = False
         self._clock = clock
+        self._deadlines = Deadlines()
         self._redactor = redactor or Redactor()
         self._request_normalizer = RequestNormalizer()
         self._credentials = CredentialResolver(self._redactor)
@@ -127,6 +128,7 @@ class AIGateway:
     ) -> None:
         self._closed = True
         async with AsyncExitStack() as stack:
+            stack.callback(self._deadlines.close)
             stack.push_async_callback(self._credentials.close)
             stack.push_async_exit(self._live)
 
@@ -228,7 +230,7 @@ class AIGateway:
             record.model_is_configured = selected.model in backend.models
             record.dialect = backend.dialect
             budget = self._budget_for(origin, backend)
-            with TotalTimer(budget.seconds(request)) as total:
+            with TotalTimer(self._deadlines, budget.seconds(request)) as total:
                 credential = await self._credentials.resolve(selected.profile)
                 prepare = partial(self._prepare, backend, selected.model, budget)
                 request, call = await _run(prepare, request, credential, large)
@@ -243,13 +245,13 @@ class AIGateway:
                     if backend.predecessors:
                         await backend.wait_for_predecessors()
                     try:
-                        await self._attempts(call, selected, backend, response, verification, record, total.deadline)
+                        await self._attempts(call, selected, backend, response, verification, record, total.at)
                     except GatewayError as error:
                         credential = await self._renewed(credential, error, selected, response)
                         request, call = await _run(prepare, request, credential, large)
                         if account is not None:
                             call = account.watched(call, request)
-                        await self._attempts(call, selected, backend, response, verification, record, total.deadline)
+                        await self._attempts(call, selected, backend, response, verification, record, total.at)
         except GatewayError as error:
             response.fail(self._presentable(_closed() if self._closed else error, backend))
         except Exception as error:  # noqa: BLE001 - also a bug ends the request with one terminal event
@@ -299,7 +301,7 @@ class AIGateway:
                     emit: ResponseNormalizer | OperationResponse | HeldAnswer = response
                     if verification is not None:
                         emit = HeldAnswer(response, verification)
-                    with AttemptTimer(settings) as timer:
+                    with AttemptTimer(self._deadlines, settings) as timer:
                         await call.attempt(emit, timer)
                     emit.assert_ended()
                 if isinstance(emit, HeldAnswer):

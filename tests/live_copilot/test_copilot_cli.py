@@ -33,7 +33,7 @@ from beluna_gateway.canonical import (
 )
 from beluna_gateway.client import connect
 from beluna_gateway.errors import GatewayError
-from beluna_gateway.pipeline.timers import AttemptTimer
+from beluna_gateway.pipeline.timers import AttemptTimer, Deadlines
 
 from ..adapters.copilot.helpers import Client, gone, profile, request
 from ..fakes.answers import DONE, event, finish, plays, usage
@@ -64,7 +64,7 @@ class Live:
     async def ask(self, asked: CanonicalRequest, client: Client | None = None) -> Client:
         client = client or Client()
         call = self.adapter.prepare(asked, MODEL, ResolvedCredential(self.key))
-        with AttemptTimer(self.profile.reliability) as timer:
+        with AttemptTimer(Deadlines(), self.profile.reliability) as timer:
             await call.attempt(client, timer)
         return client
 

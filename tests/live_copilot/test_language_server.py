@@ -16,7 +16,7 @@ from beluna_gateway.adapters.copilot.adapter import GitHubCopilotAdapter
 from beluna_gateway.adapters.copilot.lsp_session import LanguageServer
 from beluna_gateway.canonical import CanonicalRequest, Completed, OutputTextDelta, ResolvedCredential
 from beluna_gateway.errors import GatewayError
-from beluna_gateway.pipeline.timers import AttemptTimer
+from beluna_gateway.pipeline.timers import AttemptTimer, Deadlines
 from beluna_gateway.processes.supervisor import Run
 
 from ..adapters.copilot.helpers import Client, gone, profile, request
@@ -61,7 +61,7 @@ class Live:
     async def ask(self, asked: CanonicalRequest | None = None) -> Client:
         client = Client()
         call = self.adapter.prepare(asked or request(QUESTION), "copilot", NO_SECRET)
-        with AttemptTimer(self.profile.reliability) as timer:
+        with AttemptTimer(Deadlines(), self.profile.reliability) as timer:
             await call.attempt(client, timer)
         return client
 

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import pytest
@@ -13,7 +14,14 @@ import uvloop
 
 from beluna_gateway.config.settings import Reliability
 from beluna_gateway.errors import GatewayError
-from beluna_gateway.pipeline.timers import LAST_POLLS, AttemptTimer, TotalTimer
+from beluna_gateway.pipeline.timers import (
+    LAST_POLLS,
+    PAUSE_SECONDS,
+    ROUNDING_SECONDS,
+    AttemptTimer,
+    Deadlines,
+    TotalTimer,
+)
 
 from ..fakes.clock import VirtualLoop, virtual_time
 
@@ -31,7 +39,7 @@ async def expired(
     """The message of the timeout that ended `attempt`, and after how many seconds."""
     loop = asyncio.get_running_loop()
     begun = loop.time()
-    with pytest.raises(GatewayError) as caught, AttemptTimer(limits) as timer:
+    with pytest.raises(GatewayError) as caught, AttemptTimer(Deadlines(), limits) as timer:
         await attempt(timer)
     assert (caught.value.kind, caught.value.retryable) == ("timeout", True)
     task = asyncio.current_task()
@@ -146,13 +154,13 @@ async def test_a_shorter_limit_than_the_one_that_runs():
 async def test_an_attempt_that_ends_in_time_leaves_no_timer():
     """Leaving the block normally, or by an error of its own, ends all timers."""
     limits = settings(connect_timeout_ms=10, request_timeout_ms=10, idle_timeout_ms=10)
-    with AttemptTimer(limits) as timer:
+    with AttemptTimer(Deadlines(), limits) as timer:
         timer.connecting()
         timer.progressed()
     await asyncio.sleep(1)
 
     async def failing() -> None:
-        with AttemptTimer(limits) as timer:
+        with AttemptTimer(Deadlines(), limits) as timer:
             timer.connecting()
             raise ValueError("own")
 
@@ -164,7 +172,7 @@ async def test_an_attempt_that_ends_in_time_leaves_no_timer():
 @virtual_time
 async def test_without_a_connection_to_make_no_timer_runs():
     """An attempt that never says that it connects is not timed."""
-    with AttemptTimer(settings(connect_timeout_ms=1, request_timeout_ms=1)):
+    with AttemptTimer(Deadlines(), settings(connect_timeout_ms=1, request_timeout_ms=1)):
         await asyncio.sleep(0.01)
 
 
@@ -174,7 +182,7 @@ async def test_cancellation_stays_cancellation():
     entered = asyncio.Event()
 
     async def attempt(milliseconds: int) -> None:
-        with AttemptTimer(settings(connect_timeout_ms=milliseconds)) as timer:
+        with AttemptTimer(Deadlines(), settings(connect_timeout_ms=milliseconds)) as timer:
             timer.connecting()
             entered.set()
             await forever()
@@ -204,7 +212,7 @@ async def test_an_outer_timeout_is_not_taken_for_ours():
 
     async def attempt() -> None:
         async with asyncio.timeout(0.01):
-            with AttemptTimer(settings()) as timer:
+            with AttemptTimer(Deadlines(), settings()) as timer:
                 timer.connecting()
                 await forever()
 
@@ -221,7 +229,11 @@ def test_timers_inside_each_other(total: int, connect: int, name: str):
     """The one whose time is over names itself; where both are due at once, the request's total time is what counts."""
 
     async def request() -> None:
-        with TotalTimer(total / 1000), AttemptTimer(settings(connect_timeout_ms=connect)) as timer:
+        deadlines = Deadlines()
+        with (
+            TotalTimer(deadlines, total / 1000),
+            AttemptTimer(deadlines, settings(connect_timeout_ms=connect)) as timer,
+        ):
             timer.connecting()
             await forever()
 
@@ -243,14 +255,15 @@ def test_timers_inside_each_other(total: int, connect: int, name: str):
 async def test_a_total_time_outlives_the_attempts_inside_it():
     """An attempt that timed out leaves the request's own timer running, which ends a later attempt."""
     ended: list[str] = []
+    deadlines = Deadlines()
 
     async def attempt(milliseconds: int) -> None:
-        with AttemptTimer(settings(connect_timeout_ms=milliseconds)) as timer:
+        with AttemptTimer(deadlines, settings(connect_timeout_ms=milliseconds)) as timer:
             timer.connecting()
             await forever()
 
     async def request() -> None:
-        with TotalTimer(0.05):
+        with TotalTimer(deadlines, 0.05):
             try:
                 await attempt(20)
             except GatewayError as error:
@@ -314,7 +327,7 @@ async def test_suspended_at_the_last_moment():
     """A deadline that has passed has no effect if the gateway stops waiting for the backend before it takes effect."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
-    with AttemptTimer(settings(idle_timeout_ms=30)) as timer:
+    with AttemptTimer(Deadlines(), settings(idle_timeout_ms=30)) as timer:
         timer.connecting()
         timer.progressed()
         await asyncio.sleep(0)
@@ -347,6 +360,7 @@ def test_what_waits_is_read_before_a_timer_has_its_effect(new_loop: Any, timed: 
         transport, protocol = await loop.create_connection(Reader, sock=ours)
         limits = settings(**({timed: 50} if timed != "max_request_time_ms" else {}))
         handed_on = asyncio.Event()
+        deadlines = Deadlines()
 
         async def hand_on() -> None:
             await protocol.came.wait()
@@ -354,7 +368,8 @@ def test_what_waits_is_read_before_a_timer_has_its_effect(new_loop: Any, timed: 
 
         helper = asyncio.create_task(hand_on())
         try:
-            with TotalTimer(0.05 if timed == "max_request_time_ms" else 60), AttemptTimer(limits) as timer:
+            total = 0.05 if timed == "max_request_time_ms" else 60
+            with TotalTimer(deadlines, total), AttemptTimer(deadlines, limits) as timer:
                 timer.connecting()
                 if timed == "idle_timeout_ms":
                     timer.progressed()
@@ -378,7 +393,7 @@ async def test_a_stream_of_events_sets_few_timers():
     """A thousand events in a thousand moments cost a handful of the loop's timers."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
-    with AttemptTimer(settings()) as timer:
+    with AttemptTimer(Deadlines(), settings()) as timer:
         timer.connecting()
         timer.connected()
         timer.progressed()
@@ -389,3 +404,72 @@ async def test_a_stream_of_events_sets_few_timers():
             await asyncio.sleep(0)
 
         assert loop.timers_set - before <= 1
+
+
+@virtual_time
+async def test_requests_that_end_in_time_share_one_timer_of_the_loop():
+    """A thousand requests after one another, and a thousand at once, cost the event loop a handful of timers."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    deadlines = Deadlines()
+
+    def request() -> AbstractContextManager[object]:
+        stack = ExitStack()
+        stack.enter_context(TotalTimer(deadlines, 60))
+        stack.enter_context(AttemptTimer(deadlines, settings())).connected()
+        return stack
+
+    before = loop.timers_set
+    for _ in range(1000):
+        loop.now += 0.01
+        with request():
+            pass
+    with ExitStack() as together:
+        for _ in range(1000):
+            together.enter_context(request())
+
+    assert loop.timers_set - before <= 2
+    assert not deadlines.open
+    deadlines.close()
+
+
+@virtual_time
+async def test_each_of_many_deadlines_takes_effect_at_its_time():
+    """Also the shorter one that comes after a longer one; those that are due in one moment of `PAUSE_SECONDS` may wait
+    for its end, so that a thousand of them do not cost a thousand looks at all of them.
+    """
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    deadlines = Deadlines()
+    ended: dict[int, float] = {}
+
+    async def request(milliseconds: int) -> None:
+        with pytest.raises(GatewayError, match=f"within {milliseconds} ms"), TotalTimer(deadlines, milliseconds / 1000):
+            await forever()
+        ended[milliseconds] = loop.time()
+
+    begun, before = loop.time(), loop.timers_set
+    await asyncio.gather(request(1000), *map(request, range(200, 600)), request(20))
+
+    late = [seconds - begun - milliseconds / 1000 for milliseconds, seconds in ended.items()]
+    assert len(ended) == 402
+    assert min(late) >= -ROUNDING_SECONDS
+    assert max(late) <= PAUSE_SECONDS + 0.001
+    assert ended[20] - begun == pytest.approx(0.02, abs=0.001)
+    assert loop.timers_set - before <= 0.4 / PAUSE_SECONDS + 5
+
+
+@virtual_time
+async def test_a_gateway_that_has_ended_leaves_no_timer():
+    """`Deadlines.close` ends the one timer of the loop."""
+    loop = asyncio.get_running_loop()
+    deadlines = Deadlines()
+    looked: list[float] = []
+    with AttemptTimer(deadlines, settings(request_timeout_ms=10)) as timer:
+        timer.due = lambda: looked.append(loop.time())  # type: ignore[method-assign]
+        timer.connected()
+        deadlines.close()
+        await asyncio.sleep(1)
+
+    assert deadlines.next_look == float("inf")
+    assert not looked

@@ -24,7 +24,7 @@ from beluna_gateway.canonical import (
 )
 from beluna_gateway.config.settings import BackendProfile, BackendSettings, Budget, Reliability
 from beluna_gateway.errors import GatewayError
-from beluna_gateway.pipeline.timers import AttemptTimer
+from beluna_gateway.pipeline.timers import AttemptTimer, Deadlines
 
 FAKES = Path(__file__).parents[2] / "fakes"
 
@@ -89,7 +89,7 @@ class Peer:
     ) -> Client:
         client = client or Client()
         call = self.adapter.prepare(asked or request(), "copilot", ResolvedCredential(secret))
-        with AttemptTimer(self.profile.reliability) as timer:
+        with AttemptTimer(Deadlines(), self.profile.reliability) as timer:
             await call.attempt(client, timer)
         return client
 
