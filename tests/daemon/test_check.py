@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from beluna_gateway.daemon.sockets import SocketError, check_path, is_served
-from tests.daemon.test_command_line import Outcome, commands, run
 from tests.fakes.answers import answers, fails, plays
+from tests.fakes.commands import Outcome, commands, run
 from tests.fakes.daemon import daemon_process, make_config, write_config
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,10 +9,7 @@ import pty
 import re
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -20,8 +17,10 @@ import pytest_asyncio
 from tests.fakes.answers import CUT, answers, delta, fails, plays, silent, text
 from tests.fakes.backend import Exchange
 from tests.fakes.client import connected
+from tests.fakes.commands import commands, run, start
 from tests.fakes.daemon import clean_environment, daemon_process, make_config, write_config
-from tests.fakes.forks import ForkServer
+
+__all__ = ["commands"]  # a fixture of each test here
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -30,67 +29,6 @@ BACKENDS = {
     "other": {"credential": {"type": "inline_token", "token": "canary-t"}},
     "thinker": {"openai_compatible": {"thinking": "reasoning_effort"}},
 }
-
-
-class Outcome:
-    """What a command did."""
-
-    def __init__(self, status: int | None, out: bytes, err: bytes) -> None:
-        self.status = status
-        self.out = out.decode()
-        self.err = err.decode()
-
-
-FORKS: list[ForkServer] = []
-
-
-@pytest.fixture(scope="module", autouse=True)
-def commands() -> Iterator[None]:
-    """Commands that `run` runs are forks of one process, where the module has this fixture."""
-    with closing(ForkServer(clean_environment())) as server:
-        FORKS.append(server)
-        yield
-        FORKS.clear()
-
-
-async def run(
-    *arguments: Any, stdin: bytes = b"", folder: Path | None = None, environment: dict[str, str] | None = None
-) -> Outcome:
-    """Runs a command to its end; whatever it does, it prints no traceback.
-
-    Where a fork can do it, one does (`commands`); not where the start of Python matters.
-    """
-    status: int | None
-    by_python = any(name.startswith("PYTHON") for name in environment or {})
-    async with asyncio.timeout(30):
-        if FORKS and not by_python and not any(isinstance(one, bytes) for one in arguments):
-            status, out, err = await FORKS[0].run(
-                [str(argument) for argument in arguments], stdin, folder, clean_environment(environment)
-            )
-        else:
-            process = await start(*arguments, folder=folder, environment=environment)
-            out, err = await process.communicate(stdin)
-            status = process.returncode
-    assert b"Traceback" not in err, err.decode()
-    assert b"Warning" not in err, err.decode()
-    return Outcome(status, out, err)
-
-
-async def start(
-    *arguments: Any, folder: Path | None = None, environment: dict[str, str] | None = None
-) -> asyncio.subprocess.Process:
-    """Starts a command."""
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "beluna_gateway",
-        *(argument if isinstance(argument, bytes) else str(argument) for argument in arguments),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=clean_environment(environment),
-        cwd=folder,
-    )
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -2,8 +2,8 @@
 
 A command needs 0.2 to 0.4 s of CPU where Python starts, and 0.05 s where it does not. Each fork is a process of its
 own, with its own arguments, environment, folder and standard streams, and ends as an interpreter does. What depends on
-the start itself is tested with programs that are started: the daemons of all tests, `tests/commands`, and `start` in
-tests/daemon/test_command_line.py.
+the start itself is tested with programs that are started: the daemons of all tests, `tests/commands`, and `start` of
+`commands.py`.
 """
 
 from __future__ import annotations
