@@ -208,24 +208,33 @@ class _Reasoned:
     """
 
     def __init__(self, request: CanonicalRequest, *, always: bool) -> None:
+        self._request = request
         self._always = always
-        self._wanted: set[int] = set()
-        called = False
-        for index, message in enumerate(request.messages):
-            if isinstance(message, UserMessage):
-                called = False
-            elif isinstance(message, AssistantMessage):
-                called = called or bool(message.tool_calls)
-                if called or request.tools:
-                    self._wanted.add(index)
+        self._wanted: set[int] | None = None
 
     def fields(self, fields: JsonObject, index: int) -> JsonObject:
         """`fields` of the message at `index`, with or without it."""
+        if not self._always and "reasoning_content" not in fields:
+            return fields
+        if self._wanted is None:
+            self._wanted = self._look()
         if index not in self._wanted:
             fields.pop("reasoning_content", None)
         elif self._always:
             fields.setdefault("reasoning_content", "")
         return fields
+
+    def _look(self) -> set[int]:
+        wanted: set[int] = set()
+        called = bool(self._request.tools)
+        for index, message in enumerate(self._request.messages):
+            if isinstance(message, UserMessage):
+                called = bool(self._request.tools)
+            elif isinstance(message, AssistantMessage):
+                called = called or bool(message.tool_calls)
+                if called:
+                    wanted.add(index)
+        return wanted
 
 
 def _has_called(messages: tuple[Message, ...]) -> bool:
