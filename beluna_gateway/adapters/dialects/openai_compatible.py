@@ -38,6 +38,19 @@ from .openai_compatible_decoder import ChatCompletionsDecoder
 _OPENAI_CALL_IDS = IdRule(re.compile(r".{1,40}", re.DOTALL), unique="turn", longest=40)
 # "Tool call id was call_1 but must be a-z, A-Z, 0-9, with a length of 9" (HTTP 400)
 _MISTRAL_CALL_IDS = IdRule(re.compile(r"[a-zA-Z0-9]{9}"), unique="turn", longest=9)
+# The last two pass on to OpenAI (openclaw #875, opencode #12653).
+_CALL_IDS_AT = {
+    "mistral.ai": _MISTRAL_CALL_IDS,
+    "openrouter.ai": _OPENAI_CALL_IDS,
+    "githubcopilot.com": _OPENAI_CALL_IDS,
+}
+
+
+def _call_ids(endpoint: str | None) -> IdRule | None:
+    """What the server takes as ids of calls; None: the client's own, whatever they are."""
+    if is_openai(endpoint):
+        return _OPENAI_CALL_IDS
+    return next((rule for domain, rule in _CALL_IDS_AT.items() if is_at(endpoint, domain)), None)
 
 
 class OpenAICompatibleDialect(HttpDialect):
@@ -48,9 +61,7 @@ class OpenAICompatibleDialect(HttpDialect):
         super().__init__(profile)
         settings = profile.backend.openai_compatible
         self._at_openai = openai_itself = is_openai(profile.backend.endpoint)
-        self._call_ids = _OPENAI_CALL_IDS if openai_itself else None  # None: the client's own, whatever they are
-        if is_at(profile.backend.endpoint, "mistral.ai"):
-            self._call_ids = _MISTRAL_CALL_IDS
+        self._call_ids = _call_ids(profile.backend.endpoint)
         self._wants_reasoning = is_at(profile.backend.endpoint, "deepseek.com")
         self._max_tokens_field = settings.max_tokens_field or (
             "max_completion_tokens" if openai_itself else "max_tokens"

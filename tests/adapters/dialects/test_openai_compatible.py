@@ -137,10 +137,15 @@ def test_several_texts_of_a_message(backend: dict[str, Any], joined: bool, role:
 
 @pytest.mark.parametrize("call_id", ["x" * 40, "chatcmpl-tool-" + "0" * 32])
 @pytest.mark.parametrize(
-    "endpoint", ["https://api.openai.com/v1", "https://me.openai.azure.com/openai/v1", "http://h/v1"]
+    "endpoint",
+    [
+        *("https://api.openai.com/v1", "https://me.openai.azure.com/openai/v1", "http://h/v1"),
+        *("https://openrouter.ai/api/v1", "https://api.githubcopilot.com", "https://api.business.githubcopilot.com"),
+    ],
 )
 def test_ids_of_calls_are_as_short_as_openai_takes_them(endpoint: str, call_id: str) -> None:
-    """OpenAI and Azure: HTTP 400 "Expected a string with maximum length 40". Others get the client's own ids."""
+    """OpenAI, Azure, and who passes on to OpenAI: HTTP 400 "Expected a string with maximum length 40". Others get the
+    client's own ids."""
     messages = [
         {"role": "assistant", "parts": [], "tool_calls": [{"id": call_id, "name": "f", "arguments_json": "{}"}] * 2},
         *[{"role": "tool", "tool_call_id": call_id, "tool_name": "f", "parts": [{"text": {"text": "ok"}}]}] * 2,
