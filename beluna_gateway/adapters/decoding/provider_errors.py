@@ -79,6 +79,7 @@ _STATUS_OF_WORD: dict[str, int] = {
     "unavailable": 503,
     "bad_gateway": 502,
     "timeout": 504,
+    "request_timeout": 408,  # of gateways, beside the type of a wrong request (litellm 41777)
     "gateway_timeout": 504,
     "vector_store_timeout": 504,
     # What makes a response fail and lies in the request (openai.types.responses.ResponseError), beside `invalid_…`.
@@ -124,7 +125,10 @@ _STATUS_OF_WORD: dict[str, int] = {
     "operation is not implemented or not supported": 501,
     "the service is currently unavailable": 503,
     "deadline expired before operation could complete": 504,
-    "data_inspection_failed": 400,  # DashScope
+    "data_inspection_failed": 400,  # DashScope, as the next
+    "request_time_out": 408,
+    "limit_requests": 429,
+    "limit_burst_rate": 429,
     # new-api (`types/error.go`), which stands before many providers
     "sensitive_words_detected": 400,
     "prompt_blocked": 400,
@@ -133,6 +137,10 @@ _STATUS_OF_WORD: dict[str, int] = {
     "cyber_policy": 400,
     "usage_limit_reached": 429,
     "tokens_limit_reached": 413,  # GitHub Models
+    "model_not_supported": 400,  # GitHub Copilot
+    "queue_exceeded": 429,  # Cerebras, as the next
+    "wrong_api_key": 401,
+    "service_tier_capacity_exceeded": 429,  # Mistral
     # OpenRouter's `metadata.error_type` (openrouter.components.APIErrorType)
     "max_tokens_exceeded": 400,
     "token_limit_exceeded": 400,
@@ -178,6 +186,7 @@ _NO_MONEY = frozenset(
         "insufficient_user_quota",  # new-api, as the next
         "pre_consume_token_quota_failed",
         "payment_required",
+        "budget_exceeded",  # LiteLLM
         "arrearage",
         "account_overdue",  # Volcengine, as the next
         "operation_denied_service_overdue",

@@ -415,6 +415,16 @@ def test_what_says_nothing_is_no_error(value: Any) -> None:
         ({"code": "cyber_policy_violation"}, "invalid_request", False),
         ({"type": "unheard_of", "http_code": "429"}, "rate_limited", True),
         ({"metadata": {"error_type": "rate_limit_exceeded"}}, "rate_limited", True),
+        # a gateway's, DashScope's, Copilot's, Cerebras', Mistral's and LiteLLM's
+        ({"type": "invalid_request_error", "code": "request_timeout"}, "timeout", True),
+        ({"code": "RequestTimeOut", "type": "RequestTimeOut"}, "timeout", True),
+        ({"code": "limit_requests", "type": "limit_requests"}, "rate_limited", True),
+        ({"code": "limit_burst_rate"}, "rate_limited", True),
+        ({"code": "model_not_supported", "param": "model"}, "invalid_request", False),
+        ({"code": "queue_exceeded", "type": "invalid_request_error"}, "rate_limited", True),
+        ({"code": "wrong_api_key", "type": "invalid_request_error"}, "authentication", False),
+        ({"type": "service_tier_capacity_exceeded", "code": "3505"}, "rate_limited", True),
+        ({"type": "budget_exceeded", "code": None}, "rate_limited", False),
     ],
 )
 def test_the_kind_is_the_status_then_the_code_then_the_type(fields: Any, kind: str, retryable: bool) -> None:
