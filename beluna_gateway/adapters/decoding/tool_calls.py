@@ -58,7 +58,7 @@ class ToolCalls:
     def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._begun = 0
+        self._begun: list[_Call] = []
         self._open: dict[int, _Call] = {}  # by id(), in the order of their begin
         self._by_key: dict[Hashable, _Call] = {}
         self._by_backend_id: dict[str, _Call] = {}
@@ -97,7 +97,7 @@ class ToolCalls:
             raise _went_on(call)
         if may_be_placeholder and name and arguments.strip() == "{}" and not call.said():
             self._keep(arguments)
-            call.placeholder, call.begun_before, arguments = arguments, self._begun, ""
+            call.placeholder, call.begun_before, arguments = arguments, len(self._begun), ""
         self._add(call, events, name or None, arguments)
         return call.call_id
 
@@ -110,6 +110,7 @@ class ToolCalls:
         name: str | None = None,
         arguments: str = "",
         piece_otherwise: bool = False,
+        place: int | None = None,
     ) -> str:
         """Takes a call that the backend repeats as a whole: what its fragments left out comes now.
 
@@ -123,11 +124,14 @@ class ToolCalls:
             arguments: All arguments, as JSON text.
             piece_otherwise: Arguments that do not begin with those of the fragments are one more fragment, and no
                 contradiction: for a dialect in which it cannot be told whether an item is a whole.
+            place: Its place in a list of all calls so far, which may have other indexes there than their fragments had,
+                or none.
 
         Raises:
             GatewayError: `protocol_violation`, where it contradicts the fragments, and as for `fragment`.
         """
-        call = self._find(key, call_id or None, name or None, arguments)
+        call = self._repeated(key, call_id or None, name, arguments, place, any_id=not piece_otherwise)
+        call = call or self._find(key, call_id or None, name or None, arguments)
         rest = _rest(call, arguments, piece_otherwise=piece_otherwise)
         if not call.ready:
             self._add(call, events, name or None, rest)
@@ -171,7 +175,7 @@ class ToolCalls:
     def end_before_cut(self, events: list[BackendRawEvent]) -> None:
         """The answer was cut off: only calls after which another one began were finished before."""
         for call in list(self._open.values()):
-            if call.begun_before < self._begun:
+            if call.begun_before < len(self._begun):
                 self._ready_if_whole(call, events)  # otherwise incomplete after all: its deltas stand
 
     def _find(self, key: Hashable | None, backend_id: str | None, name: str | None, arguments: str) -> _Call:
@@ -191,6 +195,30 @@ class ToolCalls:
         if len(self._open) != 1:
             raise _ambiguous()
         return next(iter(self._open.values()))
+
+    def _repeated(
+        self,
+        key: Hashable | None,
+        backend_id: str | None,
+        name: str | None,
+        arguments: str,
+        place: int | None,
+        *,
+        any_id: bool,
+    ) -> _Call | None:
+        """The call that a list of all calls so far has at `place`, None where it is none of those.
+
+        It is found by its id, or else by its place: unless its index says otherwise, or another id, but for `any_id`.
+        """
+        if place is None:
+            return None
+        known = self._by_backend_id.get(backend_id) if backend_id is not None else None
+        if known is not None and _may_be(known, name, arguments):
+            return known
+        there = self._begun[place] if place < len(self._begun) and key == place else None
+        if there is None or not _may_be(there, name, arguments):
+            return None
+        return there if any_id or backend_id is None or there.backend_id in (None, backend_id) else None
 
     def _at_new_key(self, key: Hashable, backend_id: str | None, name: str | None, known: _Call | None) -> _Call:
         if known is None or (known.has_key and name is not None):
@@ -223,16 +251,16 @@ class ToolCalls:
         for (other_key, other_id), number in kinds.items():
             if number and not (has_key and other_key) and not (has_id and other_id):
                 raise _ambiguous()  # this piece may as well belong to the call that is open
-        if self._begun >= MAX_CALLS:
+        if len(self._begun) >= MAX_CALLS:
             raise protocol_violation(f"the backend sent more than {MAX_CALLS} tool calls in one answer")
         call_id = backend_id if backend_id is not None and backend_id not in self._ids else f"call_{uuid4().hex}"
         self._keep(call_id)
         call = _Call(call_id, backend_id, has_key)
         self._ids.add(call_id)
-        self._begun += 1
+        self._begun.append(call)
         self._open[id(call)] = call
         kinds[has_key, has_id] += 1
-        call.begun_before = self._begun
+        call.begun_before = len(self._begun)
         if backend_id is not None:
             self._by_backend_id.setdefault(backend_id, call)
         if key is not None:
@@ -266,7 +294,7 @@ class ToolCalls:
                 call.placeholder = ""
             call.arguments.append(arguments)
             call.length += len(arguments)
-            call.begun_before = self._begun
+            call.begun_before = len(self._begun)
         if call.announced:
             if arguments:
                 events.append(ToolCallDelta(call.call_id, None, arguments))
@@ -381,20 +409,30 @@ def _rest(call: _Call, arguments: str, *, piece_otherwise: bool) -> str:
     """
     if not arguments.strip():
         return ""
-    if piece_otherwise and not call.ready and len(arguments) < call.length:
-        return arguments  # without joining the fragments: there may be many such pieces
+    rest = _beyond(call, arguments)
+    if rest is not None:
+        return rest
+    if piece_otherwise and not call.ready:
+        return arguments
+    raise protocol_violation(f"the backend repeated tool call {call.call_id!r} with other arguments than it had sent")
+
+
+def _beyond(call: _Call, arguments: str) -> str | None:
+    """What `arguments` have beyond those of a call so far; None where they are others."""
+    may_be_whole = arguments.lstrip().startswith("{") and arguments.rstrip().endswith("}")
+    if len(arguments) < call.length and not may_be_whole:
+        return None  # without joining the fragments: there may be many such pieces
     said = "".join(call.arguments)
     if arguments.startswith(said):
         return arguments[len(said) :]
     if not said.strip():
         return arguments
-    if piece_otherwise and not call.ready:
-        return arguments
-    if not _same_json(said, arguments):
-        raise protocol_violation(
-            f"the backend repeated tool call {call.call_id!r} with other arguments than it had sent"
-        )
-    return ""
+    return "" if may_be_whole and _same_json(said, arguments) else None
+
+
+def _may_be(call: _Call, name: str | None, arguments: str) -> bool:
+    """Whether a whole call of this name and with these arguments may be `call` once more."""
+    return name in (None, "", call.name) and (not arguments.strip() or _beyond(call, arguments) is not None)
 
 
 def _same_json(one: str, other: str) -> bool:

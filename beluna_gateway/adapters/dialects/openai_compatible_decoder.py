@@ -230,7 +230,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
                 key = whole_number(call.get("index")) if streamed else position  # unstreamed each entry is another call
                 if key is None and (form != "piece" or (len(entries) > 1 and not call_id)):
                     key = position  # side by side they are different calls
-                self._tool_call(key, call, call_id, form, events)
+                self._tool_call(key, position, call, call_id, form, events)
         elif function := message.get("function_call"):  # the form of 2023
             function = expect_object(function, "a function_call")
             if any(function.values()):
@@ -317,7 +317,13 @@ class ChatCompletionsDecoder(ResponseDecoder):
         self._say([("reasoning", text)], "piece", events)
 
     def _tool_call(
-        self, key: int | None, call: JsonObject, call_id: str, form: _Form, events: list[BackendRawEvent]
+        self,
+        key: int | None,
+        position: int,
+        call: JsonObject,
+        call_id: str,
+        form: _Form,
+        events: list[BackendRawEvent],
     ) -> None:
         if call.get("type") == "custom":
             custom = call.get("custom")
@@ -327,12 +333,18 @@ class ChatCompletionsDecoder(ResponseDecoder):
         extra = call.get("extra_content")
         if not (call_id or extra or any(function.get(said) for said in ("name", "arguments"))):
             return  # some servers have a place for a call in every chunk, mostly with nothing in it
-        own_id = self._function(key, function, call_id, form, events)
+        own_id = self._function(key, function, call_id, form, events, position)
         if isinstance(extra, dict):
             self._state.call(own_id, extra)
 
     def _function(
-        self, key: int | str | None, function: JsonObject, call_id: str, form: _Form, events: list[BackendRawEvent]
+        self,
+        key: int | str | None,
+        function: JsonObject,
+        call_id: str,
+        form: _Form,
+        events: list[BackendRawEvent],
+        place: int | None = None,
     ) -> str:
         # "null" in words is no name either (litellm 12513).
         name = word(expect_text(function.get("name"), "a tool call's name")) or ""
@@ -348,6 +360,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
             name=name,
             arguments=arguments,
             piece_otherwise=form == "either",
+            place=place,
         )
 
     def _count_rest(self, message: JsonObject, form: _Form, events: list[BackendRawEvent]) -> None:

@@ -264,6 +264,67 @@ def test_several_calls_in_messages_in_place_of_deltas_stay_apart(messages: list[
     assert stream(*chunks, chunk(finish="tool_calls")).arguments == [("f", {"x": 1}), ("g", {})]
 
 
+F, G = {"id": "a", "name": "f"}, {"id": "b", "name": "g"}
+
+
+@pytest.mark.parametrize(
+    ("pieces", "repeated"),
+    [
+        ([(0, F), (0, G)], [(None, F), (None, G)]),
+        ([(0, F), (0, G)], [(0, F), (1, G)]),
+        ([(1, F), (2, G)], [(None, F), (None, G)]),
+        ([(1, F), (2, G)], [(0, F), (1, G)]),
+        ([(0, F), (1, G)], [(0, G), (1, F)]),
+        ([(None, F), (None, G)], [(0, F), (1, G)]),
+        ([(0, F), (1, G)], [(None, {"name": "f"}), (None, {"name": "g"})]),
+        ([(1, {"name": "f"}), (2, {"name": "g"})], [(0, F), (1, G)]),
+        ([(0, F), (1, F | {"id": "b"})], [(0, {"name": "f"}), (1, {"name": "f"})]),
+    ],
+    ids=[
+        "all at index 0",
+        "all at index 0, then at others",
+        "from index 1",
+        "from index 1, then from 0",
+        "in another order",
+        "without indexes, then with",
+        "without ids at the end",
+        "with ids at the end only",
+        "of one name",
+    ],
+)
+@pytest.mark.parametrize(
+    "text", [PARIS, '{ "city": "Paris" }', {"city": "Paris"}], ids=["same", "other spaces", "object"]
+)
+def test_calls_that_a_message_repeats_are_the_same(pieces: Any, repeated: Any, text: Any) -> None:
+    """Whatever their indexes were before and are in the list: nothing is called twice."""
+    deltas = [chunk(piece(index, PARIS, **fields)) for index, fields in pieces]
+    last = {"tool_calls": [call for i, fields in repeated for call in piece(i, text, **fields)["tool_calls"]]}
+    beside = chunk(finish="tool_calls")
+    beside["choices"][0]["message"] = last
+    for end in (instead(last, "tool_calls"), beside):
+        read = stream(*deltas, end)
+        assert read.arguments == [(fields["name"], {"city": "Paris"}) for _, fields in pieces]
+        assert all(call.arguments_json == PARIS for call in read.calls)
+
+
+def test_a_call_of_a_message_with_another_id_is_another_unless_the_message_repeats() -> None:
+    """Beside a delta it is the answer so far, in whose place the ids may be new; in place of one it is another call."""
+    begun, again = chunk(piece(0, PARIS, **F)), piece(0, PARIS, id="z", name="f")
+    beside = chunk(finish="tool_calls")
+    beside["choices"][0]["message"] = again
+
+    assert [call.id for call in stream(begun, beside).calls] == ["a"]
+    assert [call.id for call in stream(begun, instead(again, "tool_calls")).calls] == ["a", "z"]
+
+
+def test_calls_of_messages_with_one_id_are_told_apart_by_their_place() -> None:
+    """Some servers take the tool's name for an id."""
+    calls = [call for city in ("a", "b") for call in piece(None, {"city": city}, id="f", name="f")["tool_calls"]]
+    for messages in ([calls], [calls[:1], calls], [calls, calls]):
+        read = stream(*(instead({"tool_calls": each}) for each in messages), chunk(finish="tool_calls"))
+        assert [call.arguments for call in read.calls] == [{"city": "a"}, {"city": "b"}]
+
+
 def test_calls_without_an_index_are_told_apart() -> None:
     """By their ids, wherever they stand; without ids by their place in the list; one alone goes on without either."""
     begun = [*piece(None, '{"x":', id="a", name="f")["tool_calls"], *piece(None, "{}", id="b", name="g")["tool_calls"]]
