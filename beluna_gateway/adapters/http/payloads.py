@@ -1,7 +1,8 @@
 """The payloads in one event or line, as a `ResponseDecoder` is fed them; the one place that defines what is silence.
 
-Data without content never reaches a decoder: empty data, and data that begins with a colon (a comment that was wrapped
-into an event). `[DONE]` becomes `DONE_MARK`. An array of chunks becomes its elements.
+Data without content never reaches a decoder: empty data, `null` (what a program in Go writes of no chunk: kilocode
+3083), and data that begins with a colon (a comment that was wrapped into an event). `[DONE]` becomes `DONE_MARK`. An
+array of chunks becomes its elements.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from ..decoding.provider_errors import find_error
 
 DONE_MARK = b"[DONE]"
 """The payload that the parsers give for `[DONE]`: always this object, so that it is recognised with ``is``."""
+
+NOTHING = b"null"
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -47,7 +50,7 @@ def payloads_of(data: bytes) -> list[bytes]:
         GatewayError: `protocol_violation`, for an array with more values than any answer has.
     """
     text = data.strip()
-    if not text or text.startswith(b":"):
+    if not text or text == NOTHING or text.startswith(b":"):
         return []
     if text == DONE_MARK:
         return [DONE_MARK]

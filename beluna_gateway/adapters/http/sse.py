@@ -13,6 +13,7 @@ from ...errors import GatewayError, protocol_violation
 from .payloads import (
     BYTE_ORDER_MARK,
     DONE_MARK,
+    NOTHING,
     BareJson,
     BrokenStream,
     error_payload,
@@ -172,10 +173,11 @@ class SseParser:
 
     def _is_whole(self, following: bytes) -> bool:
         """Whether the event that is being read is a whole object, and `following` the next one without a blank line."""
-        begins = following.lstrip()
-        if not (begins.startswith(b"{") or begins.rstrip() == DONE_MARK) or len(self._data) > 1:
+        begins = following.strip()
+        if not (begins.startswith(b"{") or begins in (DONE_MARK, NOTHING)) or len(self._data) > 1:
             return False
-        return self._data[0].lstrip().startswith(b"{") and parses(self._data[0])
+        data = self._data[0].strip()
+        return data == NOTHING or (data.startswith(b"{") and parses(data))
 
     def _dispatch(self, events: list[bytes]) -> None:
         """Ends the event that is being read."""

@@ -27,7 +27,17 @@ def test_lines_are_the_same_wherever_the_bytes_are_split() -> None:
 
 @pytest.mark.parametrize(
     "field",
-    [b"event: ping", b"data:", b"data: : keepalive", b"data: [DONE]", b"id: 1", b"retry: 5", b": ping", b"[DONE] "],
+    [
+        b"event: ping",
+        b"data:",
+        b"data: : keepalive",
+        b"data: [DONE]",
+        b"id: 1",
+        b"retry: 5",
+        b": ping",
+        b"[DONE] ",
+        b"null",
+    ],
 )
 def test_fields_of_server_sent_events_are_read_as_there(field: bytes) -> None:
     """Some proxies keep a connection alive with them, whatever is sent over it."""
