@@ -172,8 +172,9 @@ class _Conversation:
         if isinstance(message, AssistantMessage):
             return self._model_parts(index, message, path)
         if isinstance(message, ToolMessage):
-            anonymous = self._answered.get(index) in self._anonymous
-            return [_function_response(message, path, None if anonymous else self._ids.of_result(index))]
+            call = self._answered.get(index)
+            call_id = None if call in self._anonymous else self._ids.of_result(index)
+            return [_function_response(message, path, call_id, self._name(message, call))]
         parts: list[JsonObject] = []
         for position, part in enumerate(message.parts):
             if isinstance(part, MediaPart):
@@ -181,6 +182,14 @@ class _Conversation:
             elif part.text:
                 parts.append({"text": part.text})
         return parts
+
+    def _name(self, message: ToolMessage, call: CallPosition | None) -> str:
+        """The tool's, as its call has it: Gemini 3.7 refuses a result by another name (archestra #7583)."""
+        if call is None:
+            return message.tool_name
+        index, position = call
+        called = self._messages[index]
+        return called.tool_calls[position].name if isinstance(called, AssistantMessage) else message.tool_name
 
     def _model_parts(self, index: int, message: AssistantMessage, path: str) -> list[JsonObject]:
         parts: list[JsonObject] = []
@@ -254,7 +263,7 @@ def _has_reference(value: JsonValue) -> bool:
     return isinstance(value, list) and any(map(_has_reference, value))
 
 
-def _function_response(message: ToolMessage, path: str, call_id: str | None) -> JsonObject:
+def _function_response(message: ToolMessage, path: str, call_id: str | None, name: str) -> JsonObject:
     texts = [part for part in message.parts if not isinstance(part, MediaPart) and part.text]
     # `response` must be an object; `output` and `error` are the API's own words for a result that is none, and for one
     # that says what went wrong.
@@ -270,4 +279,4 @@ def _function_response(message: ToolMessage, path: str, call_id: str | None) -> 
         if isinstance(part, MediaPart)
     ]
     beside: JsonObject = {"parts": media} if media else {}
-    return {"functionResponse": {**identity, "name": message.tool_name, "response": response, **beside}}
+    return {"functionResponse": {**identity, "name": name, "response": response, **beside}}

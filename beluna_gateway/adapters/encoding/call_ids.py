@@ -22,21 +22,31 @@ CallPosition = tuple[int, int]
 def answered_calls(messages: Sequence[Message]) -> dict[int, CallPosition]:
     """The call that each tool message answers, by the tool message's index.
 
-    Where an id is used again, each call belongs to the next result that names it. A result that finds every call of
-    its id answered belongs to the last of them. Results of calls that the history does not hold are not in the answer.
+    Where an id is used again, each call belongs to the next result that names it, and of two calls that wait the one
+    whose tool the result names. A result that finds every call of its id answered belongs to the last of them. Results
+    of calls that the history does not hold are not in the answer.
     """
-    waiting: dict[str, deque[CallPosition]] = {}
+    waiting: dict[str, deque[tuple[CallPosition, str]]] = {}
     latest: dict[str, CallPosition] = {}
     answered: dict[int, CallPosition] = {}
     for index, message in enumerate(messages):
-        if type(message) is AssistantMessage:
+        if isinstance(message, AssistantMessage):
             for position, call in enumerate(message.tool_calls):
-                waiting.setdefault(call.id, deque()).append((index, position))
+                waiting.setdefault(call.id, deque()).append(((index, position), call.name))
                 latest[call.id] = (index, position)
-        elif type(message) is ToolMessage and message.call_id in latest:
+        elif isinstance(message, ToolMessage) and message.call_id in latest:
             open_calls = waiting[message.call_id]
-            answered[index] = open_calls.popleft() if open_calls else latest[message.call_id]
+            if len(open_calls) > 1:
+                _put_first(open_calls, message.tool_name)
+            answered[index] = open_calls.popleft()[0] if open_calls else latest[message.call_id]
     return answered
+
+
+def _put_first(open_calls: deque[tuple[CallPosition, str]], tool_name: str) -> None:
+    """Puts the first call of that tool before the others, where there is one."""
+    found = next((call for call in open_calls if call[1] == tool_name), open_calls[0])
+    open_calls.remove(found)
+    open_calls.appendleft(found)
 
 
 @immutable

@@ -355,6 +355,17 @@ def test_results_without_ids_come_in_the_order_of_their_calls() -> None:
     ]
 
 
+def test_a_result_bears_the_name_of_its_call() -> None:
+    """Whatever the client calls it: Gemini 3.7 refuses another. Without a call the client's name is all there is."""
+    named = message("tool", text("ok"), tool_call_id="a", tool_name="other")
+
+    answer = encode(message("user", text("Hi")), message("assistant", tool_calls=calls("a")), named).body["contents"][2]
+    (alone,) = encode(named).body["contents"]
+
+    assert answer["parts"][0]["functionResponse"]["name"] == "look"
+    assert alone["parts"][0]["functionResponse"]["name"] == "other"
+
+
 def test_a_repeated_id_is_two_ids() -> None:
     """Two calls of one id are told apart, each with its own result."""
     contents = encode(

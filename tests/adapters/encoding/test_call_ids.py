@@ -178,6 +178,15 @@ def test_each_result_has_the_call_that_it_answers() -> None:
     assert answered_calls(messages) == {1: (0, 0), 3: (0, 1), 4: (0, 1), 6: (5, 0)}
 
 
+def test_of_two_calls_of_one_id_each_has_the_result_of_its_tool() -> None:
+    """Servers that give parallel calls one id are told apart by the tools, where those differ."""
+    both = AssistantMessage((), tuple(ToolCall("a", name, "{}", {}) for name in ("f", "g")))
+    answers = [ToolMessage("a", name, (TextPart("ok"),)) for name in ("g", "f", "h")]
+
+    assert answered_calls([both, *answers]) == {1: (0, 1), 2: (0, 0), 3: (0, 1)}
+    assert answered_calls([both, answers[2], answers[0]]) == {1: (0, 0), 2: (0, 1)}
+
+
 def test_an_allowed_id_of_a_result_without_a_call_is_sent_as_it_is() -> None:
     """As every allowed id is."""
     assert sent(result("a"), calls("b"), result("b")) == [["a"], ["b"], ["b"]]
