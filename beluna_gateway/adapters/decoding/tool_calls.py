@@ -143,6 +143,11 @@ class ToolCalls:
         """Whether the call has got any piece of its arguments yet."""
         return bool(self._by_key[key].arguments)
 
+    def is_known(self, backend_id: str, name: str, arguments: str) -> bool:
+        """Whether there is a call with this id, this name and these arguments."""
+        call = self._by_backend_id.get(backend_id)
+        return call is not None and call.name == name and _same_json(call.said() or "{}", arguments or "{}")
+
     def end(self, key: Hashable, events: list[BackendRawEvent]) -> None:
         """The backend says that this call is finished.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from ...canonical import (
     BackendRawEvent,
     Completed,
@@ -16,7 +18,7 @@ from ...canonical import (
 from ...errors import cut_off, protocol_violation
 from ..base import ResponseDecoder, expect_object, expect_text, parse_object
 from ..decoding.content import read_content
-from ..decoding.finish_reasons import finish_reason, said_reason
+from ..decoding.finish_reasons import finish_reason, is_cut, said_reason
 from ..decoding.gathering import gathered
 from ..decoding.not_carried import NotCarried
 from ..decoding.provider_errors import error_in
@@ -24,10 +26,19 @@ from ..decoding.tool_calls import DEFAULT_MAX_BYTES, ToolCalls, arguments_text, 
 from ..decoding.usage import count, merged, usage_stats
 
 
+class _Entry(NamedTuple):
+    """An entry of `tool_calls`."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+
 class OllamaDecoder(ResponseDecoder):
     """One `ChatResponse` a line; the one with `"done":true` is the last and carries the counts.
 
-    A tool call comes whole, in one line, so it is finished as soon as it is there.
+    A tool call comes whole, in one line, so it is finished as soon as its arguments are there. Where it has none, they
+    may follow in an entry without a name, as in other APIs.
 
     Args:
         max_bytes: The most bytes that are kept of calls.
@@ -36,6 +47,7 @@ class OllamaDecoder(ResponseDecoder):
     def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         self._calls = ToolCalls(max_bytes)
         self._calls_seen = 0
+        self._without_arguments: _Entry | None = None  # the last call, while its arguments may follow
         self._not_carried = NotCarried()
         self._finish = "stop"
         self._usage: JsonObject | None = None
@@ -47,6 +59,7 @@ class OllamaDecoder(ResponseDecoder):
     def feed_whole(self, body: JsonObject, events: list[BackendRawEvent]) -> None:
         pieces: list[BackendRawEvent] = []
         self._chunk(body, pieces)
+        self._settle_last(pieces)
         events += gathered(pieces)
         if body.get("done") is None and any(isinstance(event, OutputTextDelta | ToolCallDelta) for event in pieces):
             self.ended = True  # HTTP proves that it is whole, and it does not say that it is not
@@ -56,6 +69,7 @@ class OllamaDecoder(ResponseDecoder):
     def finish(self, events: list[BackendRawEvent]) -> None:
         if not self.ended:
             raise cut_off('the backend\'s answer stopped without "done":true: it was cut off')
+        self._settle_last(events)
         if self._usage is not None and (usage := _usage(self._usage)) is not None:
             events.append(Usage(usage))
         self._metadata |= self._not_carried.metadata()
@@ -100,16 +114,40 @@ class OllamaDecoder(ResponseDecoder):
 
     def _tool_call(self, call: JsonObject, events: list[BackendRawEvent]) -> None:
         function = expect_object(call.get("function") or call, "a tool call's function")
+        entry = _Entry(
+            call_id_text(call.get("id")),
+            expect_text(function.get("name"), "a tool call's name"),
+            arguments_text(function.get("arguments")),
+        )
+        begun = self._without_arguments
+        if begun is not None and (not entry.name or (entry.call_id and entry[:2] == begun[:2])):
+            self._without_arguments = None
+            entry = begun._replace(arguments=entry.arguments or begun.arguments)
+        self._settle(events)
+        if entry.call_id and self._calls.is_known(*entry):
+            return  # the last line repeats the calls
+        if entry.name and entry.arguments.strip() in ("", "{}"):
+            self._without_arguments = entry
+            events.append(Progress())
+        else:
+            self._whole_call(entry, events)
+
+    def _settle(self, events: list[BackendRawEvent]) -> None:
+        """Ends a call without arguments, as another one follows it, or nothing."""
+        if (begun := self._without_arguments) is not None:
+            self._without_arguments = None
+            self._whole_call(begun, events)
+
+    def _settle_last(self, events: list[BackendRawEvent]) -> None:
+        """As `_settle`, at the end: in an answer that was cut only `{}` says that there are none."""
+        if not is_cut(self._finish) or (self._without_arguments is not None and self._without_arguments.arguments):
+            self._settle(events)
+
+    def _whole_call(self, entry: _Entry, events: list[BackendRawEvent]) -> None:
         # Not `function.index`, which may begin at 0 again in the next line: each entry is a call of its own.
         key = self._calls_seen
         self._calls_seen += 1
-        self._calls.fragment(
-            key,
-            events,
-            call_id=call_id_text(call.get("id")),
-            name=expect_text(function.get("name"), "a tool call's name"),
-            arguments=arguments_text(function.get("arguments")) or "{}",
-        )
+        self._calls.fragment(key, events, call_id=entry.call_id, name=entry.name, arguments=entry.arguments or "{}")
         self._calls.end(key, events)
 
     def _done(self, chunk: JsonObject) -> None:

@@ -111,10 +111,46 @@ def test_calls_without_ids_are_told_apart() -> None:
 
 def test_a_call_that_is_missing_its_arguments_has_none() -> None:
     """`{}` stands for no arguments."""
-    ready = events_of({"message": {"tool_calls": [{"function": {"name": "f"}}]}}, {"done": True})[1]
+    for function in ({"name": "f"}, {"name": "f", "arguments": {}}, {"name": "f", "arguments": ""}):
+        line = {"message": {"tool_calls": [{"function": function}, {"function": function}]}}
+        for events in (events_of(line, {"done": True}), completed(lines(line), stream=False)):
+            ready = [event.call for event in events if isinstance(event, ToolCallReady)]
+            assert [call.arguments for call in ready] == [{}, {}]
 
-    assert isinstance(ready, ToolCallReady)
-    assert ready.call.arguments == {}
+
+@pytest.mark.parametrize("nothing", [None, "", {}])
+@pytest.mark.parametrize("second", [{}, {"id": "a"}, {"id": "b"}, {"id": "a", "function": {"name": "f"}}])
+def test_arguments_may_follow_a_call_that_has_none(nothing: Any, second: Any) -> None:
+    """Never `{}` where the next entry has them, which has no name of its own or the same id."""
+    first = {"id": "a", "function": {"index": 0, "name": "f", "arguments": nothing}}
+    rest = {**second, "function": {**second.get("function", {}), "index": 0, "arguments": {"x": 1}}}
+    for answer in (
+        lines({"message": {"tool_calls": [first]}}, {"message": {"tool_calls": [rest]}}, {"done": True}),
+        lines({"message": {"tool_calls": [first, rest]}, "done": True}),
+    ):
+        ready = [event.call for event in completed(answer) if isinstance(event, ToolCallReady)]
+        assert [(call.id, call.name, call.arguments) for call in ready] == [("a", "f", {"x": 1})]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(("arguments", "ready"), [({}, 1), ({"x": 1}, 1), (None, 0), ("", 0)])
+def test_a_call_of_a_cut_answer_is_ready_where_it_says_its_arguments(arguments: Any, ready: int, stream: bool) -> None:
+    """What never came is not invented."""
+    call = {"function": {"name": "f", "arguments": arguments}}
+    line = {"message": {"tool_calls": [call]}, "done": True, "done_reason": "length"}
+
+    assert sum(isinstance(event, ToolCallReady) for event in completed(lines(line), stream=stream)) == ready
+
+
+@pytest.mark.parametrize("arguments", [{"x": 1}, {}])
+def test_a_call_that_the_last_line_repeats_is_made_once(arguments: Any) -> None:
+    """Told by its id; with other arguments it is another one."""
+    call = {"id": "a", "function": {"name": "f", "arguments": arguments}}
+    other = {"id": "a", "function": {"name": "g", "arguments": {"y": 2}}}
+    said: list[Any] = [{"message": {"tool_calls": [call]}}, {"message": {"content": "x"}}]
+    for last, expected in (([call], [arguments]), ([call, other], [arguments, {"y": 2}])):
+        events = completed(lines(*said, {"message": {"tool_calls": last}, "done": True}))
+        assert [event.call.arguments for event in events if isinstance(event, ToolCallReady)] == expected
 
 
 @pytest.mark.parametrize(
