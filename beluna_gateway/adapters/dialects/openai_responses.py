@@ -165,7 +165,7 @@ class _History:
                 turn = list(self._turn(index, message, path))
                 if any(item.get("type") != "reasoning" for item in turn):  # reasoning that led to nothing is refused
                     self.carries_reasoning |= any("encrypted_content" in item for item in turn)
-                    yield from turn
+                    yield from _followed(turn)
             case _:
                 system = isinstance(message, SystemMessage)
                 if content := _content(message.parts, path, media=not system):
@@ -195,6 +195,15 @@ class _History:
                     yield item | {"arguments": call.arguments_json, **_carried(extra, reasoned)}
                 case ImagePart() | FilePart():
                     raise unsupported(f"{part_path(message, piece, path)}.{piece.field}: {_NO_MEDIA_HERE}")
+
+
+def _followed(turn: list[JsonObject]) -> list[JsonObject]:
+    """The turn, with the ids of reasoning that nothing in it came of left out.
+
+    "Item 'rs_…' of type 'reasoning' was provided without its required following item" (HTTP 400)
+    """
+    end = max(position for position, item in enumerate(turn) if item.get("type") != "reasoning") + 1
+    return turn[:end] + [{key: value for key, value in item.items() if key != "id"} for item in turn[end:]]
 
 
 def _without_long_id(item: JsonObject) -> JsonObject:

@@ -408,6 +408,18 @@ def test_reasoning_alone_is_left_out() -> None:
     assert len(body(message("user", text("Hi")), turn)["input"]) == 1
 
 
+def test_reasoning_at_the_end_of_a_turn_goes_back_without_its_id() -> None:
+    """An answer that was cut off, or calls that a client dropped: with its id it is refused."""
+    turn = message(
+        "assistant", text("Hi"), provider_state=state(ENCRYPTED, {"text": 2}, ENCRYPTED, {"call": "gone"}, ENCRYPTED)
+    )
+
+    items = body(message("user", text("Hi")), turn)["input"][1:]
+
+    assert [item.get("id") for item in items] == ["rs_1", None, None, None]
+    assert [item.get("encrypted_content") for item in items] == ["e", None, "e", "e"]
+
+
 @pytest.mark.parametrize(("strict", "sent"), [(True, True), (False, False), (None, False)])
 def test_strict_of_a_tool(strict: bool | None, sent: bool) -> None:
     """A tool's `strict` is the API's own; left out it would mean true there."""
@@ -1850,6 +1862,10 @@ def test_an_answer_goes_back_as_it_came(output: list[dict[str, Any]]) -> None:
 
     sent = body(message("user", text("Hi")), turn, *results)["input"]
 
+    for item in reversed(items):  # but for ids that the API refuses
+        if item["type"] != "reasoning":
+            break
+        del item["id"]
     assert items == sent[1 : 1 + len(items)]
 
 
