@@ -165,7 +165,10 @@ class ResponseDecoder(ABC):
     ended: bool = False
     """Whether an end mark has been seen."""
     done: bool = False
-    """Whether nothing more can come, so that the answer need not be read further. Then it has `ended`, too."""
+    """Whether nothing more can come, so that the answer need not be read further. Then it has `ended`, too.
+
+    Decoders of streams set both in their `__init__` once more: Python reads an instance's own faster, for every event.
+    """
 
     def head(self, header: Callable[[bytes], str | None]) -> None:
         """Called once before the body: takes what stands in the response's headers, by default nothing.

@@ -35,6 +35,9 @@ class NotCarried:
         kind = kind[:MAX_KIND_CHARACTERS]
         return kind if kind in self._counts or len(self._counts) < MAX_KINDS else "other"
 
+    def __bool__(self) -> bool:
+        return bool(self._counts)
+
     @property
     def total(self) -> int:
         """How many pieces of all kinds."""

@@ -73,6 +73,7 @@ class AnthropicDecoder(ResponseDecoder):
     """
 
     def __init__(self, notes: TurnNotes, max_bytes: int, *, annotated: bool = False) -> None:
+        self.ended = self.done = False
         self._annotations = Annotations(max_bytes) if annotated else None
         self._noted_length = 0  # characters of the text before that
         self._calls = ToolCalls(max_bytes)

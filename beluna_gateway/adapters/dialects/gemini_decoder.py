@@ -73,6 +73,7 @@ class GeminiDecoder(ResponseDecoder):
     """
 
     def __init__(self, notes: TurnNotes, max_bytes: int) -> None:
+        self.ended = self.done = False
         self._calls = ToolCalls(max_bytes)
         self._call_count = 0
         self._without_args: JsonObject | None = None

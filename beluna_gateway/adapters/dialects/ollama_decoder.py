@@ -45,6 +45,7 @@ class OllamaDecoder(ResponseDecoder):
     """
 
     def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self.ended = self.done = False
         self._calls = ToolCalls(max_bytes)
         self._calls_seen = 0
         self._without_arguments: _Entry | None = None  # the last call, while its arguments may follow

@@ -54,14 +54,18 @@ class ChatCompletionsDecoder(ResponseDecoder):
     """
 
     def __init__(self, notes: TurnNotes, max_bytes: int, *, annotated: bool, with_tools: bool = False) -> None:
+        self.ended = self.done = False
+        self._notes = notes
+        self._max_bytes = max_bytes
         self._with_tools = with_tools
         self._annotations = Annotations(max_bytes) if annotated else None
         self._sources: JsonObject = {}  # Perplexity's, as the last chunk has them
-        self._calls = ToolCalls(max_bytes)
-        self._state = _TurnState(notes, max_bytes)
+        self._calls: ToolCalls | None = None  # see `_tool_calls`
+        self._state: _TurnState | None = None  # see `_turn_state`
         self._not_carried = NotCarried()
-        self._said: dict[Kind, SaidText] = {"text": SaidText(), "reasoning": SaidText(), "refusal": SaidText()}
-        self._pieces = self._said["text"].pieces
+        self._text = SaidText()
+        self._said: dict[Kind, SaidText] = {"text": self._text}
+        self._pieces = self._text.pieces
         self._reasoning_item: JsonValue = None
         self._reasoning_is_text = False
         self._said_by_message = False  # a `message` of a stream has had more than the deltas
@@ -78,12 +82,12 @@ class ChatCompletionsDecoder(ResponseDecoder):
             pieces = self._pieces
             pieces.append(text)
             if len(pieces) > MAX_PIECES:
-                self._said["text"].fold()
+                self._text.fold()
             return
         chunk = parse_object(payload)
         if (self._metadata or self._output) and (text := self._plain_text(chunk)):
             self._output = True
-            self._said["text"].add(text)
+            self._text.add(text)
             events.append(OutputTextDelta(text))
         else:
             before, not_carried = len(events), self._not_carried.total
@@ -127,30 +131,39 @@ class ChatCompletionsDecoder(ResponseDecoder):
         if not self.ended:
             raise cut_off("the backend's answer stopped without a finish_reason: it was cut off")
         reason = self._finish or "stop"
-        if is_cut(reason):
-            self._calls.end_before_cut(events)
-        else:
-            self._calls.end_all(events)
+        called = self._calls is not None and self._end_calls(self._calls, reason, events)
         if self._annotations is not None:
             self._annotate(self._annotations, events)
         if self._usage is not None:
             usage = openai_usage(self._usage, "prompt_tokens", "completion_tokens", service_tier=self._service_tier)
             events.append(Usage(usage))
-        if state := self._state.finished(with_reasoning=self._with_tools or self._calls.any_ready):
-            self._metadata["provider_state"] = state
-        if self._state.incomplete:
+        if self._state is not None:
+            self._note_state(self._state, with_reasoning=self._with_tools or called)
+        if self._not_carried:
+            self._metadata |= self._not_carried.metadata()
+        refused = bool(self._said.get("refusal"))
+        events.append(Completed(finish_reason(reason, calls_ready=called, refused=refused), self._metadata))
+
+    @staticmethod
+    def _end_calls(calls: ToolCalls, reason: str, events: list[BackendRawEvent]) -> bool:
+        """Ends the calls that are open; returns whether any is ready."""
+        if is_cut(reason):
+            calls.end_before_cut(events)
+        else:
+            calls.end_all(events)
+        return calls.any_ready
+
+    def _note_state(self, state: _TurnState, *, with_reasoning: bool) -> None:
+        if finished := state.finished(with_reasoning=with_reasoning):
+            self._metadata["provider_state"] = finished
+        if state.incomplete:
             self._not_carried.at_least("provider_state")
-        self._metadata |= self._not_carried.metadata()
-        refused = bool(self._said["refusal"])
-        events.append(
-            Completed(finish_reason(reason, calls_ready=self._calls.any_ready, refused=refused), self._metadata)
-        )
 
     def _annotate(self, annotations: Annotations, events: list[BackendRawEvent]) -> None:
         for found in perplexity_annotations(self._sources.get("search_results"), self._sources.get("citations")):
             annotations.add(found)
         # A refusal is text of the answer, too, in which the positions do not count.
-        events += annotations.events(None if self._said["refusal"] else self._said["text"].length)
+        events += annotations.events(None if self._said.get("refusal") else self._text.length)
         self._not_carried.add("citations", annotations.passed_over)
 
     def _chunk(self, chunk: JsonObject, events: list[BackendRawEvent], *, streamed: bool) -> None:
@@ -243,7 +256,9 @@ class ChatCompletionsDecoder(ResponseDecoder):
             kinds = dict.fromkeys(kind for kind, _ in texts)
             texts = [(kind, "".join(text for other, text in texts if other == kind)) for kind in kinds]
         for kind, text in texts:
-            said = self._said[kind]
+            said = self._said.get(kind)
+            if said is None:
+                said = self._said[kind] = SaidText()
             if form != "piece":
                 rest = said.rest(text)
                 # What does not continue the deltas of an answer adds nothing to it.
@@ -269,15 +284,16 @@ class ChatCompletionsDecoder(ResponseDecoder):
                 if key in _RETURNED_TEXTS:
                     said = "".join(event.delta for event in events[before:] if isinstance(event, ReasoningDelta))
                     # What was said before under another name has not been kept.
-                    self._state.reasoning(key, said if form == "piece" or self._state.has_reasoning(key) else value)
+                    state = self._turn_state()
+                    state.reasoning(key, said if form == "piece" or state.has_reasoning(key) else value)
         self._reasoning_is_text = self._reasoning_is_text or found is not None
         if isinstance(opaque := message.get("reasoning_opaque"), str) and opaque:
-            self._state.opaque(opaque)
+            self._turn_state().opaque(opaque)
             events.append(Progress())
         details = message.get("reasoning_details")
         if not isinstance(details, list):
             self._not_carried.at_least("reasoning_details", 1 if details else 0)
-        elif form == "piece" or not self._state.has_details:
+        elif form == "piece" or not self._turn_state().has_details:
             for position, value in enumerate(details):
                 if isinstance(value, dict):
                     self._detail(value, None if streamed else position, events)
@@ -286,7 +302,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
 
     def _details_once_more(self, details: list[JsonObject], form: _Form, events: list[BackendRawEvent]) -> None:
         """The `reasoning_details` of a message that is the answer so far, as MiniMax ends a stream; or else pieces."""
-        if self._state.grown(details):
+        if self._turn_state().grown(details):
             if not self._reasoning_is_text:
                 texts: list[str] = []
                 item: JsonValue = None
@@ -304,14 +320,14 @@ class ChatCompletionsDecoder(ResponseDecoder):
 
     def _detail(self, detail: JsonObject, position: int | None, events: list[BackendRawEvent]) -> None:
         """One entry of OpenRouter's `reasoning_details`: a piece of reasoning, a summary, or something encrypted."""
-        self._state.detail(detail, may_continue=position is None)
+        self._turn_state().detail(detail, may_continue=position is None)
         text = _text_of(detail)
         if self._reasoning_is_text or not text:
             if detail.get("data"):
                 events.append(Progress())
             return
         item = _item_of(detail, position)
-        if self._said["reasoning"] and item != self._reasoning_item:
+        if self._said.get("reasoning") and item != self._reasoning_item:
             text = f"\n\n{text}"
         self._reasoning_item = item
         self._say([("reasoning", text)], "piece", events)
@@ -335,7 +351,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
             return  # some servers have a place for a call in every chunk, mostly with nothing in it
         own_id = self._function(key, function, call_id, form, events, position)
         if isinstance(extra, dict):
-            self._state.call(own_id, extra)
+            self._turn_state().call(own_id, extra)
 
     def _function(
         self,
@@ -350,10 +366,10 @@ class ChatCompletionsDecoder(ResponseDecoder):
         name = word(expect_text(function.get("name"), "a tool call's name")) or ""
         arguments = arguments_text(function.get("arguments"))
         if form == "piece":
-            return self._calls.fragment(
+            return self._tool_calls().fragment(
                 key, events, call_id=call_id, name=name, arguments=arguments, may_be_placeholder=True
             )
-        return self._calls.whole(
+        return self._tool_calls().whole(
             key,
             events,
             call_id=call_id,
@@ -362,6 +378,18 @@ class ChatCompletionsDecoder(ResponseDecoder):
             piece_otherwise=form == "either",
             place=place,
         )
+
+    def _tool_calls(self) -> ToolCalls:
+        """The calls of the answer, created for the first one: most answers have none."""
+        if self._calls is None:
+            self._calls = ToolCalls(self._max_bytes)
+        return self._calls
+
+    def _turn_state(self) -> _TurnState:
+        """What must go back of the turn, created for the first of it: most answers have none."""
+        if self._state is None:
+            self._state = _TurnState(self._notes, self._max_bytes)
+        return self._state
 
     def _count_rest(self, message: JsonObject, form: _Form, events: list[BackendRawEvent]) -> None:
         """Counts what a message has and no frame carries."""

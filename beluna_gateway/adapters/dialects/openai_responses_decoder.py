@@ -89,6 +89,7 @@ class ResponsesDecoder(ResponseDecoder):
     """
 
     def __init__(self, notes: TurnNotes, limit: int | None, max_bytes: int, *, annotated: bool) -> None:
+        self.ended = self.done = False
         self._annotations = Annotations(max_bytes) if annotated else None
         self._notes = notes
         self._limit = limit
