@@ -68,6 +68,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
         self._pieces = self._text.pieces
         self._reasoning_item: JsonValue = None
         self._reasoning_is_text = False
+        self._first: int | None = None  # the index of the first choice
         self._said_by_message = False  # a `message` of a stream has had more than the deltas
         self._finish: str | None = None
         self._output = False
@@ -104,7 +105,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
         if type(choices) is not list or len(choices) != 1 or not _ENVELOPE.issuperset(chunk):
             return None
         choice = choices[0]
-        if type(choice) is not dict or not _CHOICE.issuperset(choice) or choice.get("index") != 0:
+        if type(choice) is not dict or not _CHOICE.issuperset(choice) or choice.get("index") != 0 or self._first != 0:
             return None
         if chunk.get("usage") or choice.get("finish_reason") or choice.get("logprobs"):
             return None
@@ -199,22 +200,25 @@ class ChatCompletionsDecoder(ResponseDecoder):
         values = [expect_object(value, "a choice") for value in choices]
         if not streamed:
             values = _with_split_calls(values)
-        for position, choice in enumerate(values):
-            index = whole_number(choice.get("index"))
-            if number := position if index is None else index:
-                self._not_carried.at_least("choice", min(number, MAX_CALLS))  # only the first is an answer of ours
-            else:
+        indexes = [whole_number(choice.get("index")) for choice in values]
+        numbers = [position if index is None else index for position, index in enumerate(indexes)]
+        if self._first is None:
+            self._first = min(numbers)  # some servers count from 1
+        for number, choice in zip(numbers, values, strict=True):
+            if number == self._first:
                 self._choice(choice, events, streamed=streamed)
+            else:  # only the first is an answer of ours
+                self._not_carried.at_least("choice", min(abs(number - self._first), MAX_CALLS))
 
     def _choice(self, choice: JsonObject, events: list[BackendRawEvent], *, streamed: bool) -> None:
         delta, message, text = choice.get("delta"), choice.get("message"), choice.get("text")
         if delta:  # `[]` is PHP's empty object
-            self._message(expect_object(delta, "a delta"), "piece", events, streamed=streamed)
+            self._message(_as_message(delta, "a delta"), "piece", events, streamed=streamed)
         if message:
             whole = delta or (delta is not None and not self._said_by_message)
             form: _Form = ("whole" if whole else "either") if streamed else "piece"
             before = len(events)
-            self._message(expect_object(message, "a message"), form, events, streamed=streamed)
+            self._message(_as_message(message, "a message"), form, events, streamed=streamed)
             self._said_by_message = self._said_by_message or len(events) > before
         if text is not None and not (delta or message):  # legacy completions
             self._say([("text", expect_text(text, "a text"))], "piece", events)
@@ -597,6 +601,11 @@ def _with_split_calls(choices: list[JsonObject]) -> list[JsonObject]:
     whole = {**first, "message": {**(message if isinstance(message, dict) else {}), "tool_calls": calls}}
     answers = [choice for choice in others if not _calls_of(choice)]
     return [whole, *({**choice, "index": index} for index, choice in enumerate(answers, 1))]
+
+
+def _as_message(value: JsonValue, where: str) -> JsonObject:
+    """A message, or its text alone (open-chat-studio 526)."""
+    return {"content": value} if isinstance(value, str) else expect_object(value, where)
 
 
 def _calls_of(choice: JsonObject) -> list[JsonValue]:

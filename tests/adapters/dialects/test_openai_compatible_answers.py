@@ -809,6 +809,30 @@ def test_only_the_first_choice_is_the_answer() -> None:
     assert (unnumbered.text, unnumbered.metadata) == ("x", {"not_carried": {"choice": 1}})
 
 
+@pytest.mark.parametrize("before", [[], [{"choices": [], "id": "r"}], [{"choices": None}]])
+def test_the_first_choice_may_have_another_number(before: Any) -> None:
+    """Some servers count from 1 (litellm 376); what has another number then is another answer."""
+
+    def of(index: int, delta: Any, finish: Any = None) -> dict[str, Any]:
+        return {"choices": [{"index": index, "delta": delta, "finish_reason": finish}]}
+
+    for first, other in ((1, 0), (1, 2), (0, 1)):
+        texts = [(first, "a"), (first, "b"), (other, "no"), (first, "c")]
+        read = stream(*before, *(of(index, {"content": text}) for index, text in texts), of(first, {}, "length"))
+        assert (read.text, read.reason) == ("abc", "length")
+        assert read.metadata["not_carried"] == {"choice": 1}
+    body = {
+        "choices": [{"index": index, "message": {"content": f"{index}"}, "finish_reason": "stop"} for index in (2, 1)]
+    }
+    assert (whole(body).text, whole(body).metadata) == ("1", {"not_carried": {"choice": 1}})
+
+
+def test_a_message_may_be_its_text() -> None:
+    """In place of an object, in a stream and whole (open-chat-studio 526)."""
+    assert whole({"choices": [{"message": "x", "finish_reason": "stop"}]}).text == "x"
+    assert stream({"choices": [{"delta": "x"}]}, {"choices": [{"delta": "y", "finish_reason": "stop"}]}).text == "xy"
+
+
 # --- usage (B13, D3, D5) -------------------------------------------------------------------------------------
 
 
