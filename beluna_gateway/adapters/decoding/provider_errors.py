@@ -284,7 +284,13 @@ _ERROR_KEYS = frozenset(
 # Where one of these has something in it, a `message` or a `detail` beside it is no error. (A `message` that is an
 # object is content, too, and never taken for a text.)
 _CONTENT_KEYS = ("choices", "candidates", "output", "content", "delta", "response", "done")
-_SUCCESS_WORDS = frozenset({"ok", "success", "succeeded", "completed", "in_progress", "queued"})
+_SUCCESS_WORDS = frozenset(
+    (
+        *("ok", "success", "succeeded", "completed", "done", "finished", "ready"),
+        *("in_progress", "processing", "running", "started", "starting", "queued", "in_queue", "pending"),
+    )
+)
+"""Of what has gone well, or is under way."""
 
 
 def _says(value: JsonValue) -> bool:

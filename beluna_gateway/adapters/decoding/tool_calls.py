@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 from pydantic import JsonValue
@@ -345,10 +345,10 @@ def call_entries(value: JsonValue) -> list[JsonObject]:
     entries = [value] if isinstance(value, dict) else value
     if not isinstance(entries, list):
         raise protocol_violation("the backend sent `tool_calls` that is not an array")
-    calls = [entry for entry in entries if isinstance(entry, dict)]
-    if len(calls) < len(entries):
+    calls = [entry for entry in entries if entry is not None]
+    if not all(isinstance(entry, dict) for entry in calls):
         raise protocol_violation("the backend sent a tool call that is not an object")
-    return calls
+    return cast("list[JsonObject]", calls)
 
 
 def call_id_text(value: JsonValue) -> str:

@@ -339,6 +339,8 @@ def test_an_error_is_found_wherever_servers_put_it(value: Any, kind: str, code: 
         {"code": 299, "msg": "m"},
         {"code": "Success", "message": "done"},
         {"status": "completed", "message": "m"},
+        {"status": "PROCESSING", "message": "m"},
+        {"status": "pending", "msg": "m", "choices": []},
         {"error_code": 0, "error_msg": "success", "choices": [{"delta": {}}]},
         {"message": "m"},
         {"message": "m", "type": "message"},

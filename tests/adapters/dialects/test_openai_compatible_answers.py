@@ -409,6 +409,7 @@ def test_an_empty_object_beside_the_name_holds_the_place_of_the_arguments() -> N
     [
         {"tool_calls": [{"index": 0, "id": "", "type": "function", "function": {"name": "", "arguments": ""}}]},
         {"tool_calls": [{"id": "", "type": "function"}]},
+        {"tool_calls": [None]},
         {"function_call": {"name": "", "arguments": ""}},
         {"tool_calls": []},
     ],
