@@ -74,6 +74,8 @@ class SseParser:
         if plain and self._at_start and not self._line:
             self._at_start, self._between = False, True
         if plain and self._between and len(chunk) <= self._limit and chunk.endswith(b"\n\n") and b"\r" not in chunk:
+            if chunk.find(b"\n") == len(chunk) - 2:
+                return [chunk[6:-2]]
             events = chunk[6:-2].split(b"\n\ndata: ")
             count = len(events)
             if chunk.count(b"\n") == 2 * count:
