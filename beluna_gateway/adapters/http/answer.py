@@ -108,7 +108,7 @@ class Answer:
         self._beginning = bytearray()  # quoted in error messages
         self._over = False  # nothing more is read of the answer
         self._reopened = False  # content has come after an end mark
-        self._split = SplitCharacters()
+        self._split: SplitCharacters | None = None  # made for the first payload that is no JSON
         self._silent = True
         self._said = False
         self._push: Callable[[list[BackendRawEvent]], None] = emit
@@ -282,10 +282,16 @@ class Answer:
         Raises:
             GatewayError: `error`, where it had none.
         """
-        joined = self._split.joined(payload)
+        joined = self._whole_characters(payload)
         if joined == payload:
             raise error
         self._decoder.feed(joined, events)
+
+    def _whole_characters(self, payload: bytes, *, last: bool = False) -> bytes:
+        """See `SplitCharacters.joined`."""
+        if self._split is None:
+            self._split = SplitCharacters()
+        return self._split.joined(payload, last=last)
 
     def _decode_after_end_mark(self, payloads: Iterator[bytes], events: list[BackendRawEvent]) -> None:
         """Decodes what follows an end mark, which was the end only if none of it is content.
@@ -376,7 +382,7 @@ class Answer:
 
         No payloads where `body` is nothing of the kind.
         """
-        if (joined := self._split.joined(body, last=True)) != body and parses(joined):
+        if (joined := self._whole_characters(body, last=True)) != body and parses(joined):
             return [joined], joined
         if values := values_of(body, self._limit):  # lines, or an error that was written twice
             return values, None
