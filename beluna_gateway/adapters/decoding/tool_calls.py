@@ -6,6 +6,7 @@ complete, never because what has come so far happens to parse; an ambiguous frag
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -23,9 +24,6 @@ MAX_CALLS = 1000
 
 DEFAULT_MAX_BYTES = 32 * 1024 * 1024
 """The default of `reliability.max_event_bytes`."""
-
-
-_KINDS = ((False, False), (False, True), (True, False), (True, True))
 
 
 @dataclass(slots=True)
@@ -64,7 +62,7 @@ class ToolCalls:
         self._by_backend_id: dict[str, _Call] = {}
         self._ids: set[str] = set()
         # Open calls by what tells them apart: has an index, has an id.
-        self._open_kinds = dict.fromkeys(_KINDS, 0)
+        self._open_kinds: defaultdict[tuple[bool, bool], int] = defaultdict(int)
         self.any_ready = False
 
     def fragment(

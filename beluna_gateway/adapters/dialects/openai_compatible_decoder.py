@@ -198,7 +198,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
         if not isinstance(choices, list):
             raise protocol_violation("the backend sent `choices` that is not an array")
         values = [expect_object(value, "a choice") for value in choices]
-        if not streamed:
+        if len(values) > 1 and not streamed:
             values = _with_split_calls(values)
         indexes = [whole_number(choice.get("index")) for choice in values]
         numbers = [position if index is None else index for position, index in enumerate(indexes)]
@@ -430,8 +430,8 @@ class ChatCompletionsDecoder(ResponseDecoder):
             self._usage = merged(self._usage, usage) if self._usage else usage
 
     def _note_metadata(self, chunk: JsonObject) -> None:
-        for ours, theirs in (("response_id", "id"), ("model", "model"), ("system_fingerprint", "system_fingerprint")):
-            if isinstance(value := chunk.get(theirs), str) and value:
+        for theirs, ours in _METADATA.items():
+            if (value := chunk.get(theirs)) and type(value) is str:
                 self._metadata[ours] = value
 
 
@@ -441,6 +441,9 @@ _ENVELOPE = frozenset(
 )
 _CHOICE = frozenset(("index", "delta", "finish_reason", "logprobs"))
 _DELTA = frozenset(("role", "content"))
+
+_METADATA = {"id": "response_id", "model": "model", "system_fingerprint": "system_fingerprint"}
+"""What of a chunk stands in `backend_metadata`, and its name there."""
 
 _SOURCES = frozenset(("citations", "search_results"))
 _REASONING_TEXTS = ("reasoning_content", "reasoning", "reasoning_text", "thinking", "cot_summary")
