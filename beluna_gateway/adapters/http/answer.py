@@ -392,8 +392,10 @@ class Answer:
         except BrokenStream:
             return [], None
         objects = [payload for payload in payloads if payload is not DONE_MARK]
-        framed = isinstance(parser, NdjsonParser) or b"\ndata:" in b"\n" + body[:_QUOTE_BYTES]
-        single = len(objects) == 1 and (DONE_MARK in payloads or (not framed and body.startswith(b":")))
+        beginning = b"\n" + body[:_QUOTE_BYTES]
+        framed = isinstance(parser, NdjsonParser) or b"\ndata:" in beginning or b"\nerror:" in beginning
+        commented = not framed and (body.startswith(b":") or b"\n:" in body)
+        single = len(objects) == 1 and (DONE_MARK in payloads or commented)
         framed = framed or DONE_MARK in payloads
         return payloads if single or (framed and objects) else [], objects[0] if single else None
 
@@ -425,7 +427,7 @@ class Answer:
             except BrokenStream as broken:
                 self._decode_before(broken, events)
                 return
-            self._silent = self._silent and not payloads
+            self._silent = self._silent and all(payload is DONE_MARK for payload in payloads)
             self._decode(self._without_cut(payloads), events)
         except GatewayError as error:
             if self._said or events or error.kind != "protocol_violation":

@@ -152,7 +152,17 @@ def test_a_stream_that_nobody_asked_for_is_read(name: str) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
-@pytest.mark.parametrize("around", [b"%b\n\ndata: [DONE]\n\n", b"data: %b\n\ndata: [DONE]\n\n", b": wait\n\n%b"])
+@pytest.mark.parametrize(
+    "around",
+    [
+        b"%b\n\ndata: [DONE]\n\n",
+        b"data: %b\n\ndata: [DONE]\n\n",
+        b"%b\n[DONE]",
+        b": wait\n\n%b",
+        b"%b\n\n: done\n",
+        b": wait\n\n%b\n: done",
+    ],
+)
 def test_what_stands_around_a_whole_answer_is_passed_over(around: bytes, stream: bool) -> None:
     """A stream's `[DONE]`, `data:` and comments (9router 3492), in the body of an answer that is no stream."""
     body = around % b'{"choices":[{"message":{"content":"a"},"finish_reason":"stop"}]}'
@@ -160,6 +170,15 @@ def test_what_stands_around_a_whole_answer_is_passed_over(around: bytes, stream:
 
     assert error is None
     assert [event.delta for event in events if isinstance(event, OutputTextDelta)] == ["a"]
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+def test_an_error_in_a_field_of_its_own_is_one(stream: bool) -> None:
+    """Whether a stream was asked for or not; the provider's text is told."""
+    _, error = answer("openai_compatible", b'error: {"code":429,"message":"slow down"}\n\n', stream=stream)
+
+    assert error is not None
+    assert (error.kind, "slow down" in error.message) == ("rate_limited", True)
 
 
 def test_the_last_event_alone_is_an_answer() -> None:
@@ -182,6 +201,7 @@ def test_a_done_mark_before_anything_is_silence(name: str) -> None:
     assert in_any_reads(name, done_mark(name) + LINE[name] + END[name]) == ("a", "completed")
     assert in_any_reads(name, done_mark(name) * 2 + LINE[name])[0] == "a"
     assert in_any_reads(name, done_mark(name) * 2)[1] == "protocol_violation"
+    assert in_any_reads(name, done_mark(name).rstrip())[1] == "protocol_violation"
 
 
 @pytest.mark.parametrize("name", ENDPOINTS)
