@@ -123,7 +123,7 @@ def openai_responses(body: Body) -> Iterator[str]:
     """
     calls: Counter[str] = Counter()
     outputs: Counter[str] = Counter()
-    reasoned = False  # since the last item that was the client's
+    yield from _reasoning_and_its_items(body["input"])
     for item in body["input"]:
         kind = item["type"]
         if len(item.get("id", "")) > 64 or len(item.get("call_id", "")) > 64:
@@ -131,12 +131,6 @@ def openai_responses(body: Body) -> Iterator[str]:
         content = item.get("content") or [] if kind == "message" else ["not a message"]
         if not content or any(part in ({"type": "input_text", "text": ""}, "") for part in content):
             yield "content: empty text"
-        if kind == "reasoning":
-            reasoned = "id" in item
-        elif item.get("role") in ("user", "system") or kind == "function_call_output":
-            reasoned = False
-        elif "id" in item and kind in ("message", "function_call") and not reasoned:
-            yield "Item was provided without its required 'reasoning' item"
         if kind == "function_call":
             calls[item["call_id"]] += 1
         elif kind == "function_call_output":
@@ -147,6 +141,20 @@ def openai_responses(body: Body) -> Iterator[str]:
         yield "No tool output found for function call"
     if all(item.get("role") == "system" for item in body["input"]):
         yield "nothing to answer"
+
+
+def _reasoning_and_its_items(items: list[Any]) -> Iterator[str]:
+    reasoned = unfollowed = False  # since the last item that was the client's
+    for item in [*items, {"type": "message", "role": "user"}]:
+        if item["type"] == "reasoning":
+            reasoned = unfollowed = "id" in item
+            continue
+        clients = item["type"] == "function_call_output" or item.get("role") in ("user", "system")
+        if clients and unfollowed:
+            yield "Item of type 'reasoning' was provided without its required following item"
+        if not clients and "id" in item and item["type"] in ("message", "function_call") and not reasoned:
+            yield "Item was provided without its required 'reasoning' item"
+        reasoned, unfollowed = reasoned and not clients, False
 
 
 def openai_compatible(body: Body) -> Iterator[str]:

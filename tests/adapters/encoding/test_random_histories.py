@@ -118,7 +118,9 @@ def _turn(draw: st.DrawFn, name: str) -> Message:
     """A turn of the model, with up to three calls."""
     ids = draw(st.lists(st.sampled_from(IDS), max_size=3))
     turn: Message = {"role": "assistant", "parts": draw(_parts()) if not ids or draw(st.booleans()) else []}
-    turn["tool_calls"] = [{"id": call_id, "name": "f", "arguments_json": "{}"} for call_id in ids]
+    turn["tool_calls"] = [
+        {"id": call_id, "name": draw(st.sampled_from("fg")), "arguments_json": "{}"} for call_id in ids
+    ]
     if draw(st.booleans()):
         turn["provider_state"] = draw(_state(name, turn))
     return turn
@@ -129,7 +131,7 @@ def _answers(draw: st.DrawFn, name: str, turn: Message) -> list[Message]:
     """The results of a turn's calls: some failed, and some with images and files, or empty texts, beside the text."""
     answers = []
     for call in turn["tool_calls"]:
-        answer: Message = {"role": "tool", "tool_call_id": call["id"], "tool_name": "f"}
+        answer: Message = {"role": "tool", "tool_call_id": call["id"], "tool_name": call["name"]}
         kinds = [st.just(text("")), *([st.sampled_from(MEDIA[name])] if name in IN_RESULTS else [])]
         answer["parts"] = draw(st.lists(st.one_of(kinds), max_size=2))
         answer["parts"].insert(draw(st.integers(0, len(answer["parts"]))), text("result"))
@@ -177,10 +179,10 @@ _caches = st.sampled_from([None, {}, {"mode": "auto"}, {"mode": "off"}])
 def _numbered(pieces: list[list[Message]]) -> list[list[Message]]:
     """Gives each text, each call and each result a number of its own: a result has that of the call it answers."""
     count = 0
-    open_calls: dict[str, deque[int]] = {}
+    open_calls: dict[tuple[str, str], deque[int]] = {}
     for message in (message for piece in pieces for message in piece):
         if message["role"] == "tool":
-            number = open_calls[message["tool_call_id"]].popleft()
+            number = open_calls[message["tool_call_id"], message["tool_name"]].popleft()
             message["parts"] = [
                 text(f"result {number}") if part == text("result") else part for part in message["parts"]
             ]
@@ -192,7 +194,7 @@ def _numbered(pieces: list[list[Message]]) -> list[list[Message]]:
         for call in message.get("tool_calls", ()):
             count += 1
             call["arguments_json"] = json.dumps({"number": count})
-            open_calls.setdefault(call["id"], deque()).append(count)
+            open_calls.setdefault((call["id"], call["name"]), deque()).append(count)
     return pieces
 
 
