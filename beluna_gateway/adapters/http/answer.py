@@ -79,7 +79,6 @@ class Answer:
         "_limit",
         "_over",
         "_parser",
-        "_push",
         "_reopened",
         "_said",
         "_silent",
@@ -110,8 +109,7 @@ class Answer:
         self._reopened = False  # content has come after an end mark
         self._split: SplitCharacters | None = None  # made for the first payload that is no JSON
         self._silent = True
-        self._said = False
-        self._push: Callable[[list[BackendRawEvent]], None] = emit
+        self._said = False  # events have been passed on
         # Set for an answer that may be streamed; see `read`:
         self._parser: SseParser | NdjsonParser
         self._feed: Callable[[bytes], list[bytes]]
@@ -130,21 +128,20 @@ class Answer:
             await self._decode_collected()
             return True
         self._parser = self._new_parser()
-        # They note the first payload and the first events, then replace themselves: nothing is checked for each later
-        # read.
-        self._feed, self._push = self._feed_first, self._push_first
+        # It notes the first payload, then replaces itself: nothing is checked for each later read.
+        self._feed = self._feed_first
         try:
             return await self._read(body)
         finally:
-            # Breaks the cycle with the bound methods, which would keep the request until the garbage collector runs.
-            self._feed, self._push = self._parser.feed, self._emit
+            # Breaks the cycle with the bound method, which would keep the request until the garbage collector runs.
+            self._feed = self._parser.feed
 
     def _new_parser(self) -> SseParser | NdjsonParser:
         return SseParser(self._limit) if self._framing == "sse" else NdjsonParser(self._limit)
 
     async def _read(self, body: Body) -> bool:
         emit, timer = self._emit, self._timer
-        ended = await body.until(self._take_beginning)
+        ended = await body.until(self._take)
         if self._body:
             if not ended:
                 await body.until(self._collect)
@@ -172,35 +169,14 @@ class Answer:
 
     # --- called for each piece of the body; True: `_read` must decide something before the next one ---
 
-    def _take_beginning(self, chunk: bytes) -> bool:
-        """As `_take`, until the first events: keeps the beginning, and tells a stream from a body without framing."""
-        if len(self._beginning) < _QUOTE_BYTES:
-            self._beginning += chunk[:_QUOTE_BYTES]
-        if self._undecided:
-            self._body += chunk
-            start = self._body.removeprefix(BYTE_ORDER_MARK).lstrip()
-            before = len(self._body) - len(start)
-            if BYTE_ORDER_MARK.startswith(self._body) or (not start and before < _QUOTE_BYTES):
-                return False
-            self._undecided = False
-            if start.startswith(b"{") and before < _QUOTE_BYTES:
-                # No event stream begins with a brace: the server does not stream, or reports an error with status 200.
-                self._check_body()
-                return True
-            chunk = bytes(self._body)
-            self._body.clear()
-        try:
-            return self._take(chunk) or self._said
-        except GatewayError as error:
-            # `_finish` has quoted already; an error that the provider reported has its own text; and of an answer that
-            # the client has begun to get nothing is quoted, wherever the reads divide it.
-            if self._over or self._said or error.kind != "protocol_violation":
-                raise
-            raise self._quoting(error) from error
-
     def _take(self, chunk: bytes) -> bool:
         """One read before any end mark."""
-        self._decode_read(chunk)
+        if self._said:
+            self._decode_read(chunk)
+        else:
+            self._decode_beginning(chunk)
+            if self._body:
+                return not self._undecided
         return self._over or self._decoder.ended or self._emit.blocked
 
     def _take_late(self, chunk: bytes) -> bool:
@@ -226,6 +202,36 @@ class Answer:
 
     # --- payloads → events ---
 
+    def _decode_beginning(self, chunk: bytes) -> None:
+        """One read before the first events: keeps the beginning, and tells a stream from a body without framing, which
+        it leaves in `_body`.
+        """
+        if len(self._beginning) < _QUOTE_BYTES:
+            self._beginning += chunk[:_QUOTE_BYTES]
+        if self._undecided and not self._body and chunk.startswith(b"data:"):  # as nearly every stream
+            self._undecided = False
+        if self._undecided:
+            self._body += chunk
+            start = self._body.removeprefix(BYTE_ORDER_MARK).lstrip()
+            before = len(self._body) - len(start)
+            if BYTE_ORDER_MARK.startswith(self._body) or (not start and before < _QUOTE_BYTES):
+                return
+            self._undecided = False
+            if start.startswith(b"{") and before < _QUOTE_BYTES:
+                # No event stream begins with a brace: the server does not stream, or reports an error with status 200.
+                self._check_body()
+                return
+            chunk = bytes(self._body)
+            self._body.clear()
+        try:
+            self._decode_read(chunk)
+        except GatewayError as error:
+            # `_finish` has quoted already; an error that the provider reported has its own text; and of an answer that
+            # the client has begun to get nothing is quoted, wherever the reads divide it.
+            if self._over or self._said or error.kind != "protocol_violation":
+                raise
+            raise self._quoting(error) from error
+
     def _decode_read(self, chunk: bytes) -> None:
         """One read of a streamed answer, whatever has come before."""
         events: list[BackendRawEvent] = []
@@ -242,7 +248,8 @@ class Answer:
             # In `finally`: the events before a broken one are passed on, and then the failure.
             if events:
                 self._timer.progressed()
-                self._push(events)
+                self._said = True
+                self._emit(events)
 
     def _decode_before(self, broken: BrokenStream, events: list[BackendRawEvent]) -> None:
         """Decodes what came before a place from which on nothing can be read.
@@ -334,9 +341,9 @@ class Answer:
                 await self._aside(partial(self._decode_whole, events))
         except GatewayError:
             if events:
-                self._push(events)
+                self._emit(events)
             raise
-        self._push(events)
+        self._emit(events)
 
     def _decode_whole(self, events: list[BackendRawEvent]) -> None:
         """Appends the events of an answer that is not streamed: one JSON object, or an array of chunks.
@@ -418,7 +425,7 @@ class Answer:
             self._finish(events)
         finally:
             if events:
-                self._push(events)
+                self._emit(events)
 
     def _decode_last(self, events: list[BackendRawEvent]) -> None:
         try:
@@ -455,7 +462,7 @@ class Answer:
         said = f": it begins with: {beginning}" if beginning else ": it is empty"
         return error.replace(message=f"{error.message}{said}")
 
-    # --- the first payload and the first events ---
+    # --- the first payload ---
 
     def _feed_first(self, chunk: bytes) -> list[bytes]:
         try:
@@ -467,8 +474,3 @@ class Answer:
             self._silent = False
             self._feed = self._parser.feed
         return payloads
-
-    def _push_first(self, events: list[BackendRawEvent]) -> None:
-        self._said = True
-        self._push = self._emit
-        self._emit(events)
