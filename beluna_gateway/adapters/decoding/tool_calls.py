@@ -426,6 +426,8 @@ def _beyond(call: _Call, arguments: str) -> str | None:
     if len(arguments) < call.length and not may_be_whole:
         return None  # without joining the fragments: there may be many such pieces
     said = "".join(call.arguments)
+    if not said and arguments.strip() == call.placeholder.strip():
+        return ""
     if arguments.startswith(said):
         return arguments[len(said) :]
     if not said.strip():

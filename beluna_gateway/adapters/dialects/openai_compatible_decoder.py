@@ -280,7 +280,8 @@ class ChatCompletionsDecoder(ResponseDecoder):
             if not value:
                 continue
             if not isinstance(value, str):
-                self._not_carried.add(key)
+                count = self._not_carried.add if form == "piece" else self._not_carried.at_least
+                count(key)
             elif found is None:
                 found = value
                 before = len(events)

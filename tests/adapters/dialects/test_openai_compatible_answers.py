@@ -1207,6 +1207,16 @@ def test_positions_do_not_count_beside_a_refusal() -> None:
         assert events[-1].backend_metadata == {"not_carried": {"image": 1}}
 
 
+def test_a_repeated_message_changes_nothing() -> None:
+    """Neither what was counted, nor which calls of an answer were finished before it was cut."""
+    said: dict[str, Any] = {"content": "x", "reasoning_content": {"a": 1}}
+    said["tool_calls"] = [*piece(0, "{}", **F)["tool_calls"], *piece(1, "{}", **G)["tool_calls"]]
+    for rest in ([chunk(finish="length")], [instead(said, "length")], [instead(said), instead(said, "length")]):
+        read = stream(chunk(said), *rest)
+        assert (read.text, read.arguments, read.reason) == ("x", [("f", {})], "length")
+        assert read.metadata["not_carried"] == {"reasoning_content": 1}
+
+
 def test_what_belongs_to_no_call_and_reasoning_of_another_form_are_counted() -> None:
     """Gemini's `extra_content` beside a text, and `reasoning_details` that are no list."""
     extra = {"extra_content": {"google": {"thought_signature": "S"}}}
