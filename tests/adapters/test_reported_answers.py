@@ -744,6 +744,34 @@ def test_responses(events: list[Any], expected: dict[str, Any]) -> None:
     check("openai_responses", data(*events), expected)
 
 
+def one_part_each(kind: str, *texts: str, item_id: str, index: int) -> list[dict[str, Any]]:
+    """A text as vLLM streams it: each delta is a part of its own, and so is the text as a whole."""
+    place = {"item_id": item_id, "output_index": index}
+    deltas = [event(f"{kind}.delta", content_index=i, delta=text, **place) for i, text in enumerate(texts)]
+    return [*deltas, event(f"{kind}.done", content_index=len(texts), text="".join(texts), **place)]
+
+
+@pytest.mark.parametrize("texts", [["1", "1"], ["1", " 11", "1"], ["1"]])
+def test_each_delta_is_a_part_of_its_own(texts: list[str]) -> None:
+    """vllm-35184: it is one text all the same, said once, and in its reasoning without blank lines."""
+    text = "".join(texts)
+    part = {"type": "output_text", "text": text}
+    thought = {"type": "reasoning", "id": "r", "content": [{"type": "reasoning_text", "text": text}]}
+    message = {"type": "message", "id": "m", "content": [part]}
+    events = [
+        begun(0, type="reasoning", id="r"),
+        *one_part_each("reasoning_text", *texts, item_id="r", index=0),
+        event("output_item.done", output_index=0, item=thought),
+        begun(0, type="message", id="r", content=[]),
+        *one_part_each("output_text", *texts, item_id="m", index=1),
+        event("content_part.done", item_id="m", output_index=1, content_index=len(texts) + 1, part=part),
+        event("output_item.done", output_index=1, item=message),
+        event("completed", response={"output": [thought, message]}),
+    ]
+
+    check("openai_responses", data(*events), {"text": text, "reasoning": text, "end": "stop"})
+
+
 def begun(index: int, **item: Any) -> dict[str, Any]:
     return event("output_item.added", output_index=index, item=item)
 

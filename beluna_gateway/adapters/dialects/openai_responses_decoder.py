@@ -206,7 +206,11 @@ class ResponsesDecoder(ResponseDecoder):
                 events.append(ReasoningDelta(delta))
                 return
             item = self._text_item(event, text.kind)
-            self._say(item, self._part(item, (text.group, _index(event.get(text.index_key)))), delta, events)
+            part = item.thought
+            if text is _SUMMARY or part is None:
+                part = self._part(item, (text.group, _index(event.get(text.index_key))))
+                item.thought = None if text is _SUMMARY else part
+            self._say(item, part, delta, events)
             self._reasoning_place = place
 
     def _text_done(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
@@ -236,7 +240,11 @@ class ResponsesDecoder(ResponseDecoder):
         if not said:
             return
         item = self._text_item(event, text.kind)
-        part = self._part(item, (text.group, _index(event.get(text.index_key))))
+        item.thought = None
+        key = (text.group, _index(event.get(text.index_key)))
+        if (len(item.parts) > 1 or key not in item.parts) and item.beyond(said) == "":
+            return
+        part = self._part(item, key)
         if part is next(reversed(item.parts.values())):
             self._say(item, part, part.rest(said), events)
 

@@ -55,6 +55,8 @@ class Item:
     call_id: str = ""
     parts: dict[PartKey, SaidText] = field(default_factory=dict)
     """The text of a message or of reasoning, as it was delivered."""
+    thought: SaidText | None = None
+    """The part of a reasoning's content that nothing has ended: a delta with another index goes on with it."""
     first_arguments: str = ""
     """Of a call: what it began with. It counts where nothing else comes: some servers send `{}` and then deltas."""
     sealed: bool = False
@@ -82,9 +84,22 @@ class Item:
         """What the texts of a whole item have beyond the last part that was said; None where they do not continue."""
         said = self.said()
         rests = [part.rest(text) for part, text in zip(said, whole, strict=False)]
-        if len(rests) < len(said) or None in rests or any(rests[:-1]):
+        if len(rests) < len(said):
+            return self.beyond("".join(whole))
+        if None in rests or any(rests[:-1]):
             return None
         return rests[-1] if rests else ""
+
+    def beyond(self, whole: str) -> str | None:
+        """What one text has beyond all parts together; None where it does not continue them.
+
+        vLLM counts another part for each delta, and for the whole text in the end.
+        """
+        for part in self.said():
+            if part.rest(whole[: part.length]) is None:
+                return None
+            whole = whole[part.length :]
+        return whole
 
     def offset(self, begin: int, position: int) -> int | None:
         """Where the part at `position` of a message that begins at `begin` begins; None where no such part was said."""
