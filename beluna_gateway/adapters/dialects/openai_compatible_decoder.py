@@ -202,8 +202,9 @@ class ChatCompletionsDecoder(ResponseDecoder):
             values = _with_split_calls(values)
         indexes = [whole_number(choice.get("index")) for choice in values]
         numbers = [position if index is None else index for position, index in enumerate(indexes)]
-        if self._first is None:
-            self._first = min(numbers)  # some servers count from 1
+        if self._first is None or (self._first > 0 and not self._output):
+            # Some servers count from 1. Before the first content any of them may be the first.
+            self._first = min(numbers) if self._first is None else min(self._first, *numbers)
         for number, choice in zip(numbers, values, strict=True):
             if number == self._first:
                 self._choice(choice, events, streamed=streamed)
