@@ -823,8 +823,8 @@ def test_the_first_choice_may_have_another_number(before: Any) -> None:
         assert (read.text, read.reason) == ("abc", "length")
         assert read.metadata["not_carried"] == {"choice": 1}
     roles = [of(1, {"role": "assistant", "content": ""}), of(0, {"role": "assistant", "content": ""})]
-    texts = [of(1, {"content": "no"}), of(0, {"content": "a"}), of(1, {}, "stop"), of(0, {}, "length")]
-    read = stream(*before, *roles, *texts)
+    answers = [of(1, {"content": "no"}), of(0, {"content": "a"}), of(1, {}, "stop"), of(0, {}, "length")]
+    read = stream(*before, *roles, *answers)
     assert (read.text, read.reason) == ("a", "length")
     body = {
         "choices": [{"index": index, "message": {"content": f"{index}"}, "finish_reason": "stop"} for index in (2, 1)]
