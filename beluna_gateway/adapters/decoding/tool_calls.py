@@ -38,6 +38,8 @@ class _Call:
     """The `{}` that it began with, which counts where nothing else comes; see `ToolCalls.fragment`."""
     announced: bool = False
     ready: bool = False
+    whole_before_next: bool = False
+    """Its arguments were a whole object when the next call began."""
     begun_before: int = 0
     """How many calls had begun when the last fragment of this one came."""
 
@@ -57,6 +59,7 @@ class ToolCalls:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._begun: list[_Call] = []
+        self._whole_before_next = 0  # open calls
         self._open: dict[int, _Call] = {}  # by id(), in the order of their begin
         self._by_key: dict[Hashable, _Call] = {}
         self._by_backend_id: dict[str, _Call] = {}
@@ -195,9 +198,12 @@ class ToolCalls:
             return known
         if backend_id is not None or name is not None:
             return self._begin(None, backend_id)
-        if len(self._open) != 1:
+        if len(self._open) == 1:
+            return next(iter(self._open.values()))
+        # The last one, where all others were whole when the next began: a whole object does not go on.
+        if not self._open or self._begun[-1].ready or len(self._open) - self._whole_before_next != 1:
             raise _ambiguous()
-        return next(iter(self._open.values()))
+        return self._begun[-1]
 
     def _repeated(
         self,
@@ -256,6 +262,9 @@ class ToolCalls:
                 raise _ambiguous()  # this piece may as well belong to the call that is open
         if len(self._begun) >= MAX_CALLS:
             raise protocol_violation(f"the backend sent more than {MAX_CALLS} tool calls in one answer")
+        if self._begun and not (last := self._begun[-1]).ready and _parsed("".join(last.arguments)) is not None:
+            last.whole_before_next = True
+            self._whole_before_next += 1
         call_id = backend_id if backend_id is not None and backend_id not in self._ids else f"call_{uuid4().hex}"
         self._keep(call_id)
         call = _Call(call_id, backend_id, has_key)
@@ -330,6 +339,7 @@ class ToolCalls:
             events.append(ToolCallDelta(call.call_id, None, call.placeholder or "{}"))
         call.ready = self.any_ready = True
         del self._open[id(call)]
+        self._whole_before_next -= call.whole_before_next
         self._open_kinds[call.has_key, call.backend_id is not None] -= 1
         events.append(ToolCallReady(whole))
 

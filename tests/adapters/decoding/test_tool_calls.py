@@ -318,6 +318,21 @@ def test_a_piece_that_names_no_call_goes_on_with_the_only_open_one(fragments: li
         assembled([*fragments[:1], Fragment(None, "b", None, ""), *fragments[1:]])
 
 
+def test_a_piece_that_names_no_call_goes_on_with_the_last_where_the_others_are_whole() -> None:
+    """A whole object does not go on; empty arguments may."""
+    first, rest = Fragment(None, "a", "f", '{"x":1}'), [Fragment(None, None, None, text) for text in ('{"y"', ":2}")]
+    begun = [first, Fragment(None, "b", "g", "")]
+    third = [Fragment(None, "c", "h", ""), *rest]
+
+    assert [call.arguments for call in ready_calls(assembled([*begun, *rest]))] == [{"x": 1}, {"y": 2}]
+    assert [call.arguments for call in ready_calls(assembled([*begun, *rest, *third]))] == [{"x": 1}, *[{"y": 2}] * 2]
+    for arguments in ("", '{"x":'):
+        with pytest.raises(GatewayError, match="do not tell which call it belongs to"):
+            assembled([replace(first, arguments=arguments), *begun[1:], *rest])
+    with pytest.raises(GatewayError, match="do not tell which call it belongs to"):
+        assembled([*begun, *third])
+
+
 def test_an_id_that_is_new_begins_a_call_without_a_name_too() -> None:
     """The name may follow; where it never does, the call is none."""
     begun = [Fragment(None, "a", "f", '{"x":1}'), Fragment(None, "b", None, '{"x":2}')]
