@@ -181,6 +181,26 @@ def reason(word: str | None) -> dict[str, Any]:
             id="arguments as an object in place of a piece of text",
         ),
         pytest.param(
+            [block(0, TOOL | {"input": "{}"}), arguments('{"x":1}'), ended(), reason("tool_use"), STOP],
+            {"calls": [("f", '{"x":1}')], "end": "tool_calls"},
+            id="an empty input as a string before the real one",
+        ),
+        pytest.param(
+            [block(0, TOOL), arguments("{}"), arguments('{"x":1}'), ended(), reason("tool_use"), STOP],
+            {"calls": [("f", '{"x":1}')], "end": "tool_calls"},
+            id="an empty input passed on as the first delta",
+        ),
+        pytest.param(
+            [block(0, TOOL), arguments("{}"), ended(), reason("tool_use"), STOP],
+            {"calls": [("f", "{}")], "end": "tool_calls"},
+            id="an empty input in the only delta",
+        ),
+        pytest.param(
+            [said("a"), ended(), thought("hm", 1), ended(1), reason("end_turn"), STOP],
+            {"text": "a", "reasoning": "hm", "end": "stop"},
+            id="blocks that end and did not begin",
+        ),
+        pytest.param(
             [
                 block(0, {"text": "a"}),
                 {"type": "content_block_delta", "index": 0, "delta": {"text": "b"}},
@@ -245,13 +265,23 @@ def test_events_without_blank_lines_between_them() -> None:
     check("anthropic", lines, {"text": "ab", "end": "stop"})
 
 
-def test_a_thought_that_was_not_ended_goes_back() -> None:
-    """With its signature, and before the call: the next turn is refused without it."""
-    signature = {"type": "signature_delta", "signature": "S"}
+def signed(**fields: Any) -> dict[str, Any]:
+    return {"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "S"} | fields}
+
+
+@pytest.mark.parametrize(
+    ("begin", "signature"),
+    [
+        pytest.param({}, signed(), id="as Anthropic sends it"),
+        pytest.param({"signature": "S"}, signed(), id="headroom-3543: with the block, and once more"),
+        pytest.param({}, signed(type="thinking_delta", thinking=""), id="bifrost-5638: in a delta of thinking"),
+    ],
+)
+def test_a_thought_that_was_not_ended_goes_back(begin: Any, signature: Any) -> None:
+    """With its signature, once, and before the call: the next turn is refused without it."""
     events = data(
-        *(BEGIN, block(0, {"type": "thinking", "thinking": ""}), thought("hm")),
-        *({"type": "content_block_delta", "index": 0, "delta": signature}, block(1, TOOL), arguments('{"x":1}', 1)),
-        *(reason("tool_use"), STOP),
+        *(BEGIN, block(0, {"type": "thinking", "thinking": "", **begin}), thought("hm"), signature),
+        *(block(1, TOOL), arguments('{"x":1}', 1), reason("tool_use"), STOP),
     )
     request = canonical({"type": "infer", "messages": [{"role": "user", "parts": [{"text": {"text": "Hi"}}]}]})
     completed = decode(dialect("anthropic"), request, [events])[0][-1]
@@ -298,6 +328,8 @@ def test_content_of_a_message_start() -> None:
     [
         ({"content": None, "stop_reason": "end_turn"}, {"end": "stop"}),
         ({"content": [{"text": "a"}], "stop_reason": "end_turn"}, {"text": "a", "end": "stop"}),
+        ({"content": [None, {"text": "a"}], "stop_reason": "end_turn"}, {"text": "a", "end": "stop"}),
+        ({"content": [TOOL | {"input": []}], "stop_reason": "tool_use"}, {"calls": [("f", "{}")], "end": "tool_calls"}),
         ({"content": [TOOL | {"input": '{"x":1}'}]}, {"calls": [("f", '{"x":1}')], "end": "tool_calls"}),
     ],
 )

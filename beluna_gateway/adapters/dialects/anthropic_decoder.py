@@ -139,8 +139,8 @@ class AnthropicDecoder(ResponseDecoder):
             raise cut_off("the backend's answer stopped without a stop_reason: it was cut off")
         self._stop_open(events)
         for block in self._blocks.values():  # calls that the backend has not ended (Kimi)
-            if block.call is not None and (value := block.value.get("input")):
-                self._calls.whole(block.call, events, arguments=arguments_text(value))
+            if block.call is not None:
+                self._whole_input(block.call, block.value.get("input"), events)
         cut = is_cut(self._stop_reason)
         if cut:
             for key in self._without_input:
@@ -212,6 +212,7 @@ class AnthropicDecoder(ResponseDecoder):
         delta = expect_object(event.get("delta"), "a content_block_delta's delta")
         kind = delta.get("type") or ("text_delta" if "text" in delta else None)
         if kind == "text_delta":
+            self._may_end(event.get("index"))
             self._say(expect_text(delta.get("text"), "a text_delta's text"), events)
             return
         index = _index(event)
@@ -222,13 +223,13 @@ class AnthropicDecoder(ResponseDecoder):
                 text = arguments_text(text)
             self._input(index, block, expect_text(text, "an input_json_delta's JSON"), events)
         elif kind == "thinking_delta":
+            if block is None:
+                self._may_end(index)
             self._think(block, expect_text(delta.get("thinking"), "a thinking_delta's thinking"), events)
+            if delta.get("signature"):  # Bifrost before Bedrock sends no signature_delta
+                self._sign(block, delta["signature"], events)
         elif kind == "signature_delta":
-            signature = expect_text(delta.get("signature"), "a signature_delta's signature")
-            if block is not None and signature:
-                self._kept.add(len(signature))
-                block.signatures.append(signature)
-                events.append(Progress())
+            self._sign(block, delta.get("signature"), events)
         elif kind == "citations_delta":
             if block is not None and delta.get("citation") is not None:
                 self._kept.add_value(delta["citation"])
@@ -240,6 +241,20 @@ class AnthropicDecoder(ResponseDecoder):
             events.append(Progress())
         elif isinstance(kind, str):  # of a version of the API that is yet to come
             self._not_carried.at_least(kind.removesuffix("_delta"))
+
+    def _may_end(self, index: JsonValue) -> None:
+        """Notes a text for a block that has not begun, if it has not: that block may end all the same."""
+        if type(index) is int and index not in self._blocks and index not in self._ended:
+            self._kept.add(_BLOCK_COST)
+            self._ended.add(index)
+
+    def _sign(self, block: _Block | None, value: JsonValue, events: list[BackendRawEvent]) -> None:
+        """Takes a piece of a signature. Some proxies say the one that a block began with once more in a delta."""
+        signature = expect_text(value, "a signature_delta's signature")
+        if block is not None and signature and block.signatures != [signature]:
+            self._kept.add(len(signature))
+            block.signatures.append(signature)
+            events.append(Progress())
 
     def _say(self, text: str, events: list[BackendRawEvent]) -> None:
         if text:
@@ -265,7 +280,9 @@ class AnthropicDecoder(ResponseDecoder):
         key = self._call_keys.get(index) if block is None else block.call
         if key is None:
             raise protocol_violation("the backend sent an input_json_delta for a block that is not open")
-        self._calls.fragment(key, events, arguments=text)
+        # `{}` alone may be the input with which the block began, as some proxies pass it on before the real one.
+        name = word(block.value.get("name")) if block is not None and text == "{}" else None
+        self._calls.fragment(key, events, name=name, arguments=text, may_be_placeholder=True)
 
     def _whole_content(self, content: JsonValue, events: list[BackendRawEvent]) -> None:
         """The blocks of a `content`, none of which comes in pieces."""
@@ -276,6 +293,8 @@ class AnthropicDecoder(ResponseDecoder):
         if not isinstance(content, list):
             raise protocol_violation("the backend sent a message whose `content` is not an array")
         for index, value in enumerate(content, -len(content)):  # the indexes of events begin at 0
+            if value is None:
+                continue
             self._begin(index, expect_object(value, "a content block"), events)
             self._stop(index, events, whole=True)
 
@@ -362,13 +381,17 @@ class AnthropicDecoder(ResponseDecoder):
             self._annotations.add(claude_annotation(citation, start, start + self._text_length))
 
     def _stop_call(self, key: int, value: JsonValue, events: list[BackendRawEvent], *, whole: bool) -> None:
-        if value:  # usually the input comes in deltas and is {} here
-            self._calls.whole(key, events, arguments=arguments_text(value))
+        self._whole_input(key, value, events)
         if self.ended:
             self._stopped_late.append(key)
         elif whole or not self._calls.end_if_whole(key, events):
             # A call is also stopped where max_tokens cuts it. Its text shows that; an unstreamed input is no text.
             self._doubtful = key
+
+    def _whole_input(self, key: int, value: JsonValue, events: list[BackendRawEvent]) -> None:
+        """The input with which a call began: usually it comes in deltas, and is `{}` here, perhaps as a string."""
+        if value and (text := arguments_text(value)).strip() != "{}":
+            self._calls.whole(key, events, arguments=text)
 
     def _settle_doubtful(self, events: list[BackendRawEvent]) -> None:
         """A call that another block follows was not cut."""
