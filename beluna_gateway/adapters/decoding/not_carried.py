@@ -14,34 +14,27 @@ MAX_KIND_CHARACTERS = 64
 class NotCarried:
     """The counts of one answer."""
 
-    __slots__ = ("_counts",)
+    __slots__ = ("_counts", "total")
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
+        self.total = 0
+        """How many pieces of all kinds."""
 
     def add(self, kind: str, number: int = 1) -> None:
         """Counts `number` pieces of a kind, for example ``citations``; none where `number` is 0."""
         if number > 0:
             kind = self._kept(kind)
             self._counts[kind] = self._counts.get(kind, 0) + number
+            self.total += number
 
     def at_least(self, kind: str, number: int = 1) -> None:
         """As `add`, for pieces that the backend repeats in each event: the largest number counts."""
-        if number > 0:
-            kind = self._kept(kind)
-            self._counts[kind] = max(self._counts.get(kind, 0), number)
+        self.add(kind, number - self._counts.get(self._kept(kind), 0))
 
     def _kept(self, kind: str) -> str:
         kind = kind[:MAX_KIND_CHARACTERS]
         return kind if kind in self._counts or len(self._counts) < MAX_KINDS else "other"
-
-    def __bool__(self) -> bool:
-        return bool(self._counts)
-
-    @property
-    def total(self) -> int:
-        """How many pieces of all kinds."""
-        return sum(self._counts.values())
 
     def metadata(self) -> JsonObject:
         """What is merged into `backend_metadata`: ``{"not_carried": {kind: count}}``, or nothing."""

@@ -140,7 +140,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
             events.append(Usage(usage))
         if self._state is not None:
             self._note_state(self._state, with_reasoning=self._with_tools or called)
-        if self._not_carried:
+        if self._not_carried.total:
             self._metadata |= self._not_carried.metadata()
         refused = bool(self._said.get("refusal"))
         events.append(Completed(finish_reason(reason, calls_ready=called, refused=refused), self._metadata))
@@ -197,21 +197,29 @@ class ChatCompletionsDecoder(ResponseDecoder):
     def _choices(self, choices: JsonValue, events: list[BackendRawEvent], *, streamed: bool) -> None:
         if not isinstance(choices, list):
             raise protocol_violation("the backend sent `choices` that is not an array")
+        if len(choices) == 1:
+            choice = expect_object(choices[0], "a choice")
+            number = _number_of(choice, 0)
+            self._choice(choice, number - self._first_of(number), events, streamed=streamed)
+            return
         values = [expect_object(value, "a choice") for value in choices]
-        if len(values) > 1 and not streamed:
+        if not streamed:
             values = _with_split_calls(values)
-        indexes = [whole_number(choice.get("index")) for choice in values]
-        numbers = [position if index is None else index for position, index in enumerate(indexes)]
-        if self._first is None or (self._first > 0 and not self._output):
-            # Some servers count from 1. Before the first content any of them may be the first.
-            self._first = min(numbers) if self._first is None else min(self._first, *numbers)
+        numbers = [_number_of(choice, position) for position, choice in enumerate(values)]
+        first = self._first_of(min(numbers))
         for number, choice in zip(numbers, values, strict=True):
-            if number == self._first:
-                self._choice(choice, events, streamed=streamed)
-            else:  # only the first is an answer of ours
-                self._not_carried.at_least("choice", min(abs(number - self._first), MAX_CALLS))
+            self._choice(choice, number - first, events, streamed=streamed)
 
-    def _choice(self, choice: JsonObject, events: list[BackendRawEvent], *, streamed: bool) -> None:
+    def _first_of(self, lowest: int) -> int:
+        """The number of the first choice. Some servers count from 1; before the first content any may be the first."""
+        if self._first is None or (lowest < self._first and not self._output):
+            self._first = lowest
+        return self._first
+
+    def _choice(self, choice: JsonObject, distance: int, events: list[BackendRawEvent], *, streamed: bool) -> None:
+        if distance:  # only the first is an answer of ours
+            self._not_carried.at_least("choice", min(abs(distance), MAX_CALLS))
+            return
         delta, message, text = choice.get("delta"), choice.get("message"), choice.get("text")
         if delta:  # `[]` is PHP's empty object
             self._message(_as_message(delta, "a delta"), "piece", events, streamed=streamed)
@@ -222,7 +230,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
             self._message(_as_message(message, "a message"), form, events, streamed=streamed)
             self._said_by_message = self._said_by_message or len(events) > before
         if text is not None and not (delta or message):  # legacy completions
-            self._say([("text", expect_text(text, "a text"))], "piece", events)
+            self._say_text("text", expect_text(text, "a text"), "piece", events)
         if (logprobs := choice.get("logprobs")) and (not isinstance(logprobs, dict) or any(logprobs.values())):
             self._not_carried.at_least("logprobs")
         if (usage := choice.get("usage")) is not None:
@@ -236,11 +244,11 @@ class ChatCompletionsDecoder(ResponseDecoder):
             self._reasoning(message, form, events, streamed=streamed)
         if content := message.get("content"):
             if type(content) is str:
-                self._say([("text", content)], form, events)
+                self._say_text("text", content, form, events)
             else:
                 self._say(read_content(content, self._not_carried), form, events)
         if refusal := message.get("refusal"):
-            self._say([("refusal", expect_text(refusal, "a refusal"))], form, events)
+            self._say_text("refusal", expect_text(refusal, "a refusal"), form, events)
         if calls := message.get("tool_calls"):
             entries = call_entries(calls)
             for position, call in enumerate(entries):
@@ -261,16 +269,19 @@ class ChatCompletionsDecoder(ResponseDecoder):
             kinds = dict.fromkeys(kind for kind, _ in texts)
             texts = [(kind, "".join(text for other, text in texts if other == kind)) for kind in kinds]
         for kind, text in texts:
-            said = self._said.get(kind)
-            if said is None:
-                said = self._said[kind] = SaidText()
-            if form != "piece":
-                rest = said.rest(text)
-                # What does not continue the deltas of an answer adds nothing to it.
-                text = rest if rest is not None else "" if form == "whole" else text  # noqa: PLW2901
-            if text:
-                said.add(text)
-                events.append(ReasoningDelta(text) if kind == "reasoning" else OutputTextDelta(text))
+            self._say_text(kind, text, form, events)
+
+    def _say_text(self, kind: Kind, text: str, form: _Form, events: list[BackendRawEvent]) -> None:
+        said = self._said.get(kind)
+        if said is None:
+            said = self._said[kind] = SaidText()
+        if form != "piece":
+            rest = said.rest(text)
+            # What does not continue the deltas of an answer adds nothing to it.
+            text = rest if rest is not None else "" if form == "whole" else text
+        if text:
+            said.add(text)
+            events.append(ReasoningDelta(text) if kind == "reasoning" else OutputTextDelta(text))
 
     def _reasoning(self, message: JsonObject, form: _Form, events: list[BackendRawEvent], *, streamed: bool) -> None:
         found = None
@@ -286,7 +297,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
             elif found is None:
                 found = value
                 before = len(events)
-                self._say([("reasoning", value)], form, events)
+                self._say_text("reasoning", value, form, events)
                 if key in _RETURNED_TEXTS:
                     said = "".join(event.delta for event in events[before:] if isinstance(event, ReasoningDelta))
                     # What was said before under another name has not been kept.
@@ -298,7 +309,8 @@ class ChatCompletionsDecoder(ResponseDecoder):
             events.append(Progress())
         details = message.get("reasoning_details")
         if not isinstance(details, list):
-            self._not_carried.at_least("reasoning_details", 1 if details else 0)
+            if details:
+                self._not_carried.at_least("reasoning_details")
         elif form == "piece" or not self._turn_state().has_details:
             for position, value in enumerate(details):
                 if isinstance(value, dict):
@@ -319,7 +331,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
                         texts.append(text)
                         item = _item_of(detail, None)
                 self._reasoning_item = item
-                self._say([("reasoning", "".join(texts))], "whole", events)
+                self._say_text("reasoning", "".join(texts), "whole", events)
         elif form == "either":
             for detail in details:
                 self._detail(detail, None, events)
@@ -336,7 +348,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
         if self._said.get("reasoning") and item != self._reasoning_item:
             text = f"\n\n{text}"
         self._reasoning_item = item
-        self._say([("reasoning", text)], "piece", events)
+        self._say_text("reasoning", text, "piece", events)
 
     def _tool_call(
         self,
@@ -606,6 +618,12 @@ def _with_split_calls(choices: list[JsonObject]) -> list[JsonObject]:
     whole = {**first, "message": {**(message if isinstance(message, dict) else {}), "tool_calls": calls}}
     answers = [choice for choice in others if not _calls_of(choice)]
     return [whole, *({**choice, "index": index} for index, choice in enumerate(answers, 1))]
+
+
+def _number_of(choice: JsonObject, position: int) -> int:
+    """Its index, else its position."""
+    index = whole_number(choice.get("index"))
+    return position if index is None else index
 
 
 def _as_message(value: JsonValue, where: str) -> JsonObject:
