@@ -32,17 +32,18 @@ def usage_stats(
     """Usage as the wire wants it; `raw` is the provider's own object, the counts are made of it."""
     if total_tokens is None and input_tokens is not None and output_tokens is not None:
         total_tokens = input_tokens + output_tokens
+    # By position: ten names take three times as long.
     return UsageStats(
-        input_tokens=input_tokens,
-        output_tokens=output_tokens,
-        total_tokens=total_tokens,
-        cached_input_tokens=cached_input_tokens,
-        cache_write_input_tokens=cache_write_input_tokens,
-        cache_write_1h_input_tokens=cache_write_1h_input_tokens,
-        reasoning_tokens=reasoning_tokens,
-        cost=cost,
-        service_tier=service_tier,
-        provider_usage_raw=raw,
+        input_tokens,
+        output_tokens,
+        total_tokens,
+        cached_input_tokens,
+        reasoning_tokens,
+        cost,
+        raw,
+        cache_write_input_tokens,
+        service_tier,
+        cache_write_1h_input_tokens,
     )
 
 
@@ -101,12 +102,15 @@ def openai_usage(raw: JsonObject, input_key: str, output_key: str, *, service_ti
     input_tokens, output_tokens = _count_of(raw, input_key), _count_of(raw, output_key)
     total_tokens = count(raw.get("total_tokens")) or None
     output_details: JsonObject = {}
-    reasoning = cached = cache_write = None
+    reasoning = cached = cache_write = cost = None
+    tier = word(service_tier)
     if not _MORE.isdisjoint(raw):
         input_details, output_details = _details_of(raw, input_key), _details_of(raw, output_key)
         reasoning = _largest((raw, ("reasoning_tokens",)), (output_details, ("reasoning_tokens",)))
         cached = _largest((raw, _CACHED), (input_details, ("cached_tokens",)))
         cache_write = _largest((raw, _CACHE_WRITE), (input_details, _CACHE_WRITE_DETAILS))
+        cost = provider_cost(raw)
+        tier = tier or word(raw.get("service_tier"))
     if input_tokens is not None and output_tokens is not None and total_tokens is not None:
         # Some servers (xAI, Gemini's OpenAI endpoint) leave reasoning out of the completion, but not out of the total.
         left_out = total_tokens - input_tokens - output_tokens
@@ -122,14 +126,16 @@ def openai_usage(raw: JsonObject, input_key: str, output_key: str, *, service_ti
         cached_input_tokens=cached,
         cache_write_input_tokens=cache_write,
         reasoning_tokens=reasoning,
-        cost=provider_cost(raw),
-        service_tier=word(service_tier) or word(raw.get("service_tier")),
+        cost=cost,
+        service_tier=tier,
     )
 
 
 _OTHER_NAME = {"prompt_tokens": "input_tokens", "completion_tokens": "output_tokens"}
 _OTHER_NAME |= {theirs: ours for ours, theirs in _OTHER_NAME.items()}
 """The name in the other interface, which some servers use in this one: mlx-vlm, and new-api beside zeros."""
+
+_DETAILS = {key: f"{key}_details" for key in _OTHER_NAME}
 
 
 def _count_of(raw: JsonObject, key: str) -> int | None:
@@ -138,9 +144,9 @@ def _count_of(raw: JsonObject, key: str) -> int | None:
 
 
 def _details_of(raw: JsonObject, key: str) -> JsonObject:
-    details = raw.get(f"{key}_details")
+    details = raw.get(_DETAILS[key])
     if not details or not isinstance(details, dict):
-        details = raw.get(f"{_OTHER_NAME[key]}_details")
+        details = raw.get(_DETAILS[_OTHER_NAME[key]])
     return details if isinstance(details, dict) else {}
 
 
@@ -152,9 +158,6 @@ _CACHE_WRITE = ("cache_creation_input_tokens",)
 
 _CACHE_WRITE_DETAILS = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens")
 """OpenRouter's name, LiteLLM's, and DashScope's."""
-
-_MORE = frozenset(("reasoning_tokens", *_CACHED, *_CACHE_WRITE, *(f"{key}_details" for key in _OTHER_NAME)))
-"""The keys of what a plain usage object does not have."""
 
 
 def provider_cost(raw: JsonObject) -> float | None:
@@ -173,6 +176,9 @@ def provider_cost(raw: JsonObject) -> float | None:
 
 
 _COSTS = frozenset({"cost", "estimated_cost", "cost_in_usd_ticks"})
+
+_MORE = frozenset(("reasoning_tokens", "service_tier", *_CACHED, *_CACHE_WRITE, *_DETAILS.values(), *_COSTS))
+"""The keys of what a plain usage object does not have."""
 
 
 def _largest(*places: tuple[JsonObject, tuple[str, ...]]) -> int | None:
