@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from math import ceil
 from typing import NamedTuple
 
@@ -352,11 +353,24 @@ def _layers(value: JsonValue) -> tuple[list[_Layer], str | None]:
         )
         if inner is None and isinstance(detail := value.get("detail"), dict):
             inner = detail
+        if inner is None:
+            inner = _error_in_text(value.get("message"))
         layers.insert(0, _Layer(value, envelope=inner is not None))
         if inner is None:
             break
         value = inner
     return layers, word(value.strip()) if isinstance(value, str) else None
+
+
+def _error_in_text(message: JsonValue) -> dict[str, JsonValue] | None:
+    """The error that a proxy passes on as the text of its own: the whole body of the provider's answer."""
+    if not isinstance(message, str) or not message.lstrip().startswith("{"):
+        return None
+    try:
+        value = from_json(message)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and _is_error(value) else None
 
 
 def _holds_error(key: str, value: JsonValue) -> bool:
@@ -504,9 +518,13 @@ def _kind_in_stream(error: ProviderError) -> tuple[ErrorKind, bool]:
     for said in _words_of(error):
         if _is_money(said):
             return "rate_limited", False
-        if (status := _status_of_word(said)) is not None:
+        if (status := _status_of_word(said) or _STATUS_OF_PHRASE.get(said.lower())) is not None:
             return _kind_of_status(status, error)
     return "backend_transient", True
+
+
+_STATUS_OF_PHRASE = {status.phrase.lower(): status.value for status in HTTPStatus if status >= HTTPStatus.BAD_REQUEST}
+"""Of HTTP's reason phrases: Google's SDK for JavaScript has them in `status`, and proxies that are made with it."""
 
 
 def _words_of(error: ProviderError) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from email.utils import formatdate
 from typing import Any
 
@@ -367,6 +368,9 @@ def test_what_says_nothing_is_no_error(value: Any) -> None:
         ({"status": 401, "code": 500}, "authentication", False),
         ({"code": "429", "type": "invalid_request_error"}, "rate_limited", True),
         ({"code": 400.0}, "invalid_request", False),
+        # a reason phrase is the status that it stands for
+        ({"code": "", "status": "Too Many Requests"}, "rate_limited", True),
+        ({"status": "Internal Server Error", "type": "invalid_request_error"}, "invalid_request", False),
         # a number that is no HTTP status decides nothing
         ({"code": 1302, "type": "rate_limit_error"}, "rate_limited", True),
         ({"code": True, "type": "rate_limit_error"}, "rate_limited", True),
@@ -701,6 +705,25 @@ def test_an_http_error_names_the_longer_wait(header: int | None, expected: int) 
     error = read_error({"error": {"code": 429, "details": [{"retryDelay": "17s"}]}})
 
     assert error_of_status(429, error, retry_after_ms=header).retry_after_ms == expected
+
+
+def test_an_error_in_the_text_of_another_is_the_providers_own() -> None:
+    """Google's SDK for JavaScript, and proxies made with it, have the provider's whole answer in `message`."""
+    inner = {"error": {"code": 429, "message": "m", "status": "RESOURCE_EXHAUSTED", "details": [{"retryDelay": "5s"}]}}
+    error = error_in({"error": {"message": f" {json.dumps(inner)}\n", "code": "", "status": "Unknown"}})
+
+    assert error is not None
+    assert (error.kind, error.provider_code, error.retry_after_ms) == ("rate_limited", "RESOURCE_EXHAUSTED", 5000)
+
+
+@pytest.mark.parametrize("message", ["{", '{"a":1}', '{"error":{}}', "[]", '"error"'])
+def test_a_text_that_holds_no_error_is_a_text(message: str) -> None:
+    """JSON or not: it decides nothing, and is told."""
+    error = error_in({"error": {"message": message, "type": "rate_limit_error"}})
+
+    assert error is not None
+    assert (error.kind, error.provider_code) == ("rate_limited", "rate_limit_error")
+    assert message in error.message
 
 
 def test_an_error_inside_an_answer_names_its_wait_too() -> None:
