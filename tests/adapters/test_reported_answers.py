@@ -346,6 +346,7 @@ def chunk(*parts: dict[str, Any], **fields: Any) -> dict[str, Any]:
     return {"candidates": [{"content": {"parts": list(parts)}, **fields}]}
 
 
+STOPPED = {"finishReason": "STOP"}
 NAMED = {"functionCall": {"name": "ls", "args": {}}}
 NAMELESS = {"functionCall": {"args": {"path": "/x"}}}
 TWICE = b'{\n "error": {\n  "code": 503,\n  "message": "m",\n  "status": "UNAVAILABLE"\n }\n}\n' * 2
@@ -435,10 +436,34 @@ TWICE = b'{\n "error": {\n  "code": 503,\n  "message": "m",\n  "status": "UNAVAI
             {"end": "MALFORMED_FUNCTION_CALL"},
             id="ai-5039: content without parts",
         ),
+        pytest.param(
+            [{"candidates": [None]}, {"candidates": [{"content": {"parts": [None, {"text": "a"}]}}]}, chunk(**STOPPED)],
+            {"text": "a", "end": "stop"},
+            id="null in place of a candidate, and of a part",
+        ),
+        pytest.param(
+            [chunk({"functionCall": {"name": "ls", "arguments": {"path": "/x"}}}, **STOPPED)],
+            {"calls": [("ls", '{"path":"/x"}')], "end": "tool_calls"},
+            id="arguments by OpenAI's name: none are invented",
+        ),
+        pytest.param(
+            [chunk({"text": "a", **NAMED}, **STOPPED)],
+            {"text": "a", "calls": [("ls", "{}")], "end": "tool_calls"},
+            id="a text and a call in one part",
+        ),
     ],
 )
 def test_gemini(chunks: list[Any], expected: dict[str, Any]) -> None:
     check("gemini", data(*chunks), expected)
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+def test_chunks_in_a_response(stream: bool) -> None:
+    """Code Assist's, as some proxies pass them on."""
+    wrapped = {"response": chunk({"text": "a"}, **STOPPED) | {"usageMetadata": {"promptTokenCount": 1}}}
+    expected = {"text": "a", "usage": (1, None, None), "end": "stop"}
+
+    check("gemini", data(wrapped) if stream else json.dumps(wrapped).encode(), expected, stream=stream)
 
 
 def test_candidates_without_an_index_are_told_apart_by_their_place() -> None:

@@ -134,7 +134,9 @@ def gemini_annotations(lists: JsonObject, text: str) -> Iterable[Annotation]:
         lists: `groundingChunks`, `groundingSupports`, `citationSources` and `citations`, where there are any.
         text: The answer's.
     """
-    chunks = _objects(lists.get("groundingChunks"))
+    listed = lists.get("groundingChunks")
+    # What is no object keeps its place: supports name chunks by theirs.
+    chunks = [chunk if isinstance(chunk, dict) else {} for chunk in listed] if isinstance(listed, list) else []
     supports = [(support, _segment(support)) for support in _objects(lists.get("groundingSupports"))]
     citations = _objects(lists.get("citationSources")) or _objects(lists.get("citations"))
     places = _Places(text, [*(segment for _, segment in supports), *citations])
@@ -148,12 +150,12 @@ def gemini_annotations(lists: JsonObject, text: str) -> Iterable[Annotation]:
                 start = end = None
         indexes = support.get("groundingChunkIndices")
         for index in indexes if isinstance(indexes, list) else []:
-            if isinstance(index, int) and 0 <= index < len(chunks):
+            if isinstance(index, int) and 0 <= index < len(chunks) and chunks[index]:
                 supported.add(index)
                 raw: JsonObject = {"groundingSupport": support, "groundingChunk": chunks[index]}
                 yield _grounding(chunks[index], raw, said, start, end)
     for index, chunk in enumerate(chunks):
-        if index not in supported:
+        if chunk and index not in supported:
             yield _grounding(chunk, {"groundingChunk": chunk}, None, None, None)
     for source in citations:
         start, end = places.of(source)

@@ -124,18 +124,13 @@ class GeminiDecoder(ResponseDecoder):
 
     def _chunk(self, chunk: JsonObject, events: list[BackendRawEvent]) -> None:
         candidates = chunk.get("candidates")
+        if candidates is None and isinstance(wrapped := chunk.get("response"), dict):
+            chunk = wrapped  # Code Assist's, and that of proxies before it
+            candidates = chunk.get("candidates")
         if (candidates is None or "error" in chunk) and (error := find_error(chunk)) is not None:
             raise gemini_error(error_in_stream(error), error)
         if candidates is not None:
-            if not isinstance(candidates, list):
-                raise protocol_violation("the backend sent `candidates` that is not an array")
-            for position, value in enumerate(candidates):
-                candidate = expect_object(value, "a candidate")
-                index = whole_number(candidate.get("index"))
-                if number := position if index is None else index:  # was not asked for, and is passed over
-                    self._not_carried.at_least("choice", min(number, MAX_CALLS))
-                else:
-                    self._candidate(candidate, events)
+            self._candidates(candidates, events)
         feedback = chunk.get("promptFeedback")
         if feedback is not None:
             blocked = said_reason(expect_object(feedback, "promptFeedback").get("blockReason"))
@@ -150,6 +145,19 @@ class GeminiDecoder(ResponseDecoder):
                 if isinstance(value := chunk.get(theirs), str) and value:
                     self._metadata[ours] = value
 
+    def _candidates(self, candidates: JsonValue, events: list[BackendRawEvent]) -> None:
+        if not isinstance(candidates, list):
+            raise protocol_violation("the backend sent `candidates` that is not an array")
+        for position, value in enumerate(candidates):
+            if value is None:
+                continue
+            candidate = expect_object(value, "a candidate")
+            index = whole_number(candidate.get("index"))
+            if number := position if index is None else index:  # was not asked for, and is passed over
+                self._not_carried.at_least("choice", min(number, MAX_CALLS))
+            else:
+                self._candidate(candidate, events)
+
     def _candidate(self, candidate: JsonObject, events: list[BackendRawEvent]) -> None:
         content = candidate.get("content")
         if content is not None:
@@ -158,6 +166,8 @@ class GeminiDecoder(ResponseDecoder):
                 if not isinstance(parts, list):
                     raise protocol_violation("the backend sent `parts` that is not an array")
                 for part in parts:
+                    if part is None:
+                        continue
                     self._part(expect_object(part, "a part"), events)
         if not _PLAIN_FIELDS.issuperset(candidate):
             self._count(candidate)
@@ -180,6 +190,8 @@ class GeminiDecoder(ResponseDecoder):
             return
         signature = part.get("thoughtSignature")
         if part.get("functionCall") is not None:
+            if text:  # of one part that the API would have made two
+                self._part({"text": text}, events)
             self._call(part, events)
             return
         kinds = _content(part)
@@ -224,6 +236,9 @@ class GeminiDecoder(ResponseDecoder):
         if call.get("willContinue") or call.get("partialArgs"):
             raise protocol_violation("the backend sent a functionCall in pieces, which the Gemini API does not")
         self._thinking = False
+        if call.get("args") is None and call.get("arguments") is not None:  # OpenAI's name
+            call = {**call, "args": call["arguments"]}
+            part = {**part, "functionCall": call}
         name = expect_text(call.get("name"), "a functionCall's name")
         own_id = call_id_text(call.get("id"))
         if (begun := self._without_args) is not None and not name:

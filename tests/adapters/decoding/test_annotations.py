@@ -415,6 +415,13 @@ def test_a_segment_that_names_no_chunk_says_nothing(indexes: Any) -> None:
     assert [one.raw for one in gemini_annotations(lists, "x")] == [{"groundingChunk": chunk} for chunk in CHUNKS]
 
 
+def test_a_chunk_that_is_none_keeps_its_place() -> None:
+    """Segments name the others by their places all the same."""
+    lists: Any = {"groundingChunks": [None, *CHUNKS], "groundingSupports": [support(0, 1, "x", 0, 1)]}
+
+    assert [(one.url, one.start) for one in gemini_annotations(lists, "x")] == [("https://h/", 0), ("gs://b/x", None)]
+
+
 def test_geminis_own_objects_are_beside_what_is_made_of_them() -> None:
     """A segment with the chunk that it names, a chunk that none names, a citation under either name."""
     supported = support(0, 1, "x", 0)
