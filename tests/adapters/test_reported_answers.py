@@ -786,6 +786,22 @@ A = event("output_text.delta", item_id="m", output_index=0, content_index=0, del
             id="an empty answer",
         ),
         pytest.param(
+            [
+                A,
+                event(
+                    "output_item.done", output_index=0, item=spoken("a") | {"content": [None, *spoken("a")["content"]]}
+                ),
+                event("completed", response={"output": [None, spoken("a")]}),
+            ],
+            {"text": "a", "end": "stop"},
+            id="null in place of an item, and of a part",
+        ),
+        pytest.param(
+            [event("failed", response={"error": None, "incomplete_details": {"reason": "content_filter"}})],
+            {"end": ("backend_transient", True)},
+            id="no error, but the reason in another place",
+        ),
+        pytest.param(
             [{"type": "error", "error": {"type": "usage_limit_reached", "message": "m"}, "status_code": 429}],
             {"end": ("rate_limited", True), "code": "usage_limit_reached"},
             id="claude-code-proxy-139",
@@ -827,6 +843,14 @@ def test_each_delta_is_a_part_of_its_own(texts: list[str]) -> None:
     ]
 
     check("openai_responses", data(*events), {"text": text, "reasoning": text, "end": "stop"})
+
+
+def test_a_whole_response_with_a_text_and_no_output() -> None:
+    """Streamed or not, `output_text` is the answer where there is nothing else."""
+    body = {"status": "completed", "output": None, "output_text": "a"}
+
+    check("openai_responses", json.dumps(body).encode(), {"text": "a", "end": "stop"}, stream=False)
+    check("openai_responses", data(event("completed", response=body)), {"text": "a", "end": "stop"})
 
 
 def begun(index: int, **item: Any) -> dict[str, Any]:
@@ -935,6 +959,46 @@ def piece_of(call_id: str, text: str, index: int = 0) -> dict[str, Any]:
             ],
             {"text": "a", "end": "stop"},
             id="openai-python-3125: an item that is null",
+        ),
+        pytest.param(
+            [
+                begun(0, **F),
+                begun(0, **F),
+                piece_of("x", "{}"),
+                event("output_item.done", output_index=0, item=F | {"arguments": "{}"}),
+                event("completed", response={"output": [F | {"arguments": "{}"}]}),
+            ],
+            {"calls": [("f", "{}")], "end": "tool_calls"},
+            id="a call that is announced twice",
+        ),
+        pytest.param(
+            [
+                begun(0, **F),
+                begun(0, **F | {"id": "y"}),
+                piece_of("y", '{"x":'),
+                event("output_item.done", output_index=0, item=F | {"id": "z", "arguments": '{"x":1}'}),
+                event("completed", response={"output": []}),
+            ],
+            {"calls": [("f", '{"x":1}')], "end": "tool_calls"},
+            id="a call that is announced twice, with another id in each event",
+        ),
+        pytest.param(
+            [
+                begun(0, **F),
+                event("output_item.done", output_index=1, item=F | {"id": "y", "arguments": '{"x":1}'}),
+                event("completed", response={"output": []}),
+            ],
+            {"calls": [("f", '{"x":1}')], "end": "tool_calls"},
+            id="hermes-agent-94961: a call that ends under another id and index",
+        ),
+        pytest.param(
+            [
+                begun(0, **F | {"name": ""}),
+                event("function_call_arguments.done", output_index=0, item_id="x", name="f", arguments='{"x":1}'),
+                event("completed", response={"output": []}),
+            ],
+            {"calls": [("f", '{"x":1}')], "end": "tool_calls"},
+            id="a call that is named with its arguments",
         ),
     ],
 )

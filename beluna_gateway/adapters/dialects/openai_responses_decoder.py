@@ -305,11 +305,27 @@ class ResponsesDecoder(ResponseDecoder):
         if arguments.strip() == "{}" and not item.sealed and not self._calls.has_arguments(item.key):
             item.first_arguments = item.first_arguments or arguments  # as at its beginning: the item may say more
             arguments = ""
-        self._calls.whole(item.key, events, arguments=arguments)
+        self._call(item, {"name": item.name or event.get("name")}, arguments, events)  # vLLM names it here, too
 
     def _item_added(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
-        if event.get("item") is not None:  # some servers announce nothing (openai-python 3125)
-            self._begin(event.get("output_index"), expect_object(event["item"], "an output item"), events)
+        if event.get("item") is None:  # some servers announce nothing (openai-python 3125)
+            return
+        value = expect_object(event["item"], "an output item")
+        item = self._announced(value)
+        if item is None or item.index is None or item.index != _index(event.get("output_index")):
+            self._begin(event.get("output_index"), value, events)
+        elif isinstance(name := value.get("id"), str):
+            self._kept.add(len(name))
+            self._name(item, name)
+
+    def _announced(self, value: JsonObject) -> Item | None:
+        """The item that has been announced as this one and has not ended: by its id, and of a call by the call's id."""
+        call = value.get("type") == "function_call"
+        name = call_id_text(value.get("call_id")) if call else value.get("id")
+        item = self._items.get(name) if name and isinstance(name, str) else None
+        if item is None or item.ended or item.kind != value.get("type") or name in self._ambiguous:
+            return None
+        return item if not call or value.get("name") in ("", None, item.name) else None
 
     def _item_done(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         if event.get("item") is None:
@@ -317,6 +333,8 @@ class ResponsesDecoder(ResponseDecoder):
         value = expect_object(event["item"], "an output item")
         kind = expect_text(value.get("type"), "an output item's type")
         item = self._find(event, kind, value.get("id"), value.get("call_id")) or self._last_open(event, kind)
+        if item is None and kind == "function_call":
+            item = self._announced(value)  # at another index than this one, which none was announced for
         if item is None or (item.ended and self._is_another(item, value)):
             item = self._begin(event.get("output_index"), value, events)
         elif item.ended:
@@ -541,14 +559,14 @@ class ResponsesDecoder(ResponseDecoder):
     ) -> None:
         """The whole response: the last event's, which may leave its output out, or the unstreamed answer."""
         if status == "failed":
-            raise error_in_stream(read_error(response.get("error")))
+            raise error_in_stream(read_error(response.get("error") or response.get("incomplete_details")))
         if (error := error_in({"error": response.get("error")})) is not None:
             raise error
-        output = response.get("output")
-        if output is not None or not streamed:
+        output, text = response.get("output"), response.get("output_text")
+        if output is not None or not (streamed or isinstance(text, str)):
             self._output(output, events, complete=status == "completed")
         self._first_arguments(events)
-        text = response.get("output_text")  # of SDKs; some servers have it, and nothing else
+        # `output_text` is of SDKs; some servers have it, and nothing else.
         if isinstance(text, str) and not (self._spoken or self._refused):
             self._say(self._begin(None, {"type": "message"}, events), SaidText(), text, events)
         details = response.get("incomplete_details")
@@ -571,7 +589,7 @@ class ResponsesDecoder(ResponseDecoder):
         """The whole output: all of an unstreamed answer, and of a streamed one what its events left out."""
         if not isinstance(output, list):
             raise protocol_violation("the backend sent `output` that is not an array")
-        values = [expect_object(value, "an output item") for value in output]
+        values = [expect_object(value, "an output item") for value in output if value is not None]
         order: list[Item] = []
         for index, (value, known) in enumerate(zip(values, self._matches(values), strict=True)):
             item = known or self._begin(index, value, events)

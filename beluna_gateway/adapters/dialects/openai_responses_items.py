@@ -123,7 +123,9 @@ def parts_of(value: JsonValue) -> list[JsonObject]:
     if not isinstance(value, list):
         raise protocol_violation("the backend sent an output item's content that is not an array")
     return [
-        {"text": part} if isinstance(part, str) else expect_object(part, "a part of an output item") for part in value
+        {"text": part} if isinstance(part, str) else expect_object(part, "a part of an output item")
+        for part in value
+        if part is not None
     ]
 
 
