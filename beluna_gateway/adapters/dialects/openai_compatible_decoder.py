@@ -101,19 +101,22 @@ class ChatCompletionsDecoder(ResponseDecoder):
 
     def _plain_text(self, chunk: JsonObject) -> str | None:
         """The text of a chunk that has nothing else in it, which is nearly every one."""
+        # What tells most other chunks apart is asked first.
         choices = chunk.get("choices")
-        if type(choices) is not list or len(choices) != 1 or not _ENVELOPE.issuperset(chunk):
+        if type(choices) is not list or len(choices) != 1 or chunk.get("usage"):
             return None
         choice = choices[0]
-        if type(choice) is not dict or not _CHOICE.issuperset(choice) or choice.get("index") != 0 or self._first != 0:
+        if type(choice) is not dict or choice.get("finish_reason") or choice.get("logprobs"):
             return None
-        if chunk.get("usage") or choice.get("finish_reason") or choice.get("logprobs"):
+        delta = choice.get("delta")
+        if type(delta) is not dict or not (text := delta.get("content")) or type(text) is not str:
             return None
-        delta, tier = choice.get("delta"), chunk.get("service_tier")
-        if type(delta) is not dict or not _DELTA.issuperset(delta) or (tier is not None and tier != self._service_tier):
+        if choice.get("index") != 0 or self._first != 0:
             return None
-        text = delta.get("content")
-        return text if type(text) is str else None
+        if not (_ENVELOPE.issuperset(chunk) and _CHOICE.issuperset(choice) and _DELTA.issuperset(delta)):
+            return None
+        tier = chunk.get("service_tier")
+        return text if tier is None or tier == self._service_tier else None
 
     def done_mark(self) -> None:
         self.ended = self.ended or self._output
@@ -183,7 +186,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
             self._note_metadata(chunk)
         if (tier := chunk.get("service_tier")) is not None:
             self._service_tier = tier
-        if not _SOURCES.isdisjoint(chunk):
+        if "citations" in chunk or "search_results" in chunk:
             self._note_sources(chunk)
 
     def _groq(self, groq: JsonObject) -> None:
@@ -235,12 +238,13 @@ class ChatCompletionsDecoder(ResponseDecoder):
             self._not_carried.at_least("logprobs")
         if (usage := choice.get("usage")) is not None:
             self._note_usage(usage)
-        if (reason := said_reason(choice.get("finish_reason"))) is not None:
+        if (finish := choice.get("finish_reason")) and (reason := said_reason(finish)) is not None:
             self._finish = reason
             self.ended = True
 
     def _message(self, message: JsonObject, form: _Form, events: list[BackendRawEvent], *, streamed: bool) -> None:
-        if not _REASONING.isdisjoint(message):
+        usual = _USUAL_KEYS.issuperset(message)
+        if not usual and not _REASONING.isdisjoint(message):
             self._reasoning(message, form, events, streamed=streamed)
         if content := message.get("content"):
             if type(content) is str:
@@ -261,7 +265,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
             function = expect_object(function, "a function_call")
             if any(function.values()):
                 self._function("function_call", function, "", form, events)
-        if not _READ_KEYS.issuperset(message):
+        if not usual and not _READ_KEYS.issuperset(message):
             self._count_rest(message, form, events)
 
     def _say(self, texts: list[tuple[Kind, str]], form: _Form, events: list[BackendRawEvent]) -> None:
@@ -459,11 +463,12 @@ _DELTA = frozenset(("role", "content"))
 _METADATA = {"id": "response_id", "model": "model", "system_fingerprint": "system_fingerprint"}
 """What of a chunk stands in `backend_metadata`, and its name there."""
 
-_SOURCES = frozenset(("citations", "search_results"))
+_SOURCES = ("citations", "search_results")
 _REASONING_TEXTS = ("reasoning_content", "reasoning", "reasoning_text", "thinking", "cot_summary")
 _RETURNED_TEXTS = ("reasoning_content", "reasoning_text")
 _REASONING = frozenset((*_REASONING_TEXTS, "reasoning_details", "reasoning_opaque"))
-_READ_KEYS = _REASONING | {"role", "content", "refusal", "tool_calls", "function_call"}
+_USUAL_KEYS = frozenset(("role", "content", "refusal", "tool_calls", "function_call"))
+_READ_KEYS = _REASONING | _USUAL_KEYS
 _KINDS = {"annotations": "citations", "images": "image"}
 
 
@@ -628,6 +633,8 @@ def _number_of(choice: JsonObject, position: int) -> int:
 
 def _as_message(value: JsonValue, where: str) -> JsonObject:
     """A message, or its text alone (open-chat-studio 526)."""
+    if isinstance(value, dict):
+        return value
     return {"content": value} if isinstance(value, str) else expect_object(value, where)
 
 
