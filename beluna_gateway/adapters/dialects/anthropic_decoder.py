@@ -155,7 +155,7 @@ class AnthropicDecoder(ResponseDecoder):
             self._not_carried.add("citations", self._annotations.passed_over)
         if self._usage:
             events.append(Usage(_usage(self._usage)))
-        if cut:
+        if cut or (self._unsigned is not None and not self._unsigned["thinking"]):
             self._unsigned = None
         self._flush_notes()
         if state := self._notes.state():
@@ -364,7 +364,7 @@ class AnthropicDecoder(ResponseDecoder):
             thinking = {**block.value, "thinking": "".join(block.texts)}
             if signature := "".join(block.signatures):
                 self._notes.opaque(thinking | {"signature": signature})
-            elif thinking["thinking"]:
+            else:  # also without a text: DeepSeek demands the block itself
                 self._unsigned = thinking
         elif block.call is not None:
             self._stop_call(block.call, block.value.get("input"), events, whole=whole)

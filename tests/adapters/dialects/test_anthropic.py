@@ -676,6 +676,18 @@ def test_thinking_without_a_signature_goes_back() -> None:
     assert "provider_state" not in metadata(decode(*thinking_block(0), end("end_turn")))
 
 
+def test_thinking_without_a_text_goes_back_beside_a_call() -> None:
+    """DeepSeek demands the block itself: "The `content[].thinking` in the thinking mode must be passed back"."""
+    empty = {"type": "thinking", "thinking": ""}
+    events = decode(*thinking_block(0), CALL | {"index": 1}, stop(1), end("tool_use"))
+
+    assert pieces_of(events) == [{"opaque": empty}, {"call": "a"}]
+
+    state = metadata(events)["provider_state"]
+    (message,) = body_of(messages=[turn("assistant", "", tool_calls=calls("a"), provider_state=state)])["messages"]
+    assert [block["type"] for block in message["content"]] == ["thinking", "tool_use"]
+
+
 SEARCH = {"type": "server_tool_use", "id": "srv", "name": "web_search"}
 FOUND = {"type": "web_search_tool_result", "tool_use_id": "srv", "content": [{"encrypted_content": "e"}]}
 
