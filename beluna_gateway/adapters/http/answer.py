@@ -470,7 +470,7 @@ class Answer:
         except BrokenStream as broken:
             self._silent = all(payload is DONE_MARK for payload in broken.payloads)
             raise
-        if any(payload is not DONE_MARK for payload in payloads):
+        if len(payloads) > payloads.count(DONE_MARK):
             self._silent = False
             self._feed = self._parser.feed
         return payloads

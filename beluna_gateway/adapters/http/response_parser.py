@@ -165,13 +165,17 @@ class ResponseParser:
             return
         if status < 100:
             raise ValueError(f"there is no status {status}")
-        codings = self.codings(b"transfer-encoding")
-        if codings not in ([], ["identity"], ["chunked"]):
-            raise ValueError(f"its Transfer-Encoding {', '.join(codings)!r} is none that was asked for")
+        headers = self._headers
+        chunked = headers.get(b"transfer-encoding") == [b"chunked"]
+        if not chunked and b"transfer-encoding" in headers:
+            codings = self.codings(b"transfer-encoding")
+            if codings not in ([], ["identity"], ["chunked"]):
+                raise ValueError(f"its Transfer-Encoding {', '.join(codings)!r} is none that was asked for")
+            chunked = "chunked" in codings
         self.status = status
         self.phase = "body"
         self._keep_alive = self._llhttp.should_keep_alive()
-        self._until_close = "chunked" not in codings and b"content-length" not in self._headers
+        self._until_close = not chunked and b"content-length" not in headers
 
     def on_message_complete(self) -> None:
         if self.phase == "body":  # else it was an interim response
