@@ -1018,6 +1018,37 @@ def test_a_response_in_place_of_its_event() -> None:
     check("openai_responses", lines, {"text": "a", "end": "stop"})
 
 
+# --- whole answers in one event ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("behind", [[], [b"data: [DONE]\n\n"]])
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("anthropic", MESSAGE | {"content": [TEXT | {"text": "a"}], "stop_reason": "end_turn"}),
+        ("gemini", chunk({"text": "a"}, **STOPPED)),
+        ("openai_compatible", {"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}]}),
+        ("openai_responses", {"object": "response", "status": "completed", "output": [spoken("a")]}),
+    ],
+)
+def test_a_whole_answer_in_one_event(name: str, answer: dict[str, Any], behind: list[bytes]) -> None:
+    """A proxy may pretend to stream what its provider did not."""
+    check(name, data(answer, *behind), {"text": "a", "end": "stop"})
+
+
+def test_a_message_that_says_no_reason_and_what_is_said_already_end_nothing() -> None:
+    """A whole message in an event is the answer only where it ends itself and nothing came before."""
+    whole = MESSAGE | {"content": [TEXT | {"text": "a"}]}
+
+    check("anthropic", data(whole), {"text": "a", "end": ("backend_transient", True)})
+    check("anthropic", data(BEGIN, said("b"), whole, reason("end_turn")), {"text": "b", "end": "stop"})
+    check(
+        "openai_responses",
+        data({"object": "response", "status": "in_progress"}),
+        {"end": ("protocol_violation", False)},
+    )
+
+
 # --- quoting -------------------------------------------------------------------------------------------------
 
 

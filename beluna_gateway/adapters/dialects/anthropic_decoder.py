@@ -180,6 +180,12 @@ class AnthropicDecoder(ResponseDecoder):
             self._whole_content(message.get("content"), events)
         self._begun = True
 
+    def _whole_message(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
+        """An answer that was not streamed, in one event: so proxies answer that only pretend to stream."""
+        if not (self._begun or self._blocks or self._ended) and isinstance(event.get("content"), list):
+            self._message_start({"message": event}, events)
+            self._end(event)
+
     def _block_start(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         self._begin(_index(event), expect_object(event.get("content_block"), "a content_block"), events)
 
@@ -200,6 +206,7 @@ class AnthropicDecoder(ResponseDecoder):
 
     _HANDLERS: ClassVar[dict[str, Callable[[AnthropicDecoder, JsonObject, list[BackendRawEvent]], None]]] = {
         "message_start": _message_start,
+        "message": _whole_message,
         "content_block_start": _block_start,
         "content_block_stop": _block_stop,
         "message_delta": _message_delta,

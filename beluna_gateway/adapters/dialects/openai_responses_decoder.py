@@ -135,6 +135,9 @@ class ResponsesDecoder(ResponseDecoder):
             handler(self, event, events)
         elif (error := error_in(event)) is not None:
             raise error
+        elif event.get("object") == "response" and event.get("status") in _END_STATUS:
+            # An answer that was not streamed, in one event: so proxies answer that only pretend to stream.
+            self._end({"type": "response.completed", "response": event}, events)
         elif not isinstance(kind, str):  # an event that we do not know must not end the answer
             raise protocol_violation("the backend sent an event without `type`")
 
