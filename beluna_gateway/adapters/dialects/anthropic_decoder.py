@@ -458,7 +458,8 @@ def _index(event: JsonObject) -> int:
 
 def _with_input(block: _Block) -> JsonObject | None:
     """A block as it goes back to the provider; None where its input is no JSON object, as it was cut."""
-    text = "".join(block.texts)
+    # `{}` alone says nothing, as for a call; see `AnthropicDecoder._input`.
+    text = "".join(block.texts[1:] if block.texts[:1] == ["{}"] else block.texts)
     if not text.strip():
         return block.value
     try:

@@ -676,6 +676,24 @@ def test_thinking_without_a_signature_goes_back() -> None:
     assert "provider_state" not in metadata(decode(*thinking_block(0), end("end_turn")))
 
 
+@pytest.mark.parametrize(
+    ("begun", "pieces", "whole"),
+    [
+        ({}, ["{}"], {}),
+        ({}, ["{}", '{"q":', "1}"], {"q": 1}),
+        ({"q": 1}, ["{}"], {"q": 1}),
+        ({"q": 1}, ['{"q":1}'], {"q": 1}),
+    ],
+)
+def test_the_input_of_a_server_tool_goes_back(begun: dict[str, int], pieces: list[str], whole: dict[str, int]) -> None:
+    """Also where a proxy passes on the empty one with which its block began."""
+    block = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": begun}
+    deltas = [delta(0, type="input_json_delta", partial_json=piece) for piece in pieces]
+    events = decode(begin(0, **block), *deltas, stop(0), end("pause_turn"))
+
+    assert pieces_of(events) == [{"opaque": block | {"input": whole}}]
+
+
 def test_thinking_without_a_text_goes_back_beside_a_call() -> None:
     """DeepSeek demands the block itself: "The `content[].thinking` in the thinking mode must be passed back"."""
     empty = {"type": "thinking", "thinking": ""}
