@@ -74,7 +74,6 @@ class Answer:
         "_body",
         "_decoder",
         "_emit",
-        "_feed",
         "_framing",
         "_limit",
         "_over",
@@ -108,11 +107,9 @@ class Answer:
         self._over = False  # nothing more is read of the answer
         self._reopened = False  # content has come after an end mark
         self._split: SplitCharacters | None = None  # made for the first payload that is no JSON
-        self._silent = True
+        self._silent = True  # no payload yet but end marks
         self._said = False  # events have been passed on
-        # Set for an answer that may be streamed; see `read`:
-        self._parser: SseParser | NdjsonParser
-        self._feed: Callable[[bytes], list[bytes]]
+        self._parser: SseParser | NdjsonParser  # of an answer that may be streamed; set by `read`
 
     async def read(self, body: Body, stream: bool) -> bool:
         """Reads the response until the answer has ended.
@@ -128,18 +125,6 @@ class Answer:
             await self._decode_collected()
             return True
         self._parser = self._new_parser()
-        # It notes the first payload, then replaces itself: nothing is checked for each later read.
-        self._feed = self._feed_first
-        try:
-            return await self._read(body)
-        finally:
-            # Breaks the cycle with the bound method, which would keep the request until the garbage collector runs.
-            self._feed = self._parser.feed
-
-    def _new_parser(self) -> SseParser | NdjsonParser:
-        return SseParser(self._limit) if self._framing == "sse" else NdjsonParser(self._limit)
-
-    async def _read(self, body: Body) -> bool:
         emit, timer = self._emit, self._timer
         ended = await body.until(self._take)
         if self._body:
@@ -167,7 +152,10 @@ class Answer:
             self._close(whole=ended)
         return self._over
 
-    # --- called for each piece of the body; True: `_read` must decide something before the next one ---
+    def _new_parser(self) -> SseParser | NdjsonParser:
+        return SseParser(self._limit) if self._framing == "sse" else NdjsonParser(self._limit)
+
+    # --- called for each piece of the body; True: `read` must decide something before the next one ---
 
     def _take(self, chunk: bytes) -> bool:
         """One read before any end mark."""
@@ -237,7 +225,7 @@ class Answer:
         events: list[BackendRawEvent] = []
         try:
             try:
-                payloads = self._feed(chunk)
+                payloads = self._parser.feed(chunk)
             except BrokenStream as broken:
                 self._decode_before(broken, events)
             else:
@@ -273,6 +261,7 @@ class Answer:
             if payload is DONE_MARK:
                 decoder.done_mark()
             else:
+                self._silent = False
                 try:
                     decoder.feed(payload, events)
                 except GatewayError as error:
@@ -461,16 +450,3 @@ class Answer:
         beginning = self._beginning.decode("utf-8", "replace").strip()[:MAX_QUOTE]
         said = f": it begins with: {beginning}" if beginning else ": it is empty"
         return error.replace(message=f"{error.message}{said}")
-
-    # --- the first payload ---
-
-    def _feed_first(self, chunk: bytes) -> list[bytes]:
-        try:
-            payloads = self._parser.feed(chunk)
-        except BrokenStream as broken:
-            self._silent = all(payload is DONE_MARK for payload in broken.payloads)
-            raise
-        if len(payloads) > payloads.count(DONE_MARK):
-            self._silent = False
-            self._feed = self._parser.feed
-        return payloads

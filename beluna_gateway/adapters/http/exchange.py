@@ -107,7 +107,10 @@ class Exchange:
             BrokenExchange: There is no response.
         """
         if self._parser.phase == "head":
-            await self._wait()
+            try:
+                await self._new_waiter()
+            finally:
+                self._waiter = None
         if not self._parser.status:
             raise self._broken()
         if 200 <= self._parser.status < 300:
@@ -145,9 +148,9 @@ class Exchange:
         self._take = take
         timer = None if within is None else self._pool.loop.call_later(within, self._expire)
         try:
-            return await self._wait()
+            return await self._new_waiter()
         finally:
-            self._take = None
+            self._take = self._waiter = None
             if timer is not None:
                 timer.cancel()
 
@@ -159,12 +162,9 @@ class Exchange:
             self._detach()
             self._connection.close()
 
-    async def _wait(self) -> bool:
+    def _new_waiter(self) -> asyncio.Future[bool]:
         self._waiter = self._pool.loop.create_future()
-        try:
-            return await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
     def _expire(self) -> None:
         if self._waiter is not None and not self._waiter.done():
