@@ -243,8 +243,11 @@ class ChatCompletionsDecoder(ResponseDecoder):
             self.ended = True
 
     def _message(self, message: JsonObject, form: _Form, events: list[BackendRawEvent], *, streamed: bool) -> None:
-        usual = _USUAL_KEYS.issuperset(message)
-        if not usual and not _REASONING.isdisjoint(message):
+        more: list[str] = []
+        if not _USUAL_KEYS.issuperset(message):
+            # Servers write null or [] for much that a message has not.
+            more = [key for key, value in message.items() if value and key not in _USUAL_KEYS]
+        if more and not _REASONING.isdisjoint(more):
             self._reasoning(message, form, events, streamed=streamed)
         if content := message.get("content"):
             if type(content) is str:
@@ -265,7 +268,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
             function = expect_object(function, "a function_call")
             if any(function.values()):
                 self._function("function_call", function, "", form, events)
-        if not usual and not _READ_KEYS.issuperset(message):
+        if more and not _READ_KEYS.issuperset(more):
             self._count_rest(message, form, events)
 
     def _say(self, texts: list[tuple[Kind, str]], form: _Form, events: list[BackendRawEvent]) -> None:
