@@ -106,11 +106,15 @@ def openai_usage(raw: JsonObject, input_key: str, output_key: str, *, service_ti
     tier = word(service_tier)
     if not _MORE.isdisjoint(raw):
         input_details, output_details = _details_of(raw, input_key), _details_of(raw, output_key)
-        reasoning = _largest((raw, ("reasoning_tokens",)), (output_details, ("reasoning_tokens",)))
-        cached = _largest((raw, _CACHED), (input_details, ("cached_tokens",)))
-        cache_write = _largest((raw, _CACHE_WRITE), (input_details, _CACHE_WRITE_DETAILS))
-        cost = provider_cost(raw)
-        tier = tier or word(raw.get("service_tier"))
+        reasoning = _largest(output_details, _REASONING)
+        cached = _largest(input_details, ("cached_tokens",))
+        cache_write = _largest(input_details, _CACHE_WRITE_DETAILS)
+        if not _BESIDE.isdisjoint(raw):
+            reasoning = _largest(raw, _REASONING, reasoning)
+            cached = _largest(raw, _CACHED, cached)
+            cache_write = _largest(raw, _CACHE_WRITE, cache_write)
+            cost = provider_cost(raw)
+            tier = tier or word(raw.get("service_tier"))
     if input_tokens is not None and output_tokens is not None and total_tokens is not None:
         # Some servers (xAI, Gemini's OpenAI endpoint) leave reasoning out of the completion, but not out of the total.
         left_out = total_tokens - input_tokens - output_tokens
@@ -150,6 +154,8 @@ def _details_of(raw: JsonObject, key: str) -> JsonObject:
     return details if isinstance(details, dict) else {}
 
 
+_REASONING = ("reasoning_tokens",)
+
 _CACHED = ("cached_tokens", "num_cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
 """Kimi's name, one of several servers, DeepSeek's, and that of LiteLLM and Databricks."""
 
@@ -177,15 +183,16 @@ def provider_cost(raw: JsonObject) -> float | None:
 
 _COSTS = frozenset({"cost", "estimated_cost", "cost_in_usd_ticks"})
 
-_MORE = frozenset(("reasoning_tokens", "service_tier", *_CACHED, *_CACHE_WRITE, *_DETAILS.values(), *_COSTS))
+_BESIDE = frozenset(("service_tier", *_REASONING, *_CACHED, *_CACHE_WRITE, *_COSTS))
+"""What some servers write beside OpenAI's own keys."""
+
+_MORE = _BESIDE.union(_DETAILS.values())
 """The keys of what a plain usage object does not have."""
 
 
-def _largest(*places: tuple[JsonObject, tuple[str, ...]]) -> int | None:
-    """The largest count under the keys of some objects; None where there is none."""
-    largest = None
-    for fields, keys in places:
-        for key in keys:
-            if key in fields and (number := count(fields[key])) is not None and (largest is None or number > largest):
-                largest = number
+def _largest(fields: JsonObject, keys: tuple[str, ...], largest: int | None = None) -> int | None:
+    """The largest count under some keys, and of `largest`; None where there is none."""
+    for key in keys:
+        if key in fields and (number := count(fields[key])) is not None and (largest is None or number > largest):
+            largest = number
     return largest
