@@ -18,7 +18,7 @@ from ..canonical import BackendRawEvent, CanonicalRequest, JsonObject, Operation
 from ..config.settings import BackendProfile, Capabilities
 from ..errors import GatewayError, protocol_violation, unsupported
 from ..telemetry.service import ProgramStatus
-from ..wire import json_pieces
+from ..wire import json_pieces, strict_json
 from .decoding.provider_errors import ProviderError, error_of_status
 
 _Result = TypeVar("_Result")
@@ -301,6 +301,9 @@ def parse_object(payload: bytes) -> JsonObject:
             # must not cost an answer. What is passed on of an answer has null there, as for a number like 1e400.
             value = from_json(payload, cache_strings="keys")
     except ValueError as error:
+        # A number of thousands of digits is a count or a code that is not said, and costs no answer.
+        if len(payload) <= _CUT_BYTES and (shorter := strict_json.with_short_numbers(payload)) != payload:
+            return parse_object(shorter)
         raise protocol_violation(f"the backend sent an event that is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise protocol_violation(f"the backend sent an event that is not a JSON object but {type(value).__name__}")

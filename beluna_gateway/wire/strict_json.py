@@ -2,6 +2,7 @@
 
 `parse_arguments` is the one judge of a tool call's arguments, in a backend's answer and in a client's history.
 `without_too_large` is the one rule for numbers that no 64-bit float holds, in what is passed on of a backend's answer.
+`with_short_numbers` has the parser read those of thousands of digits.
 """
 
 from __future__ import annotations
@@ -15,7 +16,15 @@ from pydantic_core import to_json
 from . import json_pieces
 from .json_pieces import LARGEST_FLOAT, MAX_DEPTH
 
-__all__ = ["LARGEST_FLOAT", "MAX_DEPTH", "parse", "parse_arguments", "rewritten", "without_too_large"]
+__all__ = [
+    "LARGEST_FLOAT",
+    "MAX_DEPTH",
+    "parse",
+    "parse_arguments",
+    "rewritten",
+    "with_short_numbers",
+    "without_too_large",
+]
 
 J = TypeVar("J", bound=JsonValue)
 
@@ -88,3 +97,16 @@ def rewritten(value: JsonValue) -> bytes:
     if b"Infinity" not in text:
         return text
     return _STRING_OR_INFINITY.sub(lambda found: b"1e999" if found[0] == b"Infinity" else found[0], text)
+
+
+_STRING_OR_LONG_NUMBER = re.compile(
+    rb'"(?:[^"\\]++|\\.)*+"?|(?<![\d.])\d{4301,}+(?:\.\d+)?(?:[eE][+-]?\d+)?', re.DOTALL
+)
+
+
+def with_short_numbers(text: bytes) -> bytes:
+    """JSON of a backend with `1e999` for each number of more digits than the parser takes, which is 4,300.
+
+    For a text that the parser refused: it reads such a number as infinity, which is no count, no code and no argument.
+    """
+    return _STRING_OR_LONG_NUMBER.sub(lambda found: found[0] if found[0].startswith(b'"') else b"1e999", text)

@@ -498,6 +498,18 @@ def test_geminis_thoughts_are_counted_once(counts: tuple[int | None, ...], usage
     check("gemini", data(body), {"text": "a", "usage": usage, "end": "stop"})
 
 
+@pytest.mark.parametrize("digits", [17, 400, 5000])
+def test_a_count_that_is_too_large_is_not_said(digits: int) -> None:
+    """Whether the parser of JSON takes so many digits or not: the rest of the event counts."""
+    body = chunk({"text": "a"}, finishReason="STOP") | {
+        "usageMetadata": {"promptTokenCount": "COUNT", "candidatesTokenCount": 5, "totalTokenCount": 7}
+    }
+    answer = data(body).replace(b'"COUNT"', b"9" * digits)
+
+    check("gemini", answer, {"text": "a", "usage": (None, 5, 7), "end": "stop"})
+    check("gemini", answer.removeprefix(b"data: "), {"text": "a", "usage": (None, 5, 7), "end": "stop"}, stream=False)
+
+
 # --- Ollama --------------------------------------------------------------------------------------------------
 
 

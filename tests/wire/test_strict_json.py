@@ -18,6 +18,7 @@ from beluna_gateway.wire.strict_json import (
     parse,
     parse_arguments,
     rewritten,
+    with_short_numbers,
     without_too_large,
 )
 
@@ -170,3 +171,23 @@ def test_what_was_read_is_written_so_that_it_reads_the_same(text: bytes):
     """JSON has no word for infinity, and what is one in a string stays a word."""
     assert rewritten(from_json(text)) == text
     assert from_json(rewritten(from_json(text)), allow_inf_nan=False) == from_json(text)
+
+
+@pytest.mark.parametrize("number", [b"9" * 4301, b"-" + b"9" * 5000, b"1" * 5000 + b".5e3"], ids=len)
+def test_a_number_of_thousands_of_digits_is_read_as_infinity(number: bytes):
+    """The parser refuses it; what else the text holds is read, and digits in a string stay."""
+    digits = b"1" * 5000
+    text = b'{"a":[%b,1.5],"b":"\\"%b","c":%b}' % (number, digits, number)
+    with pytest.raises(ValueError, match="out of range"):
+        from_json(text)
+
+    assert from_json(with_short_numbers(text)) == {
+        "a": [-inf if number.startswith(b"-") else inf, 1.5],
+        "b": '"' + digits.decode(),
+        "c": -inf if number.startswith(b"-") else inf,
+    }
+
+
+@pytest.mark.parametrize("text", [b'{"a":"%b"}' % (b"1" * 5000), b'{"a":12,"b":"1', b'{"a":%b' % (b"1" * 4300)])
+def test_what_the_parser_takes_is_not_shortened(text: bytes):
+    assert with_short_numbers(text) == text

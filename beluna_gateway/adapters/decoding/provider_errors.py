@@ -19,6 +19,7 @@ from pydantic_core import from_json, to_json
 
 from ...canonical import immutable
 from ...errors import ErrorKind, GatewayError
+from ...wire.strict_json import with_short_numbers
 from .scalars import LARGEST_NUMBER, whole_number, word
 
 _KIND_OF_STATUS: dict[int, tuple[ErrorKind, bool]] = {
@@ -452,7 +453,8 @@ def read_error_body(body: bytes) -> ProviderError:
     try:
         value = from_json(payload, allow_partial="trailing-strings")  # a long body is read up to a limit
     except ValueError:
-        return ProviderError(None, text or None, {})
+        shorter = with_short_numbers(payload)
+        return ProviderError(None, text or None, {}) if shorter == payload else read_error_body(shorter)
     if not isinstance(value, dict | list):
         return ProviderError(None, text or None, {})
     error = read_error(value)
