@@ -249,7 +249,9 @@ class ChildProcess:
             if run.protocol.exited.is_set():
                 break
             with suppress(ProcessLookupError):
-                run.transport.send_signal(order)
+                # Not by asyncio's transport: it would look first whether the process has ended, and so take its exit
+                # status from the thread that waits for it.
+                os.kill(self.pid, order)
             try:
                 async with asyncio.timeout(patience):
                     await run.protocol.exited.wait()
