@@ -214,6 +214,19 @@ class Sampling:
     seed: int | None = None
     stop: tuple[str, ...] | None = None
 
+    def given(self) -> JsonObject:
+        """Those that are set, by their names here, which are those of Chat Completions and Ollama, too."""
+        fields: JsonObject = {}
+        if self.temperature is not None:
+            fields["temperature"] = self.temperature
+        if self.top_p is not None:
+            fields["top_p"] = self.top_p
+        if self.seed is not None:
+            fields["seed"] = self.seed
+        if self.stop is not None:
+            fields["stop"] = list(self.stop)
+        return fields
+
 
 @immutable
 class Cache:

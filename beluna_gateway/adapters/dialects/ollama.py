@@ -84,18 +84,10 @@ class OllamaDialect(HttpDialect):
 
 
 def _options(request: CanonicalRequest) -> JsonObject:
-    sampling = request.sampling
     options: JsonObject = {}
     if request.max_output_tokens is not None:
         options["num_predict"] = request.max_output_tokens
-    if sampling.temperature is not None:
-        options["temperature"] = sampling.temperature
-    if sampling.top_p is not None:
-        options["top_p"] = sampling.top_p
-    if sampling.seed is not None:
-        options["seed"] = sampling.seed
-    if sampling.stop is not None:
-        options["stop"] = list(sampling.stop)
+    options |= request.sampling.given()
     return options
 
 

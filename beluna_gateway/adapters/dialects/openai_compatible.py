@@ -115,15 +115,7 @@ class OpenAICompatibleDialect(HttpDialect):
             }
         if request.max_output_tokens is not None:
             body[self._max_tokens_field] = request.max_output_tokens
-        sampling = request.sampling
-        if sampling.temperature is not None:
-            body["temperature"] = sampling.temperature
-        if sampling.top_p is not None:
-            body["top_p"] = sampling.top_p
-        if sampling.seed is not None:
-            body["seed"] = sampling.seed
-        if sampling.stop is not None:
-            body["stop"] = list(sampling.stop)
+        body |= request.sampling.given()
         body |= thinking
         body |= openai_cache(caching(request, self.profile.backend.cache), self.name, at_openai=self._at_openai)
         return HttpRequest("/chat/completions", body)
