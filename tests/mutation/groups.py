@@ -18,7 +18,7 @@ class Group(NamedTuple):
 
 def _dialect(name: str, *more: str) -> Group:
     return Group(
-        (f"adapters/dialects/{name}.py", f"adapters/dialects/{name}_decoder.py", f"adapters/dialects/{name}_items.py"),
+        (f"adapters/dialects/{name}.py", f"adapters/dialects/{name}_*.py"),
         (f"adapters/dialects/test_{name}.py", *more, *_EVERY_DIALECT),
     )
 

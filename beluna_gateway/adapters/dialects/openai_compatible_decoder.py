@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import JsonValue
-from pydantic_core import to_json
 
 from ...canonical import (
     BackendRawEvent,
@@ -32,13 +30,9 @@ from ..decoding.scalars import whole_number, word
 from ..decoding.tool_calls import MAX_CALLS, ToolCalls, arguments_text, call_entries, call_id_text
 from ..decoding.usage import merged, openai_usage
 from ..encoding.provider_state import TurnNotes
-
-_Form = Literal["piece", "whole", "either"]
-"""What a message in a choice is. `piece`: the next piece of the answer, that is a `delta`, or the only message of an
-unstreamed answer. `whole`: the answer so far, once more, that is a `message` beside a `delta`. `either`: a `message` in
-place of a `delta`, which is the answer so far where it begins with that, else the next piece. Beside an empty `delta`
-it is the whole, but for a server whose messages have said something: then it is as if in place of the `delta`.
-"""
+from .openai_compatible_choices import Form, as_message, number_of, unsaid, with_split_calls
+from .openai_compatible_reasoning import REASONING, Reasoning
+from .openai_compatible_state import TurnState
 
 
 class ChatCompletionsDecoder(ResponseDecoder):
@@ -61,13 +55,12 @@ class ChatCompletionsDecoder(ResponseDecoder):
         self._annotations = Annotations(max_bytes) if annotated else None
         self._sources: JsonObject = {}  # Perplexity's, as the last chunk has them
         self._calls: ToolCalls | None = None  # see `_tool_calls`
-        self._state: _TurnState | None = None  # see `_turn_state`
+        self._state: TurnState | None = None  # see `_turn_state`
         self._not_carried = NotCarried()
         self._text = SaidText()
         self._said: dict[Kind, SaidText] = {"text": self._text}
         self._pieces = self._text.pieces
-        self._reasoning_item: JsonValue = None
-        self._reasoning_is_text = False
+        self._reasoning: Reasoning | None = None  # see `_begin_reasoning`
         self._first: int | None = None  # the index of the first choice
         self._said_by_message = False  # a `message` of a stream has had more than the deltas
         self._finish: str | None = None
@@ -157,7 +150,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
             calls.end_all(events)
         return calls.any_ready
 
-    def _note_state(self, state: _TurnState, *, with_reasoning: bool) -> None:
+    def _note_state(self, state: TurnState, *, with_reasoning: bool) -> None:
         if finished := state.finished(with_reasoning=with_reasoning):
             self._metadata["provider_state"] = finished
         if state.incomplete:
@@ -202,13 +195,13 @@ class ChatCompletionsDecoder(ResponseDecoder):
             raise protocol_violation("the backend sent `choices` that is not an array")
         if len(choices) == 1:
             choice = expect_object(choices[0], "a choice")
-            number = _number_of(choice, 0)
+            number = number_of(choice, 0)
             self._choice(choice, number - self._first_of(number), events, streamed=streamed)
             return
         values = [expect_object(value, "a choice") for value in choices]
         if not streamed:
-            values = _with_split_calls(values)
-        numbers = [_number_of(choice, position) for position, choice in enumerate(values)]
+            values = with_split_calls(values)
+        numbers = [number_of(choice, position) for position, choice in enumerate(values)]
         first = self._first_of(min(numbers))
         for number, choice in zip(numbers, values, strict=True):
             self._choice(choice, number - first, events, streamed=streamed)
@@ -225,12 +218,12 @@ class ChatCompletionsDecoder(ResponseDecoder):
             return
         delta, message, text = choice.get("delta"), choice.get("message"), choice.get("text")
         if delta:  # `[]` is PHP's empty object
-            self._message(_as_message(delta, "a delta"), "piece", events, streamed=streamed)
+            self._message(as_message(delta, "a delta"), "piece", events, streamed=streamed)
         if message:
             whole = delta or (delta is not None and not self._said_by_message)
-            form: _Form = ("whole" if whole else "either") if streamed else "piece"
+            form: Form = ("whole" if whole else "either") if streamed else "piece"
             before = len(events)
-            self._message(_as_message(message, "a message"), form, events, streamed=streamed)
+            self._message(as_message(message, "a message"), form, events, streamed=streamed)
             self._said_by_message = self._said_by_message or len(events) > before
         if text is not None and not (delta or message):  # legacy completions
             self._say_text("text", expect_text(text, "a text"), "piece", events)
@@ -242,13 +235,13 @@ class ChatCompletionsDecoder(ResponseDecoder):
             self._finish = reason
             self.ended = True
 
-    def _message(self, message: JsonObject, form: _Form, events: list[BackendRawEvent], *, streamed: bool) -> None:
+    def _message(self, message: JsonObject, form: Form, events: list[BackendRawEvent], *, streamed: bool) -> None:
         more: list[str] = []
         if not _USUAL_KEYS.issuperset(message):
             # Servers write null or [] for much that a message has not.
             more = [key for key, value in message.items() if value and key not in _USUAL_KEYS]
-        if more and not _REASONING.isdisjoint(more):
-            self._reasoning(message, form, events, streamed=streamed)
+        if more and not REASONING.isdisjoint(more):
+            (self._reasoning or self._begin_reasoning()).read(message, form, events, streamed=streamed)
         if content := message.get("content"):
             if type(content) is str:
                 self._say_text("text", content, form, events)
@@ -271,91 +264,22 @@ class ChatCompletionsDecoder(ResponseDecoder):
         if more and not _READ_KEYS.issuperset(more):
             self._count_rest(message, form, events)
 
-    def _say(self, texts: list[tuple[Kind, str]], form: _Form, events: list[BackendRawEvent]) -> None:
+    def _say(self, texts: list[tuple[Kind, str]], form: Form, events: list[BackendRawEvent]) -> None:
         if form != "piece" and any(self._said.values()):
             kinds = dict.fromkeys(kind for kind, _ in texts)
             texts = [(kind, "".join(text for other, text in texts if other == kind)) for kind in kinds]
         for kind, text in texts:
             self._say_text(kind, text, form, events)
 
-    def _say_text(self, kind: Kind, text: str, form: _Form, events: list[BackendRawEvent]) -> None:
+    def _say_text(self, kind: Kind, text: str, form: Form, events: list[BackendRawEvent]) -> None:
         said = self._said.get(kind)
         if said is None:
             said = self._said[kind] = SaidText()
         if form != "piece":
-            rest = said.rest(text)
-            # What does not continue the deltas of an answer adds nothing to it.
-            text = rest if rest is not None else "" if form == "whole" else text
+            text = unsaid(said, text, whole=form == "whole")
         if text:
             said.add(text)
             events.append(ReasoningDelta(text) if kind == "reasoning" else OutputTextDelta(text))
-
-    def _reasoning(self, message: JsonObject, form: _Form, events: list[BackendRawEvent], *, streamed: bool) -> None:
-        found = None
-        # llama.cpp, DeepSeek and Kimi say reasoning_content, OpenRouter and vLLM reasoning; some say both. The others
-        # are GitHub Copilot's, by the model behind it.
-        for key in _REASONING_TEXTS:
-            value = message.get(key)
-            if not value:
-                continue
-            if not isinstance(value, str):
-                count = self._not_carried.add if form == "piece" else self._not_carried.at_least
-                count(key)
-            elif found is None:
-                found = value
-                before = len(events)
-                self._say_text("reasoning", value, form, events)
-                if key in _RETURNED_TEXTS:
-                    said = "".join(event.delta for event in events[before:] if isinstance(event, ReasoningDelta))
-                    # What was said before under another name has not been kept.
-                    state = self._turn_state()
-                    state.reasoning(key, said if form == "piece" or state.has_reasoning(key) else value)
-        self._reasoning_is_text = self._reasoning_is_text or found is not None
-        if isinstance(opaque := message.get("reasoning_opaque"), str) and opaque:
-            self._turn_state().opaque(opaque)
-            events.append(Progress())
-        details = message.get("reasoning_details")
-        if not isinstance(details, list):
-            if details:
-                self._not_carried.at_least("reasoning_details")
-        elif form == "piece" or not self._turn_state().has_details:
-            for position, value in enumerate(details):
-                if isinstance(value, dict):
-                    self._detail(value, None if streamed else position, events)
-        else:
-            self._details_once_more([value for value in details if isinstance(value, dict)], form, events)
-
-    def _details_once_more(self, details: list[JsonObject], form: _Form, events: list[BackendRawEvent]) -> None:
-        """The `reasoning_details` of a message that is the answer so far, as MiniMax ends a stream; or else pieces."""
-        if self._turn_state().grown(details):
-            if not self._reasoning_is_text:
-                texts: list[str] = []
-                item: JsonValue = None
-                for detail in details:
-                    if text := _text_of(detail):
-                        if texts and _item_of(detail, None) != item:
-                            texts.append("\n\n")
-                        texts.append(text)
-                        item = _item_of(detail, None)
-                self._reasoning_item = item
-                self._say_text("reasoning", "".join(texts), "whole", events)
-        elif form == "either":
-            for detail in details:
-                self._detail(detail, None, events)
-
-    def _detail(self, detail: JsonObject, position: int | None, events: list[BackendRawEvent]) -> None:
-        """One entry of OpenRouter's `reasoning_details`: a piece of reasoning, a summary, or something encrypted."""
-        self._turn_state().detail(detail, may_continue=position is None)
-        text = _text_of(detail)
-        if self._reasoning_is_text or not text:
-            if detail.get("data"):
-                events.append(Progress())
-            return
-        item = _item_of(detail, position)
-        if self._said.get("reasoning") and item != self._reasoning_item:
-            text = f"\n\n{text}"
-        self._reasoning_item = item
-        self._say_text("reasoning", text, "piece", events)
 
     def _tool_call(
         self,
@@ -363,7 +287,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
         position: int,
         call: JsonObject,
         call_id: str,
-        form: _Form,
+        form: Form,
         events: list[BackendRawEvent],
     ) -> None:
         if call.get("type") == "custom":
@@ -383,7 +307,7 @@ class ChatCompletionsDecoder(ResponseDecoder):
         key: int | str | None,
         function: JsonObject,
         call_id: str,
-        form: _Form,
+        form: Form,
         events: list[BackendRawEvent],
         place: int | None = None,
     ) -> str:
@@ -410,13 +334,19 @@ class ChatCompletionsDecoder(ResponseDecoder):
             self._calls = ToolCalls(self._max_bytes)
         return self._calls
 
-    def _turn_state(self) -> _TurnState:
+    def _begin_reasoning(self) -> Reasoning:
+        """The reader of reasoning, created for the first of it: most answers have none."""
+        said = self._said.setdefault("reasoning", SaidText())
+        self._reasoning = Reasoning(said, self._turn_state(), self._not_carried)
+        return self._reasoning
+
+    def _turn_state(self) -> TurnState:
         """What must go back of the turn, created for the first of it: most answers have none."""
         if self._state is None:
-            self._state = _TurnState(self._notes, self._max_bytes)
+            self._state = TurnState(self._notes, self._max_bytes)
         return self._state
 
-    def _count_rest(self, message: JsonObject, form: _Form, events: list[BackendRawEvent]) -> None:
+    def _count_rest(self, message: JsonObject, form: Form, events: list[BackendRawEvent]) -> None:
         """Counts what a message has and no frame carries."""
         for key, value in message.items():
             if key == "error" and (error := error_in({"error": value})) is not None:
@@ -467,184 +397,9 @@ _METADATA = {"id": "response_id", "model": "model", "system_fingerprint": "syste
 """What of a chunk stands in `backend_metadata`, and its name there."""
 
 _SOURCES = ("citations", "search_results")
-_REASONING_TEXTS = ("reasoning_content", "reasoning", "reasoning_text", "thinking", "cot_summary")
-_RETURNED_TEXTS = ("reasoning_content", "reasoning_text")
-_REASONING = frozenset((*_REASONING_TEXTS, "reasoning_details", "reasoning_opaque"))
 _USUAL_KEYS = frozenset(("role", "content", "refusal", "tool_calls", "function_call"))
-_READ_KEYS = _REASONING | _USUAL_KEYS
+_READ_KEYS = REASONING | _USUAL_KEYS
 _KINDS = {"annotations": "citations", "images": "image"}
-
-
-@dataclass(slots=True)
-class _Detail:
-    """One entry of `reasoning_details`; `pieces` are those of its text, which stands under `key`."""
-
-    fields: JsonObject
-    key: str
-    pieces: list[str]
-
-    def whole(self) -> JsonObject:
-        return {**self.fields, self.key: "".join(self.pieces)} if self.pieces else self.fields
-
-
-class _TurnState:
-    """What servers must see again of a turn: `reasoning_content`, `reasoning_details`, `extra_content` of calls, and
-    Copilot's `reasoning_text` with its `reasoning_opaque`.
-
-    Kept up to a number of bytes; sources: see `openai_compatible.py`.
-    """
-
-    def __init__(self, notes: TurnNotes, max_bytes: int) -> None:
-        self._notes = notes
-        self._left = max_bytes
-        self._reasoning: dict[str, list[str]] = {}  # by its key
-        self._opaque = ""
-        self._extras: dict[str, JsonObject] = {}
-        self._details: list[_Detail] = []
-
-    @property
-    def incomplete(self) -> bool:
-        """There was more than may be kept: nothing goes back."""
-        return self._left < 0
-
-    @property
-    def has_details(self) -> bool:
-        return bool(self._details)
-
-    def reasoning(self, key: str, text: str) -> None:
-        """The next piece of what stands under `key`, one of `_RETURNED_TEXTS`."""
-        if text and self._fits(len(text)):
-            self._reasoning.setdefault(key, []).append(text)
-
-    def has_reasoning(self, key: str) -> bool:
-        """Whether any of what stands under `key` has been kept."""
-        return key in self._reasoning
-
-    def opaque(self, opaque: str) -> None:
-        """Copilot's `reasoning_opaque`, which is whole wherever it stands."""
-        if self._fits(len(opaque)):
-            self._opaque = opaque
-
-    def detail(self, detail: JsonObject, *, may_continue: bool) -> None:
-        """An entry of `reasoning_details`, which in a stream may be the next piece of the entry before."""
-        key = _TEXT_OF_DETAIL.get(str(detail.get("type")), "")
-        text = detail.get(key)
-        if not self._fits(len(to_json(detail))):
-            return
-        pieces = [text] if isinstance(text, str) else []
-        last = self._details[-1] if self._details else None
-        if (
-            may_continue
-            and key
-            and last is not None
-            and all(detail.get(name) == last.fields.get(name) for name in ("type", "index"))
-        ):
-            last.pieces += pieces
-            last.fields |= {name: value for name, value in detail.items() if value is not None and name != key}
-        else:
-            self._details.append(_Detail(dict(detail), key, pieces))
-
-    def grown(self, details: list[JsonObject]) -> bool:
-        """Takes the entries of `reasoning_details` as they all are by now, in place of those before, which they go on.
-
-        Returns:
-            Whether they do; otherwise nothing is taken.
-        """
-        if len(details) < len(self._details) or not all(map(_goes_on, self._details, details)):
-            return False
-        for kept, detail in zip(self._details, details, strict=False):
-            more = {name: value for name, value in detail.items() if value is not None and name != kept.key}
-            pieces = [str(detail[kept.key])] if kept.pieces else []
-            if self._fits(max(0, len(to_json(detail)) - len(to_json(kept.whole())))):
-                kept.fields, kept.pieces = {**kept.fields, **more}, pieces
-        for detail in details[len(self._details) :]:
-            self.detail(detail, may_continue=False)
-        return True
-
-    def call(self, call_id: str, extra: JsonObject) -> None:
-        """The `extra_content` of a call."""
-        if self._fits(len(to_json(extra))):
-            self._extras[call_id] = extra
-
-    def finished(self, *, with_reasoning: bool) -> JsonObject:
-        """The `provider_state` of the turn; empty where nothing needs to go back."""
-        if self._left < 0 or not (self._reasoning or self._opaque or self._details or self._extras):
-            return {}
-        turn: JsonObject = {}
-        if with_reasoning and (content := self._reasoning.get("reasoning_content")):
-            turn["reasoning_content"] = "".join(content)
-        if self._opaque:  # without it nobody wants the text back
-            turn |= {"reasoning_text": "".join(self._reasoning.get("reasoning_text", ()))}
-            turn["reasoning_opaque"] = self._opaque
-        if self._details:
-            turn["reasoning_details"] = [detail.whole() for detail in self._details]
-        if turn:
-            self._notes.opaque(turn)
-        for call_id, extra in self._extras.items():
-            self._notes.call(call_id, {"extra_content": extra})
-            self._notes.mark_required()
-        return self._notes.state()
-
-    def _fits(self, size: int) -> bool:
-        self._left -= size
-        return self._left >= 0
-
-
-_TEXT_OF_DETAIL = {"reasoning.text": "text", "reasoning.summary": "summary"}
-
-
-def _text_of(detail: JsonObject) -> str:
-    return next((value for key in ("text", "summary") if isinstance(value := detail.get(key), str) and value), "")
-
-
-def _item_of(detail: JsonObject, position: int | None) -> JsonValue:
-    """What tells an entry of `reasoning_details` from others: its index, else its id, else its place."""
-    return next((detail[key] for key in ("index", "id") if detail.get(key) is not None), position)
-
-
-def _goes_on(kept: _Detail, detail: JsonObject) -> bool:
-    """Whether `detail` is `kept` once more, perhaps with more text."""
-    if detail.get("type") != kept.fields.get("type"):
-        return False
-    text = detail.get(kept.key)
-    if kept.pieces:
-        return isinstance(text, str) and text.startswith("".join(kept.pieces))
-    return detail.get("data") == kept.fields.get("data")
-
-
-def _with_split_calls(choices: list[JsonObject]) -> list[JsonObject]:
-    """The choices of an unstreamed answer, of which those after the first may hold its calls.
-
-    GitHub Copilot splits an answer of Claude: the first choice has the text and says `tool_calls`, and each further one
-    has calls. Nobody asked for several answers, so they are its own.
-    """
-    first, *others = choices
-    if first.get("finish_reason") != "tool_calls" or _calls_of(first) or not any(map(_calls_of, others)):
-        return choices
-    message = first.get("message")
-    calls = [call for choice in choices for call in _calls_of(choice)]
-    whole = {**first, "message": {**(message if isinstance(message, dict) else {}), "tool_calls": calls}}
-    answers = [choice for choice in others if not _calls_of(choice)]
-    return [whole, *({**choice, "index": index} for index, choice in enumerate(answers, 1))]
-
-
-def _number_of(choice: JsonObject, position: int) -> int:
-    """Its index, else its position."""
-    index = whole_number(choice.get("index"))
-    return position if index is None else index
-
-
-def _as_message(value: JsonValue, where: str) -> JsonObject:
-    """A message, or its text alone (open-chat-studio 526)."""
-    if isinstance(value, dict):
-        return value
-    return {"content": value} if isinstance(value, str) else expect_object(value, where)
-
-
-def _calls_of(choice: JsonObject) -> list[JsonValue]:
-    message = choice.get("message")
-    calls = message.get("tool_calls") if isinstance(message, dict) else None
-    return calls if isinstance(calls, list) else []
 
 
 def _delta(chunk: Any) -> JsonObject:
