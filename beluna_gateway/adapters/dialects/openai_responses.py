@@ -34,7 +34,7 @@ from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TextPiece,
 from ..encoding.reasoning import responses_reasoning
 from ..encoding.turns import NOTHING_TO_ANSWER
 from .openai_responses_decoder import ResponsesDecoder
-from .openai_responses_items import CARRIED, MAX_ID_CHARACTERS
+from .openai_responses_state import CARRIED, MAX_ID_CHARACTERS
 
 DIALECT = "openai_responses"
 

@@ -33,31 +33,27 @@ from ..decoding.kept import KeptBytes
 from ..decoding.not_carried import NotCarried, client_action
 from ..decoding.provider_errors import error_in, error_in_stream, read_error
 from ..decoding.said_text import MAX_PIECES, SaidText
-from ..decoding.tool_calls import ToolCalls, arguments_text, call_id_text
 from ..decoding.usage import openai_usage
 from ..encoding.provider_state import TurnNotes
+from .openai_responses_calls import Calls
 from .openai_responses_items import (
-    CARRIED,
     CLIENT_ITEMS,
-    KNOWN,
-    PROGRAMS,
     Item,
     PartKey,
-    may_go_back,
     part_text,
     parts_of,
     reasoning_texts,
     text_or_none,
-    texts_of,
     waits_for_client,
 )
+from .openai_responses_output import Output, index_of
+from .openai_responses_state import keep, note_turn
 
 _END_STATUS = frozenset({"completed", "incomplete", "failed", "cancelled"})
 _UNFINISHED_STATUS = frozenset({"queued", "in_progress"})
 
-# Bytes of memory, about, that an item and a part of one take whatever is in them.
-_ITEM_COST = 500
 _PART_COST = 300
+"""Bytes of memory, about, that a part of an item takes whatever is in it."""
 
 
 class _TextEvent(NamedTuple):
@@ -70,9 +66,6 @@ class _TextEvent(NamedTuple):
 
 
 _SEPARATOR = "\n\n"
-
-_CANDIDATES = 8
-"""Items whose texts are compared with a whole one, at most."""
 
 
 class ResponsesDecoder(ResponseDecoder):
@@ -94,11 +87,9 @@ class ResponsesDecoder(ResponseDecoder):
         self._notes = notes
         self._limit = limit
         self._kept = KeptBytes(max_bytes)
-        self._calls = ToolCalls(max_bytes)
-        self._order: list[Item] = []
-        self._items: dict[int | str, Item] = {}  # by index and by id: a server may name an item by either
-        self._ambiguous: set[int | str] = set()  # names that several items have had
-        self._open_calls: set[int] = set()
+        self._max_bytes = max_bytes
+        self._output = Output(self._kept)
+        self._calls: Calls | None = None  # see `_function_calls`
         self._repeating: SaidText | None = None  # the part whose deltas the template knows
         self._place: object = None  # where the events of that part say that they belong
         self._reasoning_place: object = None  # the same of the last reasoning, while nothing else came
@@ -160,23 +151,24 @@ class ResponsesDecoder(ResponseDecoder):
     def finish(self, events: list[BackendRawEvent]) -> None:
         if not self.ended:
             raise cut_off("the backend's answer stopped without response.completed: it was cut off")
-        if self._word == "completed":
-            if self._open_calls and self._limit_spent():
+        if self._word == "completed" and self._calls is not None:
+            if self._calls.any_open and self._limit_spent():
                 # llama.cpp says `completed` of what the limit cut; a call that is not whole gives it away.
                 self._word = "max_output_tokens"
             else:
-                self._refuse_sealed()
-                self._calls.end_all(events)
+                self._calls.end(self._output.items, events)
         if self._annotations is not None:
             self._annotate(self._annotations, events)
         if self._usage is not None:
             events.append(Usage(self._usage))
-        self._note_items()
+        self._count_items()
+        note_turn(self._notes, self._output.items, self._spoken, interleaved=self._interleaved)
         if self._logprobs:
             self._not_carried.at_least("logprobs")
         if state := self._notes.state():
             self._metadata["provider_state"] = state
-        reason = finish_reason(self._word, calls_ready=self._calls.any_ready, refused=self._refused)
+        called = self._calls is not None and self._calls.any_ready
+        reason = finish_reason(self._word, calls_ready=called, refused=self._refused)
         events.append(Completed(reason, self._metadata | self._not_carried.metadata()))
 
     # Events with text.
@@ -189,7 +181,7 @@ class ResponsesDecoder(ResponseDecoder):
             events.append(OutputTextDelta(delta))
             return
         item = self._text_item(event, "message")
-        part = self._part(item, ("content", _index(event.get("content_index"))))
+        part = self._part(item, ("content", index_of(event.get("content_index"))))
         self._say(item, part, delta, events)
         if part is not repeating:  # a template knows the envelope of one part only
             self._template = _template()
@@ -211,7 +203,7 @@ class ResponsesDecoder(ResponseDecoder):
             item = self._text_item(event, text.kind)
             part = item.thought
             if text is _SUMMARY or part is None:
-                part = self._part(item, (text.group, _index(event.get(text.index_key))))
+                part = self._part(item, (text.group, index_of(event.get(text.index_key))))
                 item.thought = None if text is _SUMMARY else part
             self._say(item, part, delta, events)
             self._reasoning_place = place
@@ -244,7 +236,7 @@ class ResponsesDecoder(ResponseDecoder):
             return
         item = self._text_item(event, text.kind)
         item.thought = None
-        key = (text.group, _index(event.get(text.index_key)))
+        key = (text.group, index_of(event.get(text.index_key)))
         if (len(item.parts) > 1 or key not in item.parts) and item.beyond(said) == "":
             return
         part = self._part(item, key)
@@ -281,82 +273,55 @@ class ResponsesDecoder(ResponseDecoder):
     # Events of calls and items.
 
     def _call_item(self, event: JsonObject) -> Item:
-        item = self._find(event, "function_call", event.get("item_id"), event.get("call_id"))
+        item = self._output.find(event, "function_call", event.get("item_id"), event.get("call_id"))
         if item is None:
             raise protocol_violation("the backend sent arguments of a tool call that it had not begun")
         return item
 
     def _arguments_delta(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         delta = _delta(event)
-        item = self._call_item(event)
-        if not self._calls.has_arguments(item.key) and delta.lstrip()[:1] not in ("", "{"):
-            item.sealed = True
-        if item.sealed:
-            events.append(Progress())
-        elif delta:
-            self._calls.fragment(item.key, events, arguments=delta)
-
-    def _refuse_sealed(self) -> None:
-        """Raises `protocol_violation` for a call whose deltas were no JSON and whose arguments came nowhere else."""
-        for item in self._order:
-            if item.sealed and not self._calls.has_arguments(item.key):
-                raise protocol_violation(f"the arguments of tool call {item.call_id!r} ({item.name}) are not JSON")
+        self._function_calls().delta(self._call_item(event), delta, events)
 
     def _arguments_done(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
-        item = self._call_item(event)
-        arguments = arguments_text(event.get("arguments"))
-        if arguments.strip() == "{}" and not item.sealed and not self._calls.has_arguments(item.key):
-            item.first_arguments = item.first_arguments or arguments  # as at its beginning: the item may say more
-            arguments = ""
-        self._call(item, {"name": item.name or event.get("name")}, arguments, events)  # vLLM names it here, too
+        self._function_calls().arguments_done(self._call_item(event), event, events)
+
+    def _function_calls(self) -> Calls:
+        """The calls of the answer, created for the first one: most answers have none."""
+        if self._calls is None:
+            self._calls = Calls(self._max_bytes)
+        return self._calls
 
     def _item_added(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         if event.get("item") is None:  # some servers announce nothing (openai-python 3125)
             return
         value = expect_object(event["item"], "an output item")
-        item = self._announced(value)
-        if item is None or item.index is None or item.index != _index(event.get("output_index")):
+        item = self._output.announced(value)
+        if item is None or item.index is None or item.index != index_of(event.get("output_index")):
             self._begin(event.get("output_index"), value, events)
-        elif isinstance(name := value.get("id"), str):
-            self._kept.add(len(name))
-            self._name(item, name)
-
-    def _announced(self, value: JsonObject) -> Item | None:
-        """The item that has been announced as this one and has not ended: by its id, and of a call by the call's id."""
-        call = value.get("type") == "function_call"
-        name = call_id_text(value.get("call_id")) if call else value.get("id")
-        item = self._items.get(name) if name and isinstance(name, str) else None
-        if item is None or item.ended or item.kind != value.get("type") or name in self._ambiguous:
-            return None
-        return item if not call or value.get("name") in ("", None, item.name) else None
+        else:
+            self._output.name(item, value.get("id"))
 
     def _item_done(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         if event.get("item") is None:
             return
         value = expect_object(event["item"], "an output item")
         kind = expect_text(value.get("type"), "an output item's type")
-        item = self._find(event, kind, value.get("id"), value.get("call_id")) or self._last_open(event, kind)
+        item = self._output.find(event, kind, value.get("id"), value.get("call_id"))
+        item = item or self._output.last_open(event, kind)
         if item is None and kind == "function_call":
-            item = self._announced(value)  # at another index than this one, which none was announced for
-        if item is None or (item.ended and self._is_another(item, value)):
+            item = self._output.announced(value)  # at another index than this one, which none was announced for
+        if item is None or (item.ended and self._output.is_another(item, value)):
             item = self._begin(event.get("output_index"), value, events)
         elif item.ended:
             raise protocol_violation("the backend ended one output item twice")
         self._complete(item, value, events, proven=value.get("status") in (None, "completed"))
-
-    def _is_another(self, item: Item, value: JsonObject) -> bool:
-        """Whether a whole item is not the one that has ended at its index: some servers say 0 for every item."""
-        if item.kind == "function_call":
-            return item.backend_id != call_id_text(value.get("call_id"))
-        name = value.get("id")
-        return isinstance(name, str) and name not in self._items
 
     def _annotation(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         item = self._text_item(event, "message")
         item.citations += 1
         if self._annotations is not None:
             self._kept.add_value(event.get("annotation"))
-            item.annotations.append((_index(event.get("content_index")) or 0, event.get("annotation")))
+            item.annotations.append((index_of(event.get("content_index")) or 0, event.get("annotation")))
         events.append(Progress())
 
     def _created(self, event: JsonObject, _: list[BackendRawEvent]) -> None:
@@ -406,59 +371,23 @@ class ResponsesDecoder(ResponseDecoder):
 
     # Items of the output.
 
-    def _find(self, event: JsonObject, kind: str, *ids: JsonValue) -> Item | None:
-        """The item that an event belongs to: by its index, or by an id where a server sends none (llama.cpp), or the
-        same for several items (LiteLLM).
-        """
-        index = _index(event.get("output_index"))
-        item = self._items.get(index) if index is not None else None
-        item = item if item is not None and item.kind == kind else None
-        if item is not None and index not in self._ambiguous:
-            return item
-        found = (self._items.get(name) for name in ids if isinstance(name, str))
-        # An id at another index is an id used again.
-        known = (i for i in found if i is not None and i.kind == kind)
-        return next((i for i in known if index is None or i.index in (None, index)), item)
-
-    def _last_open(self, event: JsonObject, kind: str) -> Item | None:
-        """The item under way, for an event without an index or a known id. Never a call: those must not be mixed up."""
-        if not self._order or _index(event.get("output_index")) is not None or kind == "function_call":
-            return None
-        last = self._order[-1]
-        return last if not last.ended and last.kind == kind else None
-
     def _text_item(self, event: JsonObject, kind: str) -> Item:
         item_id = event.get("item_id")
         return (
-            self._find(event, kind, item_id)
-            or self._last_open(event, kind)
+            self._output.find(event, kind, item_id)
+            or self._output.last_open(event, kind)
             or self._begin(event.get("output_index"), {"type": kind, "id": item_id}, [])
         )
 
     def _begin(self, index: JsonValue, value: JsonObject, events: list[BackendRawEvent]) -> Item:
         self._repeating = self._reasoning_place = None
-        item = Item(len(self._order), expect_text(value.get("type"), "an output item's type"), _index(index))
+        item = self._output.begin(index, value)
         if item.kind in CLIENT_ITEMS and waits_for_client(value):
             raise client_action(item.kind, text_or_none(value.get("name")))
-        self._kept.add(_ITEM_COST + len(item.kind))
-        self._order.append(item)
-        if item.index is not None:
-            self._name(item, item.index)
-        for name in (value.get("id"), value.get("call_id")):
-            if isinstance(name, str):
-                self._kept.add(len(name))
-                self._name(item, name)
         if item.kind == "function_call":
-            self._open_calls.add(item.key)
-            self._call(item, value, "", events)
-            item.first_arguments = arguments_text(value.get("arguments"))
+            self._function_calls().begin(item, value, events)
             self._kept.add(len(item.first_arguments))
         return item
-
-    def _name(self, item: Item, name: int | str) -> None:
-        if self._items.get(name, item) is not item:
-            self._ambiguous.add(name)
-        self._items[name] = item
 
     def _complete(self, item: Item, value: JsonObject, events: list[BackendRawEvent], *, proven: bool) -> None:
         """The item as a whole. What of it has not come in deltas comes now.
@@ -476,30 +405,14 @@ class ResponsesDecoder(ResponseDecoder):
         elif item.kind == "reasoning":
             self._fill(item, reasoning_texts(value), events)
         elif item.kind == "function_call":
-            self._call(item, value, arguments_text(value.get("arguments")), events)
-            if proven and item.key in self._open_calls and self._calls.end_if_whole(item.key, events):
-                self._open_calls.discard(item.key)
+            self._function_calls().complete(item, value, events, proven=proven)
         if item.kind not in ("message", "function_call"):
             events.append(Progress())
-        self._keep(item, value)
-        item.ended = True
-        self._repeating = self._reasoning_place = None  # further deltas that name no item are another one's
-
-    def _keep(self, item: Item, value: JsonObject) -> None:
-        """What of the whole item goes back to the provider."""
-        # With neither of them the provider could not find a reasoning again: nothing is stored there.
-        reasoned = value.get("encrypted_content") or (item.kind == "reasoning" and value.get("content"))
-        if reasoned or item.kind in PROGRAMS:
-            item.opaque = {key: part for key, part in value.items() if key != "id" or may_go_back(part)}
-        elif item.kind in ("message", "function_call"):
-            item.extra = {key: value[key] for key in CARRIED if may_go_back(value.get(key))}
-            caller = value.get("caller")
-            if isinstance(caller, dict) and caller.get("type") == "program":
-                item.extra["caller"] = caller
-            if value.get("async") is True:
-                item.extra["async"] = True
+        keep(item, value)
         if not item.ended:  # otherwise it takes the place of what was kept
             self._kept.add_value(item.opaque or item.extra)
+        item.ended = True
+        self._repeating = self._reasoning_place = None  # further deltas that name no item are another one's
 
     def _fill(self, item: Item, texts: list[str], events: list[BackendRawEvent]) -> None:
         """The rest of an item's text, as one delta. Where the whole text does not continue what was said, that stands.
@@ -546,15 +459,6 @@ class ResponsesDecoder(ResponseDecoder):
             item.annotations = whole
         return texts
 
-    def _call(self, item: Item, value: JsonObject, arguments: str, events: list[BackendRawEvent]) -> None:
-        """A call as its item has it. The first id counts: the item is known by then, and some servers change ids."""
-        call_id = call_id_text(value.get("call_id"))
-        name = expect_text(value.get("name"), "a tool call's name")
-        if name and item.name not in ("", name):
-            raise protocol_violation(f"the backend named one tool call twice: {item.name!r}, {name!r}")
-        item.name, item.backend_id = item.name or name, item.backend_id or call_id
-        item.call_id = self._calls.whole(item.key, events, call_id=item.backend_id, name=name, arguments=arguments)
-
     # The end.
 
     def _response(
@@ -567,8 +471,9 @@ class ResponsesDecoder(ResponseDecoder):
             raise error
         output, text = response.get("output"), response.get("output_text")
         if output is not None or not (streamed or isinstance(text, str)):
-            self._output(output, events, complete=status == "completed")
-        self._first_arguments(events)
+            self._whole_output(output, events, complete=status == "completed")
+        if self._calls is not None:
+            self._calls.first_arguments(self._output.items, events)
         # `output_text` is of SDKs; some servers have it, and nothing else.
         if isinstance(text, str) and not (self._spoken or self._refused):
             self._say(self._begin(None, {"type": "message"}, events), SaidText(), text, events)
@@ -588,69 +493,19 @@ class ResponsesDecoder(ResponseDecoder):
         spent = self._usage.output_tokens if self._usage is not None else None
         return self._limit is not None and spent is not None and spent >= self._limit
 
-    def _output(self, output: JsonValue, events: list[BackendRawEvent], *, complete: bool) -> None:
+    def _whole_output(self, output: JsonValue, events: list[BackendRawEvent], *, complete: bool) -> None:
         """The whole output: all of an unstreamed answer, and of a streamed one what its events left out."""
         if not isinstance(output, list):
             raise protocol_violation("the backend sent `output` that is not an array")
         values = [expect_object(value, "an output item") for value in output if value is not None]
         order: list[Item] = []
-        for index, (value, known) in enumerate(zip(values, self._matches(values), strict=True)):
+        for index, (value, known) in enumerate(zip(values, self._output.matches(values), strict=True)):
             item = known or self._begin(index, value, events)
             status = value.get("status")
             self._complete(item, value, events, proven=status == "completed" or (status is None and complete))
             order.append(item)
-        if len(order) == len(self._order):
-            self._order = order  # where an item came only now, this is its place
-
-    def _matches(self, values: list[JsonObject]) -> list[Item | None]:
-        """Which of the items that were streamed each of these is: by an id, its index, its text, or else its turn."""
-        matches: list[Item | None] = []
-        taken: set[int] = set()
-        for index, value in enumerate(values):
-            ids = (value.get("call_id"), value.get("id"))
-            names: list[int | str] = [name for name in ids if isinstance(name, str)]
-            found = (self._items.get(name) for name in [*names, index] if name not in self._ambiguous)
-            item = next((i for i in found if i and i.kind == value.get("type") and i.key not in taken), None)
-            matches.append(item)
-            if item is not None:
-                taken.add(item.key)
-        self._match_texts(values, matches, taken)
-        # Only items without an index of their own: any other would have been found by it.
-        left: dict[tuple[JsonValue, JsonValue], list[Item]] = {}
-        for item in reversed(self._order):
-            if (item.index is None or item.index in self._ambiguous) and item.key not in taken:
-                left.setdefault((item.kind, item.name), []).append(item)
-        for position, value in enumerate(values):
-            kind = expect_text(value.get("type"), "an output item's type")
-            name = expect_text(value.get("name"), "a tool call's name") if kind == "function_call" else ""
-            if matches[position] is None and left.get((kind, name)):
-                matches[position] = left[kind, name].pop()
-        return matches
-
-    def _match_texts(self, values: list[JsonObject], matches: list[Item | None], taken: set[int]) -> None:
-        """Matches by their texts what neither id nor index tells: LiteLLM streams with others than the output has."""
-        spoken: dict[str, list[Item]] = {}
-        for item in self._order:
-            if item.key not in taken and item.said():
-                spoken.setdefault(item.kind, []).append(item)
-        for position, value in enumerate(values):
-            kind = expect_text(value.get("type"), "an output item's type")
-            if matches[position] is not None or not (candidates := spoken.get(kind)):
-                continue
-            texts = [text for text in texts_of(value) if text]
-            found = next((item for item in candidates[:_CANDIDATES] if item.rest(texts) is not None), None)
-            if found is not None:
-                matches[position] = found
-                taken.add(found.key)
-                candidates.remove(found)
-
-    def _first_arguments(self, events: list[BackendRawEvent]) -> None:
-        """Calls whose arguments came nowhere but with their beginning."""
-        for item in self._order:
-            if item.first_arguments and not self._calls.has_arguments(item.key):
-                self._calls.fragment(item.key, events, arguments=item.first_arguments)
-                if item.ended and self._calls.end_if_whole(item.key, events):
-                    self._open_calls.discard(item.key)
+        if len(order) == len(self._output.items):
+            self._output.items = order  # where an item came only now, this is its place
 
     def _annotate(self, annotations: Annotations, events: list[BackendRawEvent]) -> None:
         """Positions count in a part of a message: where that begins in the answer is known if no texts were mixed."""
@@ -659,45 +514,20 @@ class ResponsesDecoder(ResponseDecoder):
             for position, value in item.annotations:
                 annotations.add(openai_annotation(value, None if self._interleaved else item.offset(begin, position)))
             begin += item.characters()
-        for item in self._order:
+        for item in self._output.items:
             if not item.spoken:
                 for _, value in item.annotations:
                     annotations.add(openai_annotation(value, None))
         events += annotations.events(begin)
         self._not_carried.add("citations", annotations.passed_over)
 
-    def _note_items(self) -> None:
-        """Notes the turn, and counts what of it no frame carries."""
-        dropped = [item.kind for item in self._order if item.kind not in KNOWN and item.opaque is None]
-        for kind in dropped:
-            self._not_carried.add(kind)
-        in_order = not self._interleaved and [item for item in self._order if item.spoken] == self._spoken
-        # An item that is sent with its id is refused without the reasoning that it came of, and reasoning with its id
-        # without the item that came of it ("was provided without its required …").
-        with_ids = False
-        unsaid = sum(item.characters() for item in self._spoken)
-        for item in self._order:
-            if self._annotations is None:
-                self._not_carried.add("citations", item.citations)
-            opaque = item.opaque
-            if opaque is not None:
-                if dropped and item.kind not in PROGRAMS:
-                    opaque = {key: value for key, value in opaque.items() if key != "id"}
-                self._notes.opaque(opaque)
-            if item.kind == "reasoning":
-                with_ids = opaque is not None and "id" in opaque
-            extra = {key: value for key, value in item.extra.items() if with_ids or key != "id"}
-            if item.kind == "function_call":
-                self._notes.call(item.call_id, extra)
-            elif item.spoken and in_order:
-                self._notes.text(item.characters(), extra)
-            elif item.spoken:
-                # The client's text is in another order than the items: which piece of it is whose cannot be said.
-                if unsaid:
-                    self._notes.text(unsaid, {})
-                unsaid, extra = 0, {}
-            if extra.keys() - {"id"}:
-                self._notes.mark_required()
+    def _count_items(self) -> None:
+        """Counts what of the items no frame carries."""
+        for item in self._output.items:
+            if item.is_lost:
+                self._not_carried.add(item.kind)
+        if self._annotations is None:
+            self._not_carried.add("citations", sum(item.citations for item in self._output.items))
 
 
 _SUMMARY = _TextEvent("reasoning", "summary", "summary_index")
@@ -721,7 +551,3 @@ def _delta(event: JsonObject) -> str:
     if not isinstance(delta, str):
         raise protocol_violation(f"the backend sent {event['type']} without a `delta` that is a string")
     return delta
-
-
-def _index(value: JsonValue) -> int | None:
-    return value if type(value) is int else None

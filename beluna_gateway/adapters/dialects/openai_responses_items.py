@@ -15,17 +15,8 @@ from ...errors import protocol_violation
 from ..base import expect_object, expect_text
 from ..decoding.said_text import SaidText
 
-CARRIED = ("id", "phase", "namespace", "caller", "async")
-"""What an output item has besides its content and must have when it comes back as input."""
-
-MAX_ID_CHARACTERS = 64
-"""The API's own limit for ids in `input` (`string_above_max_length`)."""
-
-KNOWN = frozenset({"message", "reasoning", "function_call"})
+_KNOWN = frozenset({"message", "reasoning", "function_call"})
 """Kinds of items that frames carry."""
-
-PROGRAMS = frozenset({"program", "program_output"})
-"""Programs that call tools, and what came of them: they must be "round-tripped" (openai.types.responses.Program)."""
 
 CLIENT_ITEMS = frozenset(
     {"custom_tool_call", "local_shell_call", "apply_patch_call", "mcp_approval_request", "computer_call"}
@@ -67,10 +58,15 @@ class Item:
     opaque: JsonObject | None = None
     """The item itself, where it has to go back to the provider."""
     extra: JsonObject = field(default_factory=dict)
-    """What of `CARRIED` it has."""
+    """What of it else has to go back, beside its text or call."""
     citations: int = 0
     annotations: list[tuple[int, JsonValue]] = field(default_factory=list)
     """Its annotations with the position of their part, where they were asked for."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether no frame carries it, nor does it go back to the provider."""
+        return self.kind not in _KNOWN and self.opaque is None
 
     def characters(self) -> int:
         """How many have been delivered."""
@@ -151,11 +147,6 @@ def texts_of(value: JsonObject) -> list[str]:
 def text_or_none(value: JsonValue) -> str | None:
     """`value` where it is a string."""
     return value if isinstance(value, str) else None
-
-
-def may_go_back(value: JsonValue) -> bool:
-    """Whether `value` is an id that `input` takes."""
-    return isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARACTERS
 
 
 def waits_for_client(item: JsonObject) -> bool:
