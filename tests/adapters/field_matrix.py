@@ -100,7 +100,7 @@ def body_of(column: str, frame: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(call, HttpCall):
         body = json.loads(call._body)
         ORACLES[COLUMNS[column].dialect].request(json.loads(call._body))
-        return {"POST": call._url.raw_path_qs, **body}
+        return {"POST": call._head.split(b" ")[1].decode(), **body}
     if isinstance(call, _Question):
         return _session(call._request, call._model, call._provider)
     return {"document": call._text}  # type: ignore[attr-defined]  # the language server's

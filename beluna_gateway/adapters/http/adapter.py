@@ -14,16 +14,12 @@ from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from multidict import CIMultiDict
-from yarl import URL
-
 from ...canonical import CanonicalRequest, ModelList, Operation, ResolvedCredential
 from ...config.settings import is_azure
 from ...config.tls_files import system_context
 from ...errors import GatewayError, invalid_request, protocol_violation
 from ...telemetry.service import ProgramStatus
 from ...telemetry.trace_context import TraceContext, trace_context
-from ...version import __version__
 from ...wire import json_pieces
 from ..base import (
     BackendAdapter,
@@ -43,6 +39,7 @@ from .answer import Answer
 from .compression import decompressed
 from .connections import BrokenExchange, ConnectionPool
 from .exchange import Exchange
+from .request_head import RequestHeads, base_url, head_of_get
 
 if TYPE_CHECKING:
     from ...processes.model_server import ModelServer
@@ -67,9 +64,7 @@ class HttpAdapter(BackendAdapter):
         self._base, self._unix_path = base_url(profile.backend.endpoint or "")
         self._pool: ConnectionPool | None = None
         self._server = self._launched()
-        self._stream_headers = _headers(_ACCEPT[dialect.framing])
-        self._whole_headers = _headers("application/json")
-        self._urls: dict[str, URL] = {}
+        self._heads = RequestHeads(self._base, dialect)
         self._proxy_credential: str | None = None
         self.capabilities = overridden(dialect.capabilities, profile)
 
@@ -87,7 +82,8 @@ class HttpAdapter(BackendAdapter):
         wanted = self._dialect.encode(request, model)
         if request.tool_choice == "required" and not request.tools:
             raise invalid_request("tool_choice: 'required', but there are no tools")
-        merge_options(wanted.body, request.provider_options)
+        if request.provider_options is not None:
+            merge_options(wanted.body, request.provider_options)
         decoder = partial(self._dialect.decoder, request, model)
         trace = self.trace_of(request.metadata)
         call = self.call(wanted, decoder, request.request_id, credential, stream=request.stream, trace=trace)
@@ -117,22 +113,11 @@ class HttpAdapter(BackendAdapter):
         trace: TraceContext | None = None,
     ) -> HttpCall:
         """One HTTP request and its answer, read by a fresh `decoder` in each attempt."""
-        headers = (self._stream_headers if stream else self._whole_headers).copy()
-        if request_id.isascii() and request_id.isprintable():
-            headers["X-Request-Id"] = request_id
         self._proxy_credential = credential.proxy
-        if trace is not None:
-            headers.update(trace.headers)
-        if wanted.headers:
-            headers.update(wanted.headers)
-        if self._profile.backend.headers:
-            headers.update(self._profile.backend.headers)
-        if credential.secret is not None:
-            headers.update(self._dialect.auth_headers(credential.secret))
-        if method == "GET":
-            del headers["Content-Type"]
         body = b"" if method == "GET" else json_pieces.dump(wanted.body)
-        return HttpCall(self, self._dialect, decoder, stream, method, self._url(wanted.path), headers, body)
+        length = None if method == "GET" else len(body)
+        head = self._heads.write(wanted, request_id, credential.secret, length, stream=stream, trace=trace)
+        return HttpCall(self, self._dialect, decoder, stream, head, body)
 
     async def probe(self, credential: ResolvedCredential) -> str:
         async with self.serving():
@@ -176,16 +161,13 @@ class HttpAdapter(BackendAdapter):
             GatewayError: It was no success.
         """
         self._proxy_credential = credential.proxy
-        headers = CIMultiDict({"Accept-Encoding": "identity"})
-        if credential.secret is not None:
-            headers.update(self._dialect.auth_headers(credential.secret))
         body = bytearray()
 
         def collect(chunk: bytes) -> bool:
             body.extend(chunk)
             return len(body) > MAX_LIST_BYTES
 
-        async with self.exchange("GET", self._url(path), headers) as exchange:
+        async with self.exchange(self._heads.plain(path, credential.secret)) as exchange:
             await exchange.head()
             if not 200 <= exchange.status < 300:
                 raise await self.failure(exchange)
@@ -204,12 +186,12 @@ class HttpAdapter(BackendAdapter):
         """Surrounds every use of a launched server: waits until it is ready, and prevents its idle stop."""
         return _NOTHING if self._server is None else self._server.use()
 
-    def exchange(self, method: str, url: URL, headers: CIMultiDict[str], body: bytes = b"") -> Exchange:
+    def exchange(self, head: bytes, body: bytes = b"") -> Exchange:
         """One request and its response: ``async with adapter.exchange(…) as exchange:``."""
         if self._pool is None:
             self._pool = ConnectionPool(self._base, self._unix_path, self._profile)
         self._pool.proxy_credential = self._proxy_credential
-        return Exchange(self._pool, _head(method, url, headers, len(body)), body)
+        return Exchange(self._pool, head, body)
 
     async def failure(self, exchange: Exchange) -> GatewayError:
         """The error for a response with a status other than 2xx. The status decides, also where its body breaks."""
@@ -241,29 +223,18 @@ class HttpAdapter(BackendAdapter):
 
         async def answers() -> bool:
             url = self._base.origin().with_path(launch.ready_path)
-            async with self.exchange("GET", url, CIMultiDict()) as exchange:
+            async with self.exchange(head_of_get(url)) as exchange:
                 await exchange.head()
                 return exchange.status == 200
 
         endpoint = self._profile.backend.endpoint or ""
         return ModelServer(launch, endpoint, answers, folder=self._profile.folder)
 
-    def _url(self, path: str) -> URL:
-        """The URL of a dialect's `path`. Both the path and the endpoint may have a query (Azure's `api-version`)."""
-        url = self._urls.get(path)
-        if url is None:
-            name, _, query = path.partition("?")
-            url = self._base.with_path(self._base.path.rstrip("/") + name, encoded=False, keep_query=True)
-            url = url.update_query(query) if query else url
-            if len(self._urls) < _MAX_URLS:  # bounded: Gemini's has the model in it, which clients choose
-                self._urls[path] = url
-        return url
-
 
 class HttpCall:
     """One request, encoded; see `Call`."""
 
-    __slots__ = ("_adapter", "_body", "_decoder", "_framing", "_headers", "_limit", "_method", "_stream", "_url")
+    __slots__ = ("_adapter", "_body", "_decoder", "_framing", "_head", "_limit", "_stream")
 
     def __init__(
         self,
@@ -271,25 +242,21 @@ class HttpCall:
         dialect: HttpDialect,
         decoder: Callable[[], ResponseDecoder],
         stream: bool,
-        method: str,
-        url: URL,
-        headers: CIMultiDict[str],
+        head: bytes,
         body: bytes,
     ) -> None:
         self._adapter = adapter
         self._framing = dialect.framing
         self._decoder = decoder
         self._stream = stream
-        self._method = method
-        self._url = url
-        self._headers = headers
+        self._head = head
         self._body = body
         self._limit = dialect.max_event_bytes
 
     async def attempt(self, emit: Emit, timer: SilenceTimer) -> None:
         async with self._adapter.serving():
             timer.connected()  # the pool has its own timer for connecting
-            async with self._adapter.exchange(self._method, self._url, self._headers, self._body) as exchange:
+            async with self._adapter.exchange(self._head, self._body) as exchange:
                 # Created while the backend works on its answer.
                 decoder = self._decoder()
                 answer = Answer(decoder, self._framing, self._limit, emit, timer, self._adapter.aside)
@@ -310,38 +277,4 @@ class HttpCall:
                     raise with_wait(error, time.time()) from error
 
 
-_ACCEPT = {"sse": "text/event-stream", "ndjson": "application/x-ndjson"}
-_MAX_URLS = 64
 _NOTHING = nullcontext()
-
-
-def _headers(accept: str) -> CIMultiDict[str]:
-    """The headers of every request, before those of the dialect and the configuration."""
-    return CIMultiDict(
-        {
-            "Content-Type": "application/json",
-            "Accept": accept,
-            "Accept-Encoding": "identity",
-            "User-Agent": f"beluna-gateway/{__version__}",
-        }
-    )
-
-
-def _head(method: str, url: URL, headers: CIMultiDict[str], length: int) -> bytes:
-    """The request line and the headers, as bytes. They have been checked: neither holds a line end."""
-    headers.setdefault("Host", url.host_port_subcomponent or "")
-    if method != "GET":
-        headers["Content-Length"] = str(length)
-    lines = "\r\n".join([f"{name}: {value}" for name, value in headers.items()])
-    return f"{method} {url.raw_path_qs} HTTP/1.1\r\n{lines}\r\n\r\n".encode()
-
-
-def base_url(endpoint: str) -> tuple[URL, str | None]:
-    """The URL that a dialect's paths are appended to, and the path of its Unix socket, None for TCP.
-
-    ``unix:/path`` may be followed by a path on that server: ``unix:/run/llama.sock:/v1``.
-    """
-    if endpoint.startswith("unix:"):
-        socket_path, _, path = endpoint.removeprefix("unix:").partition(":")
-        return URL("http://localhost" + path), socket_path
-    return URL(endpoint), None
