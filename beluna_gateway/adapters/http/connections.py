@@ -23,6 +23,7 @@ from yarl import URL
 from ...config.settings import BackendProfile
 from ...config.tls_files import system_context, tls_context
 from ...errors import GatewayError
+from .request_writer import RequestWriter
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
@@ -38,17 +39,8 @@ class Receiver(Protocol):
     def data_received(self, data: bytes) -> None:
         """Takes bytes of the response."""
 
-    def unread(self) -> bytes:
-        """What was received on a broken connection and the event loop did not read; over TLS records."""
-
     def disconnected(self, error: Exception | None, rest: bytes = b"") -> None:
         """Takes the end of the connection, or of its readable half, and the last bytes of the response."""
-
-    def pause_writing(self) -> None:
-        """The transport's buffer is full."""
-
-    def resume_writing(self) -> None:
-        """The transport's buffer has room again."""
 
 
 class PooledProtocol(asyncio.Protocol):
@@ -69,7 +61,7 @@ class PooledProtocol(asyncio.Protocol):
         transports: Those of all connections to the backend that are not lost; this one is added.
     """
 
-    __slots__ = ("_idle", "_poll", "_records", "_tls", "_transport", "_transports", "exchange")
+    __slots__ = ("_idle", "_poll", "_records", "_tls", "_transport", "_transports", "exchange", "writer")
 
     def __init__(
         self, idle: asyncio.Protocol, transport: asyncio.Transport, transports: set[asyncio.Transport]
@@ -89,6 +81,8 @@ class PooledProtocol(asyncio.Protocol):
             self._poll = select.poll()
             self._poll.register(raw.fileno(), select.POLLIN | select.POLLRDHUP)
         self.exchange: Receiver | None = None
+        self.writer = RequestWriter(transport)
+        """Sends the requests."""
 
     def has_input(self) -> bool:
         """Whether bytes or an end wait in the kernel, of an open connection on which nothing was asked: what the event
@@ -112,7 +106,7 @@ class PooledProtocol(asyncio.Protocol):
         self._transports.discard(self._transport)
         self._idle.connection_lost(error)
         if self.exchange is not None:
-            rest = self.exchange.unread()
+            rest = self.writer.unread()
             if self._tls is not None:
                 if self._records is not None:
                     _add_records(self._records, rest)
@@ -121,12 +115,10 @@ class PooledProtocol(asyncio.Protocol):
             self.exchange.disconnected(error, rest)
 
     def pause_writing(self) -> None:
-        if self.exchange is not None:
-            self.exchange.pause_writing()
+        self.writer.pause()
 
     def resume_writing(self) -> None:
-        if self.exchange is not None:
-            self.exchange.resume_writing()
+        self.writer.resume()
 
 
 class ConnectionPool:

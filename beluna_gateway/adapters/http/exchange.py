@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from .body_buffer import LARGE_READ_BYTES, BodyBuffer
 from .connections import BrokenExchange, ConnectionPool, PooledProtocol
-from .request_writer import RequestWriter
 from .response_parser import ResponseParser
 
 if TYPE_CHECKING:
     from aiohttp.connector import Connection
+
+    from .request_writer import RequestWriter
 
 LATE_END_SECONDS = 1.0
 """How long a response has for its own end, once the answer in it is complete, so that its connection can be used
@@ -75,7 +76,7 @@ class Exchange:
         self._connection, self._transport, self._protocol = connection, transport, protocol
         self._buffer = BodyBuffer(transport, self._pool.loop)
         self._parser = ResponseParser(self._buffer.pieces)
-        self._writer = RequestWriter(transport)
+        self._writer = protocol.writer
         self._state = "open"
         protocol.exchange = self
         self._writer.start(*self._request)
@@ -249,12 +250,6 @@ class Exchange:
         if len(data) >= LARGE_READ_BYTES and self._state == "open" and parser.phase == "body":
             self._buffer.end_turn()
 
-    def unread(self) -> bytes:
-        """What was received on a broken connection while the request was being sent, and the event loop did not read;
-        over TLS records.
-        """
-        return self._writer.unread()
-
     def disconnected(self, error: Exception | None, rest: bytes = b"") -> None:
         """Takes the end of the connection, or of its readable half.
 
@@ -265,11 +260,3 @@ class Exchange:
         self._parser.feed(rest)
         self._parser.feed_eof(error)
         self.data_received(b"")  # delivers the end
-
-    def pause_writing(self) -> None:
-        """Passes on that the transport's buffer is full."""
-        self._writer.pause()
-
-    def resume_writing(self) -> None:
-        """Passes on that the transport's buffer has room again."""
-        self._writer.resume()

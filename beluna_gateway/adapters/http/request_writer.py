@@ -1,4 +1,4 @@
-"""Writes one request to a transport, and reads the answer of a peer that stopped reading it."""
+"""Writes requests to a transport, one after another, and reads the answer of a peer that stopped reading one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NOTHING = memoryview(b"")
 
 
 class RequestWriter:
-    """Sends a request's head and body. `start` begins, `close` lets go of the transport.
+    """Sends the requests of a connection: `start` begins one, `close` drops what is unsent of it.
 
     A backend may answer a large request, with 413 say, and close the connection without reading the rest. Then writing
     fails (EPIPE, ECONNRESET), and the event loop closes its descriptor without reading what the kernel has received:
