@@ -572,7 +572,7 @@ async def _run(
     """Runs `prepare` here or, for a large request, off the event loop."""
     if large is None:
         return prepare(request, credential)
-    return await large.use(lambda _: prepare(request, credential))
+    return await large.use(partial(prepare, request, credential))
 
 
 R = TypeVar("R")

@@ -177,9 +177,9 @@ class Large:
 
         await self._worker.run(work)
 
-    async def use(self, function: Callable[[Any], _Result]) -> _Result:
-        """What `function` makes of the value, which stays."""
-        return await self._worker.run(lambda: function(self.value))
+    async def use(self, function: Callable[[], _Result]) -> _Result:
+        """What `function` returns, called in the thread. The value, or what it is made of, stays."""
+        return await self._worker.run(function)
 
     def close(self) -> None:
         """Frees the value, in the thread. Whoever else holds it has to have let go of it before."""

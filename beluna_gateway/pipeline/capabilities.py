@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from ..canonical import (
     AssistantMessage,
@@ -31,16 +31,20 @@ class CapabilityGuard:
             GatewayError: `unsupported_capability`, naming the field that asks for what the backend cannot do.
         """
         if isinstance(request, CanonicalRequest):
-            return cast("R", self._admit(request, capabilities, backend_id))
+            return self._admit(request, capabilities, backend_id)  # type: ignore[return-value]  # R is that class
         if isinstance(request, TokenCountRequest):
             return replace(request, inference=self._admit(request.inference, capabilities, backend_id))
         return request
 
     def _admit(self, request: CanonicalRequest, capabilities: Capabilities, backend_id: str) -> CanonicalRequest:
-        if (asked := _first_unsupported(request, capabilities)) is not None:
+        can = capabilities
+        asked = _first_unsupported(request, can)
+        if asked is None and not (can.vision and can.tool_calls and can.parallel_tool_calls):
+            asked = _first_unsupported_in_history(request, can)
+        if asked is not None:
             field, capability = asked
             raise unsupported(f"{field}: backend {backend_id!r} does not have the capability {capability}")
-        if not capabilities.reasoning and (request.enable_thinking is False or request.reasoning is not None):
+        if not can.reasoning and (request.enable_thinking is False or request.reasoning is not None):
             return replace(request, enable_thinking=None, reasoning=None)
         return request
 
@@ -65,12 +69,10 @@ def _first_unsupported(request: CanonicalRequest, can: Capabilities) -> tuple[st
             return "include_reasoning", "reasoning"
         if request.reasoning not in (None, Reasoning(effort="off")):
             return "reasoning", "reasoning"
-    return _first_unsupported_in_history(request, can)
+    return None
 
 
 def _first_unsupported_in_history(request: CanonicalRequest, can: Capabilities) -> tuple[str, str] | None:
-    if can.vision and can.tool_calls and can.parallel_tool_calls:
-        return None
     for index, message in enumerate(request.messages):
         if not can.vision:
             for position, part in enumerate(message.parts):

@@ -35,22 +35,26 @@ class CredentialResolver:
         self._commands = CommandCredentials(environment)
 
     async def resolve(self, profile: BackendProfile) -> ResolvedCredential:
-        """The secret for `profile`. Waits only where a command has to be asked for it.
+        """The secret for `profile`, and that for its proxy. Waits only where a command has to be asked for one.
 
         Raises:
             GatewayError: `authentication`, where the variable or file is missing, unreadable or blank, or the command
                 failed.
         """
-        proxy = None
-        if profile.backend.proxy_credential is not None:
-            proxy = await self.secret(profile.backend.proxy_credential, profile.folder, profile)
-            if proxy is not None:
-                user, colon, password = proxy.partition(":")
+        credential, proxy = profile.backend.credential, profile.backend.proxy_credential
+        for_proxy = None
+        if proxy is not None:
+            for_proxy = await self.secret(proxy, profile.folder, profile)
+            if for_proxy is not None:
+                user, colon, password = for_proxy.partition(":")
                 if not colon or not user:
                     raise _no_credential(profile, "the proxy_credential is not of the form user:password")
                 self._redactor.learn(password)
-        secret = await self.secret(profile.backend.credential, profile.folder, profile)
-        return _NOTHING if secret is None and proxy is None else ResolvedCredential(secret, proxy)
+        if type(credential) is CommandCredential:
+            secret = await self.secret(credential, profile.folder, profile)
+        else:
+            secret = self._stored(credential, profile.folder, profile)
+        return _NOTHING if secret is None and for_proxy is None else ResolvedCredential(secret, for_proxy)
 
     async def secret(
         self, credential: CredentialRef, folder: Path, whose: BackendProfile | str, refused: str | None = None
@@ -66,23 +70,31 @@ class CredentialResolver:
         Raises:
             GatewayError: As `resolve`.
         """
-        if refused is not None and isinstance(credential, CommandCredential):
+        if type(credential) is not CommandCredential:
+            return self._stored(credential, folder, whose)
+        if refused is not None:
             self._commands.refused(credential, folder, refused)
+        try:
+            secret = await self._commands.secret(credential, folder)
+        except GatewayError as error:
+            raise _no_credential(whose, error.message) from None
+        return self._checked(secret, f"the output of the credential command {credential.command[0]}", whose)
+
+    def _stored(self, credential: CredentialRef, folder: Path, whose: BackendProfile | str) -> str | None:
+        """What a reference stands for that is no command."""
         match credential:
             case NoCredential():
                 return None
             case EnvCredential(var=name):
-                source, secret = f"the environment variable {name}", self._environment.get(name)
+                return self._checked(self._environment.get(name), f"the environment variable {name}", whose)
             case FileCredential(path=path):
-                source, secret = f"the credential file {path}", self._read(path, folder, whose)
+                return self._checked(self._read(path, folder, whose), f"the credential file {path}", whose)
             case InlineCredential(token=token):
-                source, secret = "the inline token", token
-            case CommandCredential() as command:
-                source = f"the output of the credential command {command.command[0]}"
-                try:
-                    secret = await self._commands.secret(command, folder)
-                except GatewayError as error:
-                    raise _no_credential(whose, error.message) from None
+                return self._checked(token, "the inline token", whose)
+        raise TypeError(f"{credential!r} is a command")
+
+    def _checked(self, secret: str | None, source: str, whose: BackendProfile | str) -> str:
+        """`secret` without the white space around it; the redactor learns it."""
         if secret is None:
             raise _no_credential(whose, f"{source} is missing")
         secret = secret.strip()

@@ -103,12 +103,12 @@ class RequestNormalizer:
         self, frame: frames.Infer | frames.CountTokens, request_id: str, limits: frames.Limits
     ) -> CanonicalRequest:
         tools = tuple(_tools(frame.tools)) if frame.tools else ()
-        sampling = frame.sampling
+        sampling, cache, options = frame.sampling, frame.cache, frame.provider_options
         return CanonicalRequest(
             request_id=request_id,
             backend_hint=frame.backend_id,
             model=frame.model,
-            route=_route(frame),
+            route=None if frame.route is None else _route(frame, frame.route),
             messages=_messages(frame.messages),
             tools=tools,
             tool_choice=_tool_choice(frame.tool_choice, tools),
@@ -126,13 +126,13 @@ class RequestNormalizer:
                 tuple(sampling.stop) if sampling.stop is not None else None,
             ),
             enable_thinking=frame.enable_thinking,
-            reasoning=_reasoning(frame),
-            cache=_cache(frame.cache),
+            reasoning=None if frame.reasoning is None else _reasoning(frame, frame.reasoning),
+            cache=None if cache is None else Cache(cache.mode, cache.key, cache.retention),
             parallel_tool_calls=frame.parallel_tool_calls,
             service_tier=frame.service_tier,
             include_annotations=frame.include_annotations,
             include_reasoning=frame.include_reasoning,
-            provider_options=_provider_options(frame.provider_options),
+            provider_options=None if options is None else _one_answer(options),
         )
 
 
@@ -140,29 +140,22 @@ _NO_LIMITS = frames.Limits()
 _NO_SAMPLING = Sampling()
 
 
-def _route(frame: frames.Infer | frames.CountTokens) -> str | None:
+def _route(frame: frames.Infer | frames.CountTokens, route: frames.AliasRoute | frames.KeyRoute) -> str:
     """The alias that `route` names. Core looks both of its forms up among the aliases, and trims them."""
-    if frame.route is None:
-        return None
     if frame.backend_id is not None or frame.model is not None:
         raise invalid_request("route: not together with backend_id or model")
-    name = frame.route.alias if isinstance(frame.route, frames.AliasRoute) else frame.route.binding_id
+    name = route.alias if isinstance(route, frames.AliasRoute) else route.binding_id
     return name.strip()
 
 
-def _reasoning(frame: frames.Infer | frames.CountTokens) -> Reasoning | None:
-    asked = frame.reasoning
-    if asked is None or (asked.effort is None and asked.budget_tokens is None and asked.summary is None):
+def _reasoning(frame: frames.Infer | frames.CountTokens, asked: frames.Reasoning) -> Reasoning | None:
+    if asked.effort is None and asked.budget_tokens is None and asked.summary is None:
         return None
     if frame.enable_thinking is not None:
         raise invalid_request("reasoning: not together with enable_thinking; effort 'off' is its false")
     if asked.effort is not None and asked.budget_tokens is not None:
         raise invalid_request("reasoning.budget_tokens: not together with reasoning.effort; name one of them")
     return Reasoning(asked.effort, asked.budget_tokens, asked.summary)
-
-
-def _cache(cache: frames.Cache | None) -> Cache | None:
-    return None if cache is None else Cache(cache.mode, cache.key, cache.retention)
 
 
 # --- messages ------------------------------------------------------------------------------------------------
@@ -383,10 +376,8 @@ def _strict(definition: frames.ToolDefinition, path: str) -> bool | None:
     return inside
 
 
-def _provider_options(options: JsonObject | None) -> JsonObject | None:
-    """The options, none of which asks for several answers: a client gets one."""
-    if options is None:
-        return None
+def _one_answer(options: JsonObject) -> JsonObject:
+    """`options`, none of which asks for several answers: a client gets one."""
     for place in (options, *(options.get(name) for name in _GEMINI_CONFIG)):
         for name in COUNTS_OF_ANSWERS:
             count = place.get(name) if isinstance(place, dict) else None

@@ -206,7 +206,7 @@ class _Held:
         """One more, behind what the worker has to do; its event ends it."""
         let_go = threading.Event()
         job = Large(self._worker, None)
-        self._tasks.append(asyncio.create_task(job.use(lambda _: let_go.wait(PATIENCE))))
+        self._tasks.append(asyncio.create_task(job.use(lambda: let_go.wait(PATIENCE))))
         await asyncio.sleep(0)  # now it is submitted
         job.close()
         return let_go
