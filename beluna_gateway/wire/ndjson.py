@@ -263,7 +263,14 @@ def usage_object(usage: UsageStats) -> dict[str, Any]:
         "total_tokens": usage.total_tokens,
         "provider_usage_raw": usage.provider_usage_raw,
     }
-    for name in ("cached_input_tokens", "cache_write_input_tokens", "reasoning_tokens", "cost", "service_tier"):
-        if (value := getattr(usage, name)) is not None:
-            fields[name] = value
+    if usage.cached_input_tokens is not None:
+        fields["cached_input_tokens"] = usage.cached_input_tokens
+    if usage.cache_write_input_tokens is not None:
+        fields["cache_write_input_tokens"] = usage.cache_write_input_tokens
+    if usage.reasoning_tokens is not None:
+        fields["reasoning_tokens"] = usage.reasoning_tokens
+    if usage.cost is not None:
+        fields["cost"] = usage.cost
+    if usage.service_tier is not None:
+        fields["service_tier"] = usage.service_tier
     return fields

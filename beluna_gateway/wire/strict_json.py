@@ -71,11 +71,18 @@ def without_too_large(value: J) -> J:
     for container in level:  # it grows on the way
         for item in container.values() if type(container) is dict else container:
             kind = type(item)
-            if kind is dict or kind is list:
+            if kind is int:
+                if not _LEAST <= item <= _MOST:
+                    return cast("J", _replaced(value))
+            elif kind is dict or kind is list:
                 level.append(item)
-            elif (kind is int or kind is float) and not -LARGEST_FLOAT <= item <= LARGEST_FLOAT:
+            elif kind is float and not -LARGEST_FLOAT <= item <= LARGEST_FLOAT:
                 return cast("J", _replaced(value))
     return value
+
+
+_MOST = int(LARGEST_FLOAT)  # an integer compared with a float takes several times as long
+_LEAST = -_MOST
 
 
 def _replaced(value: Any) -> Any:
