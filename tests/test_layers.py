@@ -20,7 +20,7 @@ def _words(text: str) -> frozenset[str]:
 # Third parties and the outside world → the modules that are their door.
 DOORS: dict[str, set[str]] = {
     "python_socks": {"adapters.http.proxy"},
-    "aiohttp": {"adapters.http.proxy", "adapters.http.connections", "adapters.http.exchange"},
+    "aiohttp": {"adapters.http.proxy", "adapters.http.connections"},
     "httptools": {"adapters.http.response_parser"},
     "multidict": {"adapters.http.request_head"},
     "yarl": {"adapters.http.request_head", "adapters.http.connections"},

@@ -11,12 +11,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, Self
 
 from .body_buffer import LARGE_READ_BYTES, BodyBuffer
-from .connections import BrokenExchange, ConnectionPool, PooledProtocol
+from .connections import BrokenExchange, ConnectionPool, PooledConnection, PooledProtocol
 from .response_parser import ResponseParser
 
 if TYPE_CHECKING:
-    from aiohttp.connector import Connection
-
     from .request_writer import RequestWriter
 
 LATE_END_SECONDS = 1.0
@@ -64,7 +62,7 @@ class Exchange:
         self._waiter: asyncio.Future[bool] | None = None
         self._late: asyncio.TimerHandle | None = None
         # Set when the block is entered:
-        self._connection: Connection
+        self._connection: PooledConnection
         self._transport: asyncio.Transport
         self._protocol: PooledProtocol
         self._buffer: BodyBuffer
@@ -72,8 +70,9 @@ class Exchange:
         self._writer: RequestWriter
 
     async def __aenter__(self) -> Self:
-        connection, transport, protocol = await self._pool.connect()
-        self._connection, self._transport, self._protocol = connection, transport, protocol
+        self._connection = pooled = await self._pool.connect()
+        _, transport, protocol = pooled
+        self._transport, self._protocol = transport, protocol
         self._buffer = BodyBuffer(transport, self._pool.loop)
         self._parser = ResponseParser(self._buffer.pieces)
         self._writer = protocol.writer
@@ -161,7 +160,7 @@ class Exchange:
             self._writer.reset_if_unsent()
             self._transport.abort()
             self._detach()
-            self._connection.close()
+            self._connection.connection.close()
 
     def _new_waiter(self) -> asyncio.Future[bool]:
         self._waiter = self._pool.loop.create_future()
@@ -212,7 +211,7 @@ class Exchange:
     def _give_back(self) -> None:
         if self._parser.reusable and self._writer.sent:
             self._detach()
-            self._connection.release()
+            self._pool.give_back(self._connection)
         else:
             self.abort()
 

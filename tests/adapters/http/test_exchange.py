@@ -18,6 +18,7 @@ import pytest
 import uvloop
 from yarl import URL
 
+from beluna_gateway.adapters.http import connections
 from beluna_gateway.adapters.http import exchange as exchange_module
 from beluna_gateway.adapters.http.connections import BrokenExchange, ConnectionPool
 from beluna_gateway.adapters.http.exchange import Exchange
@@ -154,6 +155,36 @@ def test_a_quiet_connection_is_used_again(run):
                         assert await body_of(exchange) == b"hello"
                 assert peer is not None
                 peer.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("what", ["answer", "end", "nothing"])
+def test_a_connection_that_nobody_needs_goes_back_to_aiohttp(run, monkeypatch, what: str):
+    """Which closes what came to an end, and gives the other ones out again."""
+    monkeypatch.setattr(connections, "AT_HAND_SECONDS", 0.01)
+
+    async def main() -> None:
+        with listening() as server:
+            async with pool_of(server) as pool:
+                async with Exchange(pool, HEAD, b"") as first:
+                    peer, _ = server.accept()
+                    peer.sendall(ANSWER)
+                    assert await body_of(first) == b"hello"
+                with peer:
+                    if what == "answer":
+                        peer.sendall(ANSWER.replace(b"hello", b"wrong"))
+                    elif what == "end":
+                        peer.shutdown(socket.SHUT_WR)
+                    while pool._at_hand:
+                        await asyncio.sleep(0.01)
+                    async with Exchange(pool, HEAD, b"") as second:
+                        other = peer
+                        if what != "nothing":
+                            other, _ = server.accept()
+                        with other:
+                            other.sendall(ANSWER)
+                            assert await body_of(second) == b"hello"
 
     run(main)
 
