@@ -41,6 +41,8 @@ class BudgetEnforcer:
         self._budget = budget
         self._backend_id = backend_id
         self._client = client
+        self.slot = BudgetLease(self)
+        """Entered by each request."""
         self.places = asyncio.Semaphore(budget.max_concurrency_per_backend)
         self.starts: AsyncLimiter | None = None
         if budget.rate_smoothing_per_second is not None:
@@ -95,7 +97,7 @@ class BudgetEnforcer:
             GatewayError: On entering: `budget_exceeded`.
         """
         if self.scope is None and self.spend is None:
-            return BudgetLease(self)
+            return self.slot
         return AccountLease(self)
 
     def limits_in_use(self) -> list[dict[str, Any]]:
@@ -142,7 +144,7 @@ class NarrowedBudget:
 
     @asynccontextmanager
     async def _local_lease(self) -> AsyncIterator[None]:
-        async with BudgetLease(self._own), BudgetLease(self._backend):
+        async with self._own.slot, self._backend.slot:
             yield
 
 
@@ -176,7 +178,7 @@ class Used:
 
 
 class BudgetLease:
-    """A slot among the concurrent requests.
+    """A slot among the concurrent requests. Has no state of its own: any number of requests may enter one.
 
     Entering waits, in order of arrival, for a slot and then for the start rate; cancelling the wait releases the slot.
     """
@@ -257,7 +259,7 @@ class AccountLease:
             self._queue = quota.queue(budget.scope for budget in budgets if budget.scope is not None)
         try:
             for budget in budgets:
-                lease = BudgetLease(budget)
+                lease = budget.slot
                 await lease.__aenter__()
                 self._taken.append(lease)
             for spend in spends:

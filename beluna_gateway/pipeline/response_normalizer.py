@@ -119,7 +119,8 @@ class ResponseNormalizer:
                 if self._include_reasoning and event.delta:
                     passed.append(event)
             elif type(event) is Completed:
-                end = Completed(event.finish_reason, without_too_large(event.backend_metadata))
+                kept = without_too_large(event.backend_metadata)
+                end = event if kept is event.backend_metadata else Completed(event.finish_reason, kept)
                 passed.append(end)
             elif type(event) is not Progress:
                 passed.append(self._rare(event))

@@ -32,17 +32,16 @@ class BackendRouter:
         default_backend: str | None,
         aliases: Mapping[str, Target] | None = None,
     ) -> None:
-        self._profiles = profiles
-        self._aliases = aliases or {}
-        if default_backend is not None:
-            self._default = Target(default_backend, profiles[default_backend].default_model)
-        else:
-            self._default = self._aliases[DEFAULT_ALIAS]
+        self._backends = {name: SelectedBackend(profile, profile.default_model) for name, profile in profiles.items()}
+        self._aliases = {
+            name: SelectedBackend(profiles[target.backend_id], target.model) for name, target in (aliases or {}).items()
+        }
+        self._default = self._aliases[DEFAULT_ALIAS] if default_backend is None else self._backends[default_backend]
 
     @property
     def default_backend(self) -> str:
         """The id of the backend for requests that name none."""
-        return self._default.backend_id
+        return self._default.profile.id
 
     def select(self, request: CanonicalRequest | Operation) -> SelectedBackend:
         """The backend and model for `request`.
@@ -50,21 +49,20 @@ class BackendRouter:
         Raises:
             GatewayError: `invalid_request`, where the backend or alias that it names is not configured.
         """
+        selected: SelectedBackend | None
         if request.route is not None:
-            target = self._aliases.get(request.route)
-            if target is None:
-                known_aliases = _configured(self._aliases)
-                raise invalid_request(f"route: {quoted(request.route)} is no alias of a model; {known_aliases}")
-            return SelectedBackend(self._profiles[target.backend_id], target.model)
-        if request.backend_hint is None:
-            profile, model = self._profiles[self._default.backend_id], self._default.model
+            selected = self._aliases.get(request.route)
+            if selected is None:
+                known = _configured(self._aliases)
+                raise invalid_request(f"route: {quoted(request.route)} is no alias of a model; {known}")
+        elif request.backend_hint is not None:
+            selected = self._backends.get(request.backend_hint)
+            if selected is None:
+                known = _configured(self._backends)
+                raise invalid_request(f"backend_id: {quoted(request.backend_hint)} is not configured; {known}")
         else:
-            known = self._profiles.get(request.backend_hint)
-            if known is None:
-                configured = _configured(self._profiles)
-                raise invalid_request(f"backend_id: {quoted(request.backend_hint)} is not configured; {configured}")
-            profile, model = known, known.default_model
-        return SelectedBackend(profile, model if request.model is None else request.model)
+            selected = self._default
+        return selected if request.model is None else SelectedBackend(selected.profile, request.model)
 
 
 def _configured(names: Mapping[str, object]) -> str:

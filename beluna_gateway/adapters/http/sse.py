@@ -25,8 +25,8 @@ from .payloads import (
 
 _DONE_EVENT = b"data: %b\n\n" % DONE_MARK
 
-_RETURN = ord("\r")
-"""As a number: of a byte string Python first finds out, by an exception, that it is none, which takes six times as
+_RETURN, _NEWLINE = b"\r\n"
+"""As numbers: of a byte string Python first finds out, by an exception, that it is none, which takes six times as
 long."""
 
 _MESSAGES = frozenset(
@@ -77,18 +77,19 @@ class SseParser:
         plain = chunk.startswith(b"data: {")
         if plain and self._at_start and not self._line:
             self._at_start, self._between = False, True
-        if plain and self._between and len(chunk) <= self._limit and chunk.endswith(b"\n\n") and _RETURN not in chunk:
-            if chunk.find(b"\n") == len(chunk) - 2:
+        if plain and self._between and len(chunk) <= self._limit and _RETURN not in chunk:
+            if chunk.find(b"\n") == len(chunk) - 2 and chunk[-1] == _NEWLINE:
                 return [chunk[6:-2]]
-            events = chunk[6:-2].split(b"\n\ndata: ")
-            count = len(events)
-            if chunk.count(b"\n") == 2 * count:
-                others = count - 1 - chunk.count(b"\n\ndata: {") if count > 1 else 0
-                if others == 1 and events[-1] == DONE_MARK:
-                    events[-1] = DONE_MARK
-                    return events
-                if others == 0:
-                    return events
+            if chunk.endswith(b"\n\n"):
+                events = chunk[6:-2].split(b"\n\ndata: ")
+                count = len(events)
+                if chunk.count(b"\n") == 2 * count:
+                    others = count - 1 - chunk.count(b"\n\ndata: {") if count > 1 else 0
+                    if others == 1 and events[-1] == DONE_MARK:
+                        events[-1] = DONE_MARK
+                        return events
+                    if others == 0:
+                        return events
         elif self._between and chunk == _DONE_EVENT:
             return [DONE_MARK]
         if self._at_start:
