@@ -15,6 +15,7 @@ import encodings.idna  # noqa: F401 - the codec of host names, which the first c
 import os
 import select
 import ssl
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -181,7 +182,7 @@ class ConnectionPool:
             total=None, connect=profile.reliability.connect_timeout_ms / 1000, ceil_threshold=1e9
         )
         self._transports: set[asyncio.Transport] = set()
-        self._at_hand: list[PooledConnection] = []
+        self._at_hand: deque[PooledConnection] = deque()
         self._giving_back: asyncio.TimerHandle | None = None
         self.on_close: set[Callable[[], None]] = set()
         """Called when the pool is closed, by exchanges that linger after their request has ended."""
@@ -193,7 +194,7 @@ class ConnectionPool:
             GatewayError: There is none to be had.
         """
         while self._at_hand:
-            pooled = self._at_hand.pop()
+            pooled = self._at_hand.popleft()  # in turns, as aiohttp does: they may lead to different servers
             if pooled.protocol.is_usable():
                 return pooled
             pooled.connection.close()
@@ -224,9 +225,8 @@ class ConnectionPool:
     def _give_back(self) -> None:
         """To aiohttp, which closes what is of no use any more."""
         self._giving_back = None
-        unused, self._at_hand = self._at_hand, []
-        for pooled in unused:
-            pooled.connection.release()
+        while self._at_hand:
+            self._at_hand.popleft().connection.release()
 
     def cut(self, why: object) -> BrokenExchange:
         """The error for a response that did not come to its end."""
