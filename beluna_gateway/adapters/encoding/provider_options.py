@@ -11,6 +11,9 @@ from ...errors import invalid_request
 def merge_options(body: JsonObject, options: JsonObject | None, at: str = "provider_options") -> None:
     """Merges a request's `provider_options` into `body`, nested objects member by member.
 
+    An object that gets members is exchanged in `body`, not changed: a schema there is the request's own, which is
+    encoded anew for each attempt.
+
     Raises:
         GatewayError: `invalid_request`, for a key that the gateway has set itself for this request.
     """
@@ -24,7 +27,8 @@ def merge_options(body: JsonObject, options: JsonObject | None, at: str = "provi
             raise invalid_request(
                 f"{at}.{key}: the gateway sets this itself for this request, it may not be overridden"
             )
-        merge_options(own, value, f"{at}.{key}")
+        body[name] = merged = {**own}
+        merge_options(merged, value, f"{at}.{key}")
 
 
 def _own_name(key: str, body: JsonObject) -> str:

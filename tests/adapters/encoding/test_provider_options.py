@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -25,6 +26,18 @@ def test_options_are_added_member_by_member(options: Any, merged: Any) -> None:
     merge_options(body, options)
 
     assert body == merged
+
+
+def test_what_the_body_has_from_the_request_stays_as_it_is() -> None:
+    """A schema stands in the body as the client gave it; a second attempt begins with the same one."""
+    schema: Any = {"type": "object", "$defs": {"d": {}}}
+    before = copy.deepcopy(schema)
+    for _ in range(2):
+        body: Any = {"format": schema}
+        merge_options(body, {"format": {"title": "T", "$defs": {"e": {}}}})
+
+        assert body == {"format": {"type": "object", "$defs": {"d": {}, "e": {}}, "title": "T"}}
+    assert schema == before
 
 
 @pytest.mark.parametrize(
