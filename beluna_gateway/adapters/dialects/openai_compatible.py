@@ -53,6 +53,12 @@ def _call_ids(endpoint: str | None) -> IdRule | None:
     return next((rule for domain, rule in _CALL_IDS_AT.items() if is_at(endpoint, domain)), None)
 
 
+_REASON_IN_TURNS = ("deepseek.com", "moonshot.ai", "moonshot.cn", "kimi.com", "xiaomimimo.com")
+"""Whose thinking models refuse a turn with calls that has no `reasoning_content`. HTTP 400 "must be passed back to the
+API" (DeepSeek, Xiaomi MiMo), "thinking is enabled but reasoning_content is missing in assistant tool call message"
+(Kimi: continue #11600, opencode #16318)."""
+
+
 class OpenAICompatibleDialect(HttpDialect):
     name = "openai_compatible"
     capabilities = Capabilities()
@@ -62,7 +68,7 @@ class OpenAICompatibleDialect(HttpDialect):
         settings = profile.backend.openai_compatible
         self._at_openai = openai_itself = is_openai(profile.backend.endpoint)
         self._call_ids = _call_ids(profile.backend.endpoint)
-        self._wants_reasoning = is_at(profile.backend.endpoint, "deepseek.com")
+        self._wants_reasoning = any(is_at(profile.backend.endpoint, domain) for domain in _REASON_IN_TURNS)
         self._max_tokens_field = settings.max_tokens_field or (
             "max_completion_tokens" if openai_itself else "max_tokens"
         )
@@ -196,6 +202,8 @@ def _turn_fields(message: AssistantMessage, index: int, origin: Origin, ids: Cal
 
 
 _NOT_THINKING: JsonObject = {"thinking": {"type": "disabled"}}
+_NO_REASONING = " "
+"""For turns of other models: DeepSeek V4 Pro refuses an empty one (hermes-agent #18263, which sends this to all)."""
 
 
 class _Reasoned:
@@ -203,11 +211,11 @@ class _Reasoned:
 
     DeepSeek's guide "Thinking mode": with tools, and in a turn with calls, which is all between two messages of the
     user, it has to come back in all requests that follow ("The `reasoning_content` in the thinking mode must be passed
-    back to the API", HTTP 400). Else it is not wanted, and older models refuse it.
+    back to the API", HTTP 400). Else it is not wanted, and older models refuse it. Kimi and MiMo want no more.
 
     Args:
         request: The request.
-        always: An empty one stands for what a message does not have: another model's, or none at all.
+        always: `_NO_REASONING` stands for what a message does not have: another model's, or none at all.
     """
 
     def __init__(self, request: CanonicalRequest, *, always: bool) -> None:
@@ -224,7 +232,7 @@ class _Reasoned:
         if index not in self._wanted:
             fields.pop("reasoning_content", None)
         elif self._always:
-            fields.setdefault("reasoning_content", "")
+            fields.setdefault("reasoning_content", _NO_REASONING)
         return fields
 
     def _look(self) -> set[int]:

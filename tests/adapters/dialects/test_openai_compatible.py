@@ -247,14 +247,20 @@ def test_reasoning_content_goes_back_in_turns_with_calls_only() -> None:
 @pytest.mark.parametrize(
     ("endpoint", "asked", "expected"),
     [
-        ("https://api.deepseek.com/v1", {}, ["", "hm"]),
-        ("https://api.deepseek.com/v1", {"enable_thinking": True}, ["", "hm"]),
+        ("https://api.deepseek.com/v1", {}, [" ", "hm"]),
+        ("https://api.deepseek.com/v1", {"enable_thinking": True}, [" ", "hm"]),
         ("https://api.deepseek.com/v1", {"enable_thinking": False}, [None, "hm"]),
         ("https://notdeepseek.com/v1", {}, [None, "hm"]),
+        ("https://api.moonshot.ai/v1", {}, [" ", "hm"]),
+        ("https://api.moonshot.cn/v1", {"enable_thinking": False}, [None, "hm"]),
+        ("https://api.kimi.com/coding/v1", {}, [" ", "hm"]),
+        ("https://api.xiaomimimo.com/v1", {}, [" ", "hm"]),
     ],
 )
-def test_deepseek_gets_empty_reasoning_for_foreign_turns(endpoint: str, asked: Any, expected: list[str | None]) -> None:
-    """Thinking, it refuses a turn with calls without any: HTTP 400 "must be passed back to the API"."""
+def test_foreign_turns_get_reasoning_where_it_is_demanded(
+    endpoint: str, asked: Any, expected: list[str | None]
+) -> None:
+    """Thinking, DeepSeek, Kimi and MiMo refuse a turn with calls without any, and DeepSeek V4 Pro an empty one."""
     messages = [past_turn("a"), past_turn("b", provider_state=state(*REASONED))]
 
     sent = body_of({"messages": messages, **asked}, endpoint=endpoint, openai_compatible={"thinking": "thinking_type"})[
