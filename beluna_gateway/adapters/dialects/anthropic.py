@@ -33,6 +33,7 @@ from ...errors import invalid_request, unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..encoding.caching import CacheMarks, caching, refuse_cache_key
 from ..encoding.call_ids import CallIds, IdRule, answered_calls
+from ..encoding.call_names import PastNames
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TurnNotes, part_path, pieces
 from ..encoding.reasoning import claude_thinking
 from ..encoding.turns import shape_turns
@@ -70,7 +71,7 @@ class AnthropicDialect(HttpDialect):
         marks = CacheMarks(cache)
         if system := _system(request.messages, marks):
             body["system"] = system
-        body["messages"] = _Conversation(request.messages, Origin(self.name, self.profile.id, model), marks).turns()
+        body["messages"] = _Conversation(request, Origin(self.name, self.profile.id, model), marks).turns()
         if cache.automatic and marks.placed < MAX_CACHE_MARKS:  # it takes one of the places for marks
             body["cache_control"] = marks.control
         if request.tools:
@@ -145,8 +146,9 @@ def _system(messages: tuple[Message, ...], marks: CacheMarks) -> list[JsonValue]
 class _Conversation:
     """The messages of one request as turns of content blocks. A text is always a block, whatever stands beside it."""
 
-    def __init__(self, messages: tuple[Message, ...], origin: Origin, marks: CacheMarks) -> None:
-        self._messages = messages
+    def __init__(self, request: CanonicalRequest, origin: Origin, marks: CacheMarks) -> None:
+        self._messages = messages = request.messages
+        self._names = PastNames(request.tools)
         self._marks = marks
         self._origin = origin
         self._answered = answered_calls(messages)
@@ -198,8 +200,9 @@ class _Conversation:
                 blocks.append(piece.value)
             elif isinstance(piece, CallPiece):
                 call, call_id = piece.call, self._ids.of_call(index, piece.position)
-                carried = {name: piece.extra[name] for name in CARRIED if name in piece.extra}
-                block: JsonObject = {"type": "tool_use", "id": call_id, "name": call.name, "input": call.arguments}
+                name = self._names.sent(call.name)
+                carried = {key: piece.extra[key] for key in CARRIED if key in piece.extra}
+                block: JsonObject = {"type": "tool_use", "id": call_id, "name": name, "input": call.arguments}
                 blocks.append(block | carried)
             else:
                 citations = {"citations": piece.extra["citations"]} if "citations" in piece.extra else {}

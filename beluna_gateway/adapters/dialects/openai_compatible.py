@@ -28,6 +28,7 @@ from ...errors import GatewayError, unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..encoding.caching import caching, openai_cache
 from ..encoding.call_ids import CallIds, IdRule, answered_calls
+from ..encoding.call_names import PastNames
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TurnNotes, pieces
 from ..encoding.reasoning import chat_reasoning
 from ..encoding.turns import results_after_calls
@@ -84,10 +85,13 @@ class OpenAICompatibleDialect(HttpDialect):
         origin = Origin(self.name, self.profile.id, model)
         answered = answered_calls(request.messages)
         ids = None if self._call_ids is None else CallIds(request.messages, answered, self._call_ids)
+        names = None if ids is None else PastNames(request.tools)  # whoever restricts ids restricts names
         order = results_after_calls(request.messages, answered)
         thinking = chat_reasoning(request, self._thinking)
         reasoned = _Reasoned(request, always=self._wants_reasoning and thinking != _NOT_THINKING)
-        body["messages"] = [self._message(request.messages[index], index, origin, ids, reasoned) for index in order]
+        body["messages"] = [
+            self._message(request.messages[index], index, origin, ids, names, reasoned) for index in order
+        ]
         if request.stream and self._stream_usage:
             body["stream_options"] = {"include_usage": True}
         if request.tools:
@@ -136,7 +140,13 @@ class OpenAICompatibleDialect(HttpDialect):
         )
 
     def _message(
-        self, message: Message, index: int, origin: Origin, ids: CallIds | None, reasoned: _Reasoned
+        self,
+        message: Message,
+        index: int,
+        origin: Origin,
+        ids: CallIds | None,
+        names: PastNames | None,
+        reasoned: _Reasoned,
     ) -> JsonObject:
         parts = message.parts
         texts = [part.text for part in parts if isinstance(part, TEXT_PARTS)]
@@ -150,7 +160,7 @@ class OpenAICompatibleDialect(HttpDialect):
             return {"role": "user", "content": content}
         if isinstance(message, AssistantMessage):
             said = content if parts else None
-            fields = _turn_fields(message, index, origin, ids)
+            fields = _turn_fields(message, index, origin, ids, names)
             return {"role": "assistant", "content": said, **reasoned.fields(fields, index)}
         if isinstance(message, ToolMessage):
             call_id = message.call_id if ids is None else ids.of_result(index)
@@ -181,13 +191,18 @@ def _no_media(parts: tuple[Part, ...], index: int) -> GatewayError:
     )
 
 
-def _turn_fields(message: AssistantMessage, index: int, origin: Origin, ids: CallIds | None) -> JsonObject:
+def _turn_fields(
+    message: AssistantMessage, index: int, origin: Origin, ids: CallIds | None, names: PastNames | None
+) -> JsonObject:
     """The calls of an earlier turn, and what its server must see again."""
     calls: list[JsonObject] = [
         {
             "id": call.id if ids is None else ids.of_call(index, position),
             "type": "function",
-            "function": {"name": call.name, "arguments": call.arguments_json},
+            "function": {
+                "name": call.name if names is None else names.sent(call.name),
+                "arguments": call.arguments_json,
+            },
         }
         for position, call in enumerate(message.tool_calls)
     ]

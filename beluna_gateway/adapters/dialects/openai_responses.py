@@ -30,6 +30,7 @@ from ...errors import invalid_request, unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..encoding.caching import caching, has_cache_lifetimes, openai_cache
 from ..encoding.call_ids import CallIds, CallPosition, IdRule, answered_calls
+from ..encoding.call_names import PastNames
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TextPiece, TurnNotes, part_path, pieces
 from ..encoding.reasoning import responses_reasoning
 from ..encoding.turns import NOTHING_TO_ANSWER
@@ -47,7 +48,7 @@ class OpenAIResponsesDialect(HttpDialect):
         return {"Authorization": f"Bearer {secret}"}
 
     def encode(self, request: CanonicalRequest, model: str) -> HttpRequest:
-        history = _History(request.messages, Origin(DIALECT, self.profile.id, model))
+        history = _History(request, Origin(DIALECT, self.profile.id, model))
         body: JsonObject = {
             "model": model,
             "stream": request.stream,
@@ -127,8 +128,9 @@ _CALL_IDS = IdRule(re.compile(rf".{{1,{MAX_ID_CHARACTERS}}}", re.DOTALL))
 class _History:
     """The messages of one request as input items."""
 
-    def __init__(self, messages: tuple[Message, ...], origin: Origin) -> None:
-        self._messages = messages
+    def __init__(self, request: CanonicalRequest, origin: Origin) -> None:
+        self._messages = messages = request.messages
+        self._names = PastNames(request.tools)
         self._origin = origin
         self._answered = answered_calls(messages)
         self._ids = CallIds(messages, self._answered, _CALL_IDS)
@@ -191,7 +193,7 @@ class _History:
                     call_id = self._ids.of_call(index, position)
                     if "caller" in extra:
                         self._callers[index, position] = extra["caller"]
-                    item = {"type": "function_call", "call_id": call_id, "name": call.name}
+                    item = {"type": "function_call", "call_id": call_id, "name": self._names.sent(call.name)}
                     yield item | {"arguments": call.arguments_json, **_carried(extra, reasoned)}
                 case ImagePart() | FilePart():
                     raise unsupported(f"{part_path(message, piece, path)}.{piece.field}: {_NO_MEDIA_HERE}")

@@ -183,6 +183,21 @@ def test_ids_of_calls_are_mistrals(endpoint: str) -> None:
     assert len(set(ids)) == 3
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "sent"),
+    [("https://api.openai.com/v1", "a_b"), ("https://api.mistral.ai/v1", "a_b"), ("http://h/v1", "a.b")],
+)
+def test_names_of_past_calls_where_ids_are_restricted(endpoint: str, sent: str) -> None:
+    """HTTP 400 "string does not match pattern '^[a-zA-Z0-9_-]+$'"; another server's names are its own."""
+    call = {"id": "call_1", "name": "a.b", "arguments_json": "{}"}
+
+    (turn,) = body_of({"messages": [{"role": "assistant", "parts": [], "tool_calls": [call]}]}, endpoint=endpoint)[
+        "messages"
+    ]
+
+    assert turn["tool_calls"][0]["function"]["name"] == sent
+
+
 def test_empty_text_is_sent() -> None:
     """Chat Completions takes empty text and gets it."""
     messages = [{"role": role, "parts": [{"text": {"text": ""}}]} for role in ("user", "assistant")]

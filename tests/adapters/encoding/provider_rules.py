@@ -14,6 +14,9 @@ from typing import Any
 Body = dict[str, Any]
 
 
+NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+
 def anthropic(body: Body) -> Iterator[str]:
     """The Messages API.
 
@@ -67,6 +70,9 @@ def _anthropic_calls(messages: list[Any]) -> Iterator[str]:
         if seen.intersection(waiting) or len(set(waiting)) < len(waiting):
             yield "`tool_use` ids must be unique"
         seen.update(waiting)
+    called = [block for message in messages for block in message["content"] if block["type"] == "tool_use"]
+    if any(not NAME.fullmatch(block["name"]) for block in called):
+        yield "tool_use.name: String should match pattern '^[a-zA-Z0-9_-]{1,64}$'"
     if any(not re.fullmatch(r"[a-zA-Z0-9_-]+", call_id) for call_id in seen):
         yield "tool_use.id: String should match pattern '^[a-zA-Z0-9_-]+$'"
     if waiting:
@@ -133,6 +139,8 @@ def openai_responses(body: Body) -> Iterator[str]:
             yield "content: empty text"
         if kind == "function_call":
             calls[item["call_id"]] += 1
+            if not NAME.fullmatch(item["name"]):
+                yield "name: Expected a string that matches the pattern '^[a-zA-Z0-9_-]+$'"
         elif kind == "function_call_output":
             outputs[item["call_id"]] += 1
             if outputs[item["call_id"]] > calls[item["call_id"]]:
@@ -177,6 +185,8 @@ def openai_compatible(body: Body) -> Iterator[str]:
                 "'tool_call_id'"
             )
         waiting = Counter(call["id"] for call in message.get("tool_calls", ()))
+        if any(not NAME.fullmatch(call["function"]["name"]) for call in message.get("tool_calls", ())):
+            yield "function.name: Expected a string that matches the pattern '^[a-zA-Z0-9_-]+$'"
         if any(len(call_id) > 40 for call_id in waiting):
             yield "tool_calls[0].id: string too long. Expected a string with maximum length 40"
         if any(count > 1 for count in waiting.values()):

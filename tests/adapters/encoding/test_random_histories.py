@@ -33,6 +33,7 @@ every_dialect = pytest.mark.parametrize("name", BACKENDS)
 
 Message = dict[str, Any]
 
+TOOLS = ("f", "g", "browser.tabs.open", "é" * 200)
 IDS = ("call_1", "toolu_a-b", "functions.get_weather:0", "functions_get_weather_0", "é:1", "x" * 64, "x" * 391)
 # Opaque pieces as each provider gives them.
 OPAQUE: dict[str, list[Any]] = {
@@ -119,7 +120,7 @@ def _turn(draw: st.DrawFn, name: str) -> Message:
     ids = draw(st.lists(st.sampled_from(IDS), max_size=3))
     turn: Message = {"role": "assistant", "parts": draw(_parts()) if not ids or draw(st.booleans()) else []}
     turn["tool_calls"] = [
-        {"id": call_id, "name": draw(st.sampled_from("fg")), "arguments_json": "{}"} for call_id in ids
+        {"id": call_id, "name": draw(st.sampled_from(TOOLS)), "arguments_json": "{}"} for call_id in ids
     ]
     if draw(st.booleans()):
         turn["provider_state"] = draw(_state(name, turn))
