@@ -11,7 +11,8 @@ from pydantic import TypeAdapter
 
 from beluna_gateway import gateway
 from beluna_gateway.adapters.decoding import finish_reasons
-from beluna_gateway.adapters.decoding.provider_errors import ProviderError, error_of_status
+from beluna_gateway.adapters.decoding.error_kinds import error_of_status
+from beluna_gateway.adapters.decoding.provider_errors import ProviderError
 from beluna_gateway.canonical import OtherFinishReason
 from beluna_gateway.config.settings import HTTP_DIALECTS, Budget, Reliability, Server
 from beluna_gateway.errors import ErrorKind

@@ -19,7 +19,8 @@ from ..config.settings import BackendProfile, Capabilities
 from ..errors import GatewayError, protocol_violation, unsupported
 from ..telemetry.service import ProgramStatus
 from ..wire import json_pieces, strict_json
-from .decoding.provider_errors import ProviderError, error_of_status
+from .decoding.error_kinds import error_of_status
+from .decoding.provider_errors import ProviderError
 
 _Result = TypeVar("_Result")
 

@@ -38,8 +38,9 @@ from ...canonical import (
     UserMessage,
 )
 from ...errors import ErrorKind, GatewayError, cut_off, unsupported
+from ..decoding.error_kinds import error_of_status
 from ..decoding.finish_reasons import finish_reason, is_cut
-from ..decoding.provider_errors import ProviderError, error_of_status, read_error
+from ..decoding.provider_errors import ProviderError, read_error
 from ..decoding.tool_calls import ToolCalls
 from ..decoding.usage import count, usage_stats
 

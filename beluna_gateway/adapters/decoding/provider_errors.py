@@ -1,199 +1,20 @@
-"""Errors of a provider → `GatewayError`: one reader for HTTP errors and for errors inside an answer. No I/O.
+"""Errors as providers write them: where one stands in a body or an event, what it says, and which words it has. No I/O.
 
-Of an HTTP error the HTTP status decides the kind. An error inside an answer that began with HTTP 200 is judged by the
-status that it names itself, else by its code word, else by its type word; else it is `backend_transient`. The wording
-of a message decides nothing. Source of the table: protocol/README.md, "Error mapping".
+What an error means for the client is `error_kinds.py`, when to come back `error_waits.py`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
-from email.utils import parsedate_to_datetime
-from http import HTTPStatus
-from math import ceil
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from pydantic import JsonValue
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
 from ...canonical import immutable
-from ...errors import ErrorKind, GatewayError
 from ...wire.strict_json import with_short_numbers
-from .scalars import LARGEST_NUMBER, whole_number, word
-
-_KIND_OF_STATUS: dict[int, tuple[ErrorKind, bool]] = {
-    400: ("invalid_request", False),
-    401: ("authentication", False),
-    402: ("backend_permanent", False),
-    403: ("authorization", False),
-    404: ("invalid_request", False),
-    405: ("invalid_request", False),
-    408: ("timeout", True),
-    409: ("backend_transient", True),
-    413: ("invalid_request", False),
-    415: ("invalid_request", False),
-    422: ("invalid_request", False),
-    425: ("backend_transient", True),
-    429: ("rate_limited", True),
-}
-
-# Words as `_plain` writes them: lower case, `_` between words, without `_error` or `_exception` at the end.
-_STATUS_OF_WORD: dict[str, int] = {
-    # OpenAI (platform.openai.com/docs/guides/error-codes) and the servers that copy it: llama.cpp, vLLM, Groq,
-    # DeepSeek, Kimi, TGI (`validation`, `generation`, `overloaded`)
-    "invalid_request": 400,
-    "bad_request": 400,
-    "context_length_exceeded": 400,
-    "exceed_context_size": 400,
-    "string_above_max_length": 400,
-    "array_above_max_length": 400,
-    "integer_above_max_value": 400,
-    "integer_below_min_value": 400,
-    "unknown_parameter": 400,
-    "not_supported": 400,
-    "content_filter": 400,
-    "content_policy_violation": 400,
-    "prohibited_content": 400,  # Gemini's
-    "tool_use_failed": 400,
-    "json_validate_failed": 400,
-    "model_decommissioned": 400,
-    "validation": 422,
-    "unprocessable_entity": 422,
-    "invalid_api_key": 401,
-    "incorrect_api_key": 401,
-    "invalid_authentication": 401,
-    "authentication": 401,
-    "unauthorized": 401,
-    "permission": 403,
-    "permission_denied": 403,
-    "forbidden": 403,
-    "not_found": 404,
-    "rate_limit_exceeded": 429,
-    "too_many_requests": 429,
-    "tokens": 429,  # OpenAI's and Groq's types of `rate_limit_exceeded`
-    "requests": 429,
-    "engine_overloaded": 429,  # Kimi sends it with HTTP 429
-    "server": 500,
-    "internal_server": 500,
-    "generation": 500,
-    "service_unavailable": 503,
-    "unavailable": 503,
-    "bad_gateway": 502,
-    "timeout": 504,
-    "request_timeout": 408,  # of gateways, beside the type of a wrong request (litellm 41777)
-    "gateway_timeout": 504,
-    "vector_store_timeout": 504,
-    # What makes a response fail and lies in the request (openai.types.responses.ResponseError), beside `invalid_…`.
-    **dict.fromkeys(
-        (
-            "bio_policy",
-            "data_residency_mismatch",
-            "empty_image_file",
-            "failed_to_download_image",
-            "image_content_policy_violation",
-            "image_file_not_found",
-            "image_file_too_large",
-            "image_parse",
-            "image_too_large",
-            "image_too_small",
-            "misalignment_policy_violation",
-        ),
-        400,
-    ),
-    # Anthropic: docs.anthropic.com/en/api/errors
-    "request_too_large": 413,
-    "api": 500,
-    "overloaded": 529,
-    # Google: google.rpc.Code, as the Gemini API names it in `status`
-    "failed_precondition": 400,
-    "out_of_range": 400,
-    "unauthenticated": 401,
-    "aborted": 409,
-    "resource_exhausted": 429,
-    "internal": 500,
-    "unknown": 500,
-    "unimplemented": 501,
-    "deadline_exceeded": 504,
-    # The same codes as xAI writes them: {"code":"Client specified an invalid argument","error":"…"} (ai 10533)
-    "client specified an invalid argument": 400,
-    "the system is not in a state required for the operation's execution": 400,
-    "operation was attempted past the valid range": 400,
-    "the request does not have valid authentication credentials": 401,
-    "the caller does not have permission to execute the specified operation": 403,
-    "some requested entity was not found": 404,
-    "some resource has been exhausted": 429,
-    "internal error": 500,
-    "operation is not implemented or not supported": 501,
-    "the service is currently unavailable": 503,
-    "deadline expired before operation could complete": 504,
-    "data_inspection_failed": 400,  # DashScope, as the next
-    "request_time_out": 408,
-    "limit_requests": 429,
-    "limit_burst_rate": 429,
-    # new-api (`types/error.go`), which stands before many providers
-    "sensitive_words_detected": 400,
-    "prompt_blocked": 400,
-    "token_concurrency_limit_reached": 429,
-    # ChatGPT's backend of Codex (openai/codex, `codex-api/src/sse/responses.rs`)
-    "cyber_policy": 400,
-    "usage_limit_reached": 429,
-    "tokens_limit_reached": 413,  # GitHub Models
-    "model_not_supported": 400,  # GitHub Copilot
-    "queue_exceeded": 429,  # Cerebras, as the next
-    "wrong_api_key": 401,
-    "service_tier_capacity_exceeded": 429,  # Mistral
-    # OpenRouter's `metadata.error_type` (openrouter.components.APIErrorType)
-    "max_tokens_exceeded": 400,
-    "token_limit_exceeded": 400,
-    "image_download_failed": 400,
-    "precondition_failed": 412,
-    "unprocessable": 422,
-    "model_not_open": 404,  # Volcengine's Ark, "Error codes"
-    # AWS Bedrock: "InvokeModel", section Errors
-    "access_denied": 403,
-    "model_not_ready": 429,
-    "service_quota_exceeded": 429,
-}
-
-# What a word has in it that is not in the table; the first match counts.
-_STATUS_OF_PIECE: tuple[tuple[str, int], ...] = (
-    ("rate_limit", 429),
-    ("throttl", 429),
-    ("quota_exceeded", 429),
-    ("too_many_", 429),
-    ("overloaded", 529),
-    ("context_length", 400),
-    ("context_window", 400),
-    ("validation", 422),
-    ("invalid_", 400),
-    ("unsupported_", 400),
-    ("missing_", 400),
-    ("not_found", 404),
-    ("too_large", 413),
-    ("policy_violation", 400),
-    ("_too_long", 400),
-    ("sensitive_content", 400),  # Volcengine's, with what it was and how
-)
-
-_NO_MONEY = frozenset(
-    (
-        "insufficient_quota",
-        "insufficient_balance",
-        "insufficient_credits",
-        "insufficient_credit",
-        "insufficient_funds",
-        "exceeded_current_quota",
-        "credit_balance_too_low",
-        "insufficient_user_quota",  # new-api, as the next
-        "pre_consume_token_quota_failed",
-        "payment_required",
-        "budget_exceeded",  # LiteLLM
-        "arrearage",
-        "account_overdue",  # Volcengine, as the next
-        "operation_denied_service_overdue",
-    )
-)
+from .error_words import status_of_word
+from .scalars import whole_number, word
 
 _CODE_KEYS = ("code", "error_code", "errorCode", "type", "error_type", "errorType", "__type", "status")
 _STATUS_KEYS = (
@@ -227,9 +48,6 @@ class ProviderError:
     """The HTTP status that it names itself."""
     words: tuple[str, ...] = ()
     """Its code word and its type word, those that it has, in this order; `(code,)` where none are given."""
-
-
-# --- reading -------------------------------------------------------------------------------------------------
 
 
 def find_error(value: JsonValue) -> ProviderError | None:
@@ -274,7 +92,7 @@ def _is_error(value: Mapping[str, JsonValue]) -> bool:
 def _is_error_type(value: Mapping[str, JsonValue]) -> bool:
     """Whether `type` is the word for a failure, and not an event's name."""
     said = word(value.get("type"))
-    return said is not None and _status_of_word(said) is not None
+    return said is not None and status_of_word(said) is not None
 
 
 _ERROR_KEYS = frozenset(
@@ -321,7 +139,7 @@ def read_error(value: JsonValue) -> ProviderError:
     layers, text = _layers(value)
     objects = [layer.fields for layer in layers]
     words = _words(layers)
-    if text is not None and _status_of_word(text) is not None:
+    if text is not None and status_of_word(text) is not None:
         words = [text, *words]
     message = _joined([text, *(_own_text(fields) for fields in objects), _raw_text(objects)])
     numbers = (whole_number(fields.get(key)) for fields in objects for key in _CODE_KEYS + _STATUS_KEYS)
@@ -389,7 +207,7 @@ def _words(layers: list[_Layer]) -> list[str]:
             if said is None or said == "error" or said.isdecimal():
                 continue
             # What an envelope says of itself ("status":"failed") is no word for the error.
-            if not envelope or key in _ERROR_WORDS or _status_of_word(said) is not None:
+            if not envelope or key in _ERROR_WORDS or status_of_word(said) is not None:
                 words.append(said)
         metadata = fields.get("metadata")  # OpenRouter
         if isinstance(metadata, dict) and (said := word(metadata.get("error_type"))) is not None:
@@ -468,221 +286,6 @@ def beginning(body: bytes) -> str:
     return body[:1200].decode("utf-8", "replace").strip()[:300]
 
 
-# --- judging -------------------------------------------------------------------------------------------------
-
-
-def error_of_status(
-    status: int, error: ProviderError, *, retry_after_ms: int | None = None, where: str = "the backend answered"
-) -> GatewayError:
-    """The error for an HTTP answer that is not a success; it names the longer of `retry_after_ms` and RetryInfo."""
-    kind, retryable = _kind_of_status(status, error)
-    said = f": {error.message}" if error.message else ""
-    return GatewayError(
-        kind,
-        f"{where} HTTP {status}{said}",
-        retryable=retryable,
-        provider_code=error.code,
-        provider_http_status=status,
-        retry_after_ms=_longest([retry_after_ms, _delay_ms(error)]),
-    )
-
-
-def error_in(value: JsonValue) -> GatewayError | None:
-    """The error in a parsed event or body of an answer that began with HTTP 200, None where it has none."""
-    error = find_error(value)
-    return None if error is None else error_in_stream(error)
-
-
-def error_in_stream(error: ProviderError) -> GatewayError:
-    """The error for an error inside an answer that began with HTTP 200, with the wait or the time that it names."""
-    kind, retryable = _kind_in_stream(error)
-    said = error.message or error.code or (beginning(to_json(error.detail)) if error.detail else "no reason given")
-    return GatewayError(
-        kind,
-        f"the backend reported an error inside its answer: {said}",
-        retryable=retryable,
-        provider_code=error.code,
-        retry_after_ms=_delay_ms(error),
-        retry_at_ms=_reset_at_ms(error),
-    )
-
-
-def _kind_of_status(status: int, error: ProviderError) -> tuple[ErrorKind, bool]:
-    kind, retryable = _KIND_OF_STATUS.get(
-        status, ("backend_transient", True) if status >= 500 else ("backend_permanent", False)
-    )
-    return kind, retryable and not (status == 429 and any(map(_is_money, _words_of(error))))
-
-
-def _kind_in_stream(error: ProviderError) -> tuple[ErrorKind, bool]:
-    if error.status is not None:
-        return _kind_of_status(error.status, error)
-    for said in _words_of(error):
-        if _is_money(said):
-            return "rate_limited", False
-        if (status := _status_of_word(said) or _STATUS_OF_PHRASE.get(said.lower())) is not None:
-            return _kind_of_status(status, error)
-    return "backend_transient", True
-
-
-_STATUS_OF_PHRASE = {status.phrase.lower(): status.value for status in HTTPStatus if status >= HTTPStatus.BAD_REQUEST}
-"""Of HTTP's reason phrases: Google's SDK for JavaScript has them in `status`, and proxies that are made with it."""
-
-
-def _words_of(error: ProviderError) -> tuple[str, ...]:
-    return error.words or (() if error.code is None else (error.code,))
-
-
 def _http_status(value: JsonValue) -> int | None:
     number = whole_number(value)
     return number if number is not None and 400 <= number <= 599 else None
-
-
-def _is_money(said: str) -> bool:
-    """Whether the word says that the money or the quota is spent: trying again does not help."""
-    plain = _plain(said)
-    return plain in _NO_MONEY or plain == "billing" or plain.startswith("billing_")
-
-
-def _status_of_word(said: str) -> int | None:
-    """The HTTP status that a code or type stands for, None for a word that is not known."""
-    plain = _plain(said)
-    status = _STATUS_OF_WORD.get(plain)
-    if status is not None:
-        return status
-    if " " in plain:
-        return None  # a text
-    return next((status for piece, status in _STATUS_OF_PIECE if piece in f"{plain}_"), None)
-
-
-def _plain(said: str) -> str:
-    """`BadRequestError`, `bad-request` and `BAD_REQUEST` as ``bad_request``."""
-    plain = _BORDER.sub("_", said[:100]).lower().replace("-", "_").replace(".", "_")
-    return plain.removesuffix("_error").removesuffix("_exception")
-
-
-_BORDER = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-
-
-# --- when to come back ---------------------------------------------------------------------------------------
-
-
-def wait_ms(
-    error: ProviderError,
-    now: float,
-    *,
-    retry_after: str | None = None,
-    milliseconds: Iterable[str | None] = (),
-) -> int | None:
-    """The longest of the waits that an HTTP answer asks for, in milliseconds; None where it asks for none.
-
-    Args:
-        error: Its body, which may hold Google's `RetryInfo` or OpenRouter's `metadata.headers`.
-        now: Unix time.
-        retry_after: The header `Retry-After`.
-        milliseconds: The headers `retry-after-ms` and `x-ms-retry-after-ms`.
-    """
-    return _longest(
-        [
-            retry_after_ms(retry_after, now),
-            *(_milliseconds(value) for value in milliseconds),
-            _delay_ms(error),
-            _until(_reset_at_ms(error), now),
-        ]
-    )
-
-
-def with_wait(error: GatewayError, now: float) -> GatewayError:
-    """`error`, with the longer of its wait and the one from `now` (Unix time) until its `retry_at_ms`."""
-    wait = _longest([error.retry_after_ms, _until(error.retry_at_ms, now)])
-    return error.replace(retry_after_ms=wait, retry_at_ms=None)
-
-
-def _until(at_ms: int | None, now: float) -> int | None:
-    return None if at_ms is None else max(0, ceil(at_ms - now * 1000))
-
-
-def retry_after_ms(value: str | None, now: float) -> int | None:
-    """A `Retry-After` header, seconds or HTTP date, as milliseconds from `now` (Unix time). None where unreadable."""
-    if value is None:
-        return None
-    value = value.strip()
-    if _NUMBER.fullmatch(value):
-        return _seconds(value)
-    try:
-        return max(0, ceil((parsedate_to_datetime(value).timestamp() - now) * 1000))
-    except (ValueError, OverflowError):
-        return None
-
-
-_NUMBER = re.compile(r"[0-9]{1,16}(?:\.[0-9]{0,20})?|\.[0-9]{1,20}")
-_DURATION = re.compile(r"([0-9]{1,16}(?:\.[0-9]{1,9})?)s")
-
-
-def _milliseconds(value: JsonValue) -> int | None:
-    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
-        return _bounded(float(value))
-    return whole_number(value)
-
-
-def _seconds(value: JsonValue) -> int | None:
-    """A number of seconds, or the digits of one, as milliseconds."""
-    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
-        value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST_NUMBER:
-        return None
-    return _bounded(value * 1000)
-
-
-def _bounded(milliseconds: float) -> int | None:
-    number = ceil(round(milliseconds, 6))
-    return number if number <= LARGEST_NUMBER else None
-
-
-def _longest(waits: list[int | None]) -> int | None:
-    return max((wait for wait in waits if wait is not None), default=None)
-
-
-def _delay_ms(error: ProviderError) -> int | None:
-    """The waits in the error itself: google.rpc.RetryInfo's `retryDelay`, a protobuf duration in JSON (``"3.5s"``),
-    OpenRouter's `metadata.retry_after_seconds` and `metadata.headers`, and Codex' `resets_in_seconds`.
-    """
-    details = error.detail.get("details")
-    delays = (
-        [entry.get("retryDelay") for entry in details if isinstance(entry, dict)] if isinstance(details, list) else []
-    )
-    matches = [_DURATION.fullmatch(delay) for delay in delays if isinstance(delay, str)]
-    metadata, headers = _openrouter(error)
-    seconds = [metadata.get("retry_after_seconds"), headers.get("retry-after"), error.detail.get("resets_in_seconds")]
-    reset = _milliseconds(headers.get("x-ratelimit-reset"))
-    return _longest(
-        [
-            *(_bounded(float(match[1]) * 1000) for match in matches if match is not None),
-            *map(_seconds, seconds),
-            reset * 1000 if reset is not None and reset < _FIRST_TIME else None,
-        ]
-    )
-
-
-def _reset_at_ms(error: ProviderError) -> int | None:
-    """The `X-RateLimit-Reset` that OpenRouter puts into `error.metadata.headers`, as Unix time in milliseconds.
-
-    OpenRouter's own has milliseconds, those of providers behind it may have seconds, or say seconds from now.
-    """
-    reset = _milliseconds(_openrouter(error)[1].get("x-ratelimit-reset"))
-    if reset is None or reset < _FIRST_TIME:
-        return None
-    return reset * 1000 if reset < 1000 * _FIRST_TIME else reset
-
-
-_FIRST_TIME = 1_000_000_000
-"""2001-09-09 in Unix seconds; what is below is no time but a wait."""
-
-
-def _openrouter(error: ProviderError) -> tuple[Mapping[str, JsonValue], Mapping[str, JsonValue]]:
-    """`error.metadata` and its `headers`, whose names are made lower case."""
-    metadata = error.detail.get("metadata")
-    if not isinstance(metadata, dict):
-        return {}, {}
-    headers = metadata.get("headers")
-    return metadata, {name.lower(): value for name, value in headers.items()} if isinstance(headers, dict) else {}

@@ -23,11 +23,11 @@ from ...wire import strict_json
 from ..base import ResponseDecoder, expect_object, expect_text, parse_object
 from ..decoding.annotations import Annotations, claude_annotation
 from ..decoding.delta_template import DeltaTemplate
+from ..decoding.error_kinds import error_in
 from ..decoding.finish_reasons import finish_reason, is_cut, said_reason
 from ..decoding.gathering import gathered, is_answer
 from ..decoding.kept import KeptBytes
 from ..decoding.not_carried import NotCarried
-from ..decoding.provider_errors import error_in
 from ..decoding.scalars import word
 from ..decoding.tool_calls import ToolCalls, arguments_text, call_id_text
 from ..decoding.usage import count, merged, usage_stats

@@ -31,7 +31,8 @@ from ...canonical import (
 from ...config.settings import BackendProfile, Capabilities
 from ...errors import GatewayError, unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
-from ..decoding.provider_errors import ProviderError, error_of_status
+from ..decoding.error_kinds import error_of_status
+from ..decoding.provider_errors import ProviderError
 from ..encoding.caching import caching, refuse_cache
 from ..encoding.call_ids import CallIds, CallPosition, IdRule, answered_calls
 from ..encoding.gemini_models import wants_results_last, whole_name

@@ -24,11 +24,12 @@ from ...canonical import (
 from ...errors import GatewayError, cut_off, protocol_violation
 from ..base import ResponseDecoder, expect_object, expect_text, parse_object
 from ..decoding.annotations import Annotations, gemini_annotations
+from ..decoding.error_kinds import error_in_stream
 from ..decoding.finish_reasons import finish_reason, said_reason
 from ..decoding.gathering import gathered, is_answer
 from ..decoding.kept import KeptBytes
 from ..decoding.not_carried import NotCarried
-from ..decoding.provider_errors import ProviderError, error_in_stream, find_error
+from ..decoding.provider_errors import ProviderError, find_error
 from ..decoding.scalars import whole_number, word
 from ..decoding.tool_calls import MAX_CALLS, ToolCalls, arguments_text, call_id_text
 from ..decoding.usage import count, merged, usage_stats

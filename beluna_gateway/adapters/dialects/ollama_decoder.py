@@ -18,10 +18,10 @@ from ...canonical import (
 from ...errors import cut_off, protocol_violation
 from ..base import ResponseDecoder, expect_object, expect_text, parse_object
 from ..decoding.content import read_content
+from ..decoding.error_kinds import error_in
 from ..decoding.finish_reasons import finish_reason, is_cut, said_reason
 from ..decoding.gathering import gathered
 from ..decoding.not_carried import NotCarried
-from ..decoding.provider_errors import error_in
 from ..decoding.tool_calls import DEFAULT_MAX_BYTES, ToolCalls, arguments_text, call_entries, call_id_text
 from ..decoding.usage import count, merged, usage_stats
 

@@ -21,10 +21,10 @@ from ..base import ResponseDecoder, expect_object, expect_text, parse_object
 from ..decoding.annotations import Annotations, openai_annotation, perplexity_annotations
 from ..decoding.content import Kind, read_content
 from ..decoding.delta_template import DeltaTemplate
+from ..decoding.error_kinds import error_in
 from ..decoding.finish_reasons import finish_reason, is_cut, said_reason
 from ..decoding.gathering import gathered
 from ..decoding.not_carried import NotCarried, client_action
-from ..decoding.provider_errors import error_in
 from ..decoding.said_text import MAX_PIECES, SaidText
 from ..decoding.scalars import whole_number, word
 from ..decoding.tool_calls import MAX_CALLS, ToolCalls, arguments_text, call_entries, call_id_text

@@ -27,11 +27,12 @@ from ...errors import cut_off, protocol_violation
 from ..base import ResponseDecoder, expect_object, expect_text, parse_object
 from ..decoding.annotations import Annotations, openai_annotation
 from ..decoding.delta_template import DeltaTemplate
+from ..decoding.error_kinds import error_in, error_in_stream
 from ..decoding.finish_reasons import finish_reason, said_reason
 from ..decoding.gathering import gathered, is_answer
 from ..decoding.kept import KeptBytes
 from ..decoding.not_carried import NotCarried, client_action
-from ..decoding.provider_errors import error_in, error_in_stream, read_error
+from ..decoding.provider_errors import read_error
 from ..decoding.said_text import MAX_PIECES, SaidText
 from ..decoding.usage import openai_usage
 from ..encoding.provider_state import TurnNotes

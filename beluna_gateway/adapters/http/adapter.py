@@ -33,7 +33,8 @@ from ..base import (
     overridden,
     parse_object,
 )
-from ..decoding.provider_errors import read_error_body, wait_ms, with_wait
+from ..decoding.error_waits import wait_ms, with_wait
+from ..decoding.provider_errors import read_error_body
 from ..encoding.provider_options import merge_options
 from .answer import Answer
 from .compression import decompressed

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ...canonical import BackendRawEvent, JsonObject
 from ...errors import GatewayError, protocol_violation
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
-from ..decoding.provider_errors import error_in
+from ..decoding.error_kinds import error_in
 
 Reader = Callable[[JsonObject], BackendRawEvent]
 """The event that an answer's body is. Raises `GatewayError`, where it is none."""

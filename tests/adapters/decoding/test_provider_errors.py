@@ -10,18 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from beluna_gateway.adapters.decoding.error_kinds import error_in, error_in_stream, error_of_status
+from beluna_gateway.adapters.decoding.error_waits import retry_after_ms, wait_ms, with_wait
 from beluna_gateway.adapters.decoding.provider_errors import (
     ProviderError,
     beginning,
-    error_in,
-    error_in_stream,
-    error_of_status,
     find_error,
     read_error,
     read_error_body,
-    retry_after_ms,
-    wait_ms,
-    with_wait,
 )
 from beluna_gateway.adapters.decoding.scalars import LARGEST_NUMBER
 
