@@ -82,6 +82,7 @@ def to(columns: tuple[str, ...], cell: Cell) -> dict[str, Cell]:
 # --- requests ------------------------------------------------------------------------------------------------
 
 TOOLS = {"tools": [TOOL]}
+EMPTY_OBJECT = {"type": "object", "properties": {}}  # as OpenAI wants it written
 NO_TOOLS = to(("language_server",), "tools")
 RESULT = history(text("ok"))
 NO_CALLS = to(("language_server",), "messages[1].tool_calls")
@@ -709,8 +710,12 @@ ROWS = [
                     "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
                     "tool_choice": "auto",
                 },
+                "chat_openai": {
+                    "tools": [{"type": "function", "function": {"name": "f", "parameters": EMPTY_OBJECT}}],
+                    "tool_choice": "auto",
+                },
                 "responses": {
-                    "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": False}],
+                    "tools": [{"type": "function", "name": "f", "parameters": EMPTY_OBJECT, "strict": False}],
                     "tool_choice": "auto",
                 },
                 "claude": {

@@ -31,6 +31,7 @@ from ..encoding.call_ids import CallIds, IdRule, answered_calls
 from ..encoding.call_names import PastNames
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TurnNotes, pieces
 from ..encoding.reasoning import chat_reasoning
+from ..encoding.tool_schemas import openai_judges, wants_whole_schemas, whole_schema
 from ..encoding.turns import results_after_calls
 from .openai_compatible_decoder import ChatCompletionsDecoder
 
@@ -39,19 +40,13 @@ from .openai_compatible_decoder import ChatCompletionsDecoder
 _OPENAI_CALL_IDS = IdRule(re.compile(r".{1,40}", re.DOTALL), unique="turn", longest=40)
 # "Tool call id was call_1 but must be a-z, A-Z, 0-9, with a length of 9" (HTTP 400)
 _MISTRAL_CALL_IDS = IdRule(re.compile(r"[a-zA-Z0-9]{9}"), unique="turn", longest=9)
-# The last two pass on to OpenAI (openclaw #875, opencode #12653).
-_CALL_IDS_AT = {
-    "mistral.ai": _MISTRAL_CALL_IDS,
-    "openrouter.ai": _OPENAI_CALL_IDS,
-    "githubcopilot.com": _OPENAI_CALL_IDS,
-}
 
 
 def _call_ids(endpoint: str | None) -> IdRule | None:
     """What the server takes as ids of calls; None: the client's own, whatever they are."""
-    if is_openai(endpoint):
+    if openai_judges(endpoint):
         return _OPENAI_CALL_IDS
-    return next((rule for domain, rule in _CALL_IDS_AT.items() if is_at(endpoint, domain)), None)
+    return _MISTRAL_CALL_IDS if is_at(endpoint, "mistral.ai") else None
 
 
 _REASON_IN_TURNS = ("deepseek.com", "moonshot.ai", "moonshot.cn", "kimi.com", "xiaomimimo.com")
@@ -69,6 +64,7 @@ class OpenAICompatibleDialect(HttpDialect):
         settings = profile.backend.openai_compatible
         self._at_openai = openai_itself = is_openai(profile.backend.endpoint)
         self._call_ids = _call_ids(profile.backend.endpoint)
+        self._whole_schemas = wants_whole_schemas(profile.backend.endpoint)
         self._wants_reasoning = any(is_at(profile.backend.endpoint, domain) for domain in _REASON_IN_TURNS)
         self._max_tokens_field = settings.max_tokens_field or (
             "max_completion_tokens" if openai_itself else "max_tokens"
@@ -101,7 +97,7 @@ class OpenAICompatibleDialect(HttpDialect):
                     "function": {
                         "name": tool.name,
                         **({"description": tool.description} if tool.description is not None else {}),
-                        "parameters": tool.input_schema,
+                        "parameters": whole_schema(tool.input_schema) if self._whole_schemas else tool.input_schema,
                         **({"strict": tool.strict} if tool.strict is not None else {}),
                     },
                 }

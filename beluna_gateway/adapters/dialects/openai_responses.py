@@ -25,7 +25,7 @@ from ...canonical import (
     SystemMessage,
     ToolMessage,
 )
-from ...config.settings import Capabilities, is_openai
+from ...config.settings import BackendProfile, Capabilities, is_openai
 from ...errors import invalid_request, unsupported
 from ..base import HttpDialect, HttpRequest, ResponseDecoder
 from ..encoding.caching import caching, has_cache_lifetimes, openai_cache
@@ -33,6 +33,7 @@ from ..encoding.call_ids import CallIds, CallPosition, IdRule, answered_calls
 from ..encoding.call_names import PastNames
 from ..encoding.provider_state import CallPiece, OpaquePiece, Origin, TextPiece, TurnNotes, part_path, pieces
 from ..encoding.reasoning import responses_reasoning
+from ..encoding.tool_schemas import wants_whole_schemas, whole_schema
 from ..encoding.turns import NOTHING_TO_ANSWER
 from .openai_responses_decoder import ResponsesDecoder
 from .openai_responses_state import CARRIED, MAX_ID_CHARACTERS
@@ -43,6 +44,11 @@ DIALECT = "openai_responses"
 class OpenAIResponsesDialect(HttpDialect):
     name = DIALECT
     capabilities = Capabilities()
+
+    def __init__(self, profile: BackendProfile) -> None:
+        super().__init__(profile)
+        self._at_openai = is_openai(profile.backend.endpoint)
+        self._whole_schemas = wants_whole_schemas(profile.backend.endpoint)
 
     def auth_headers(self, secret: str) -> dict[str, str]:
         return {"Authorization": f"Bearer {secret}"}
@@ -62,7 +68,7 @@ class OpenAIResponsesDialect(HttpDialect):
                     "type": "function",
                     "name": tool.name,
                     **({"description": tool.description} if tool.description is not None else {}),
-                    "parameters": tool.input_schema,
+                    "parameters": whole_schema(tool.input_schema) if self._whole_schemas else tool.input_schema,
                     # Left out it means true here, which refuses schemas that do not forbid additional properties.
                     "strict": tool.strict or False,
                 }
@@ -87,8 +93,8 @@ class OpenAIResponsesDialect(HttpDialect):
             body["max_output_tokens"] = request.max_output_tokens
         body |= _sampling(request)
         asked = caching(request, self.profile.backend.cache)
-        at_openai = is_openai(self.profile.backend.endpoint)
-        body |= openai_cache(asked, DIALECT, at_openai=at_openai, lifetimes=asked.long and has_cache_lifetimes(model))
+        lifetimes = asked.long and has_cache_lifetimes(model)
+        body |= openai_cache(asked, DIALECT, at_openai=self._at_openai, lifetimes=lifetimes)
         body |= _reasoning(request, carries_reasoning=history.carries_reasoning)
         return HttpRequest("/responses", body)
 

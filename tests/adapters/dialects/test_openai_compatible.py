@@ -375,7 +375,7 @@ def test_each_field_of_a_request_has_its_place() -> None:
                 "type": "function",
                 "function": {"name": "f", "description": "does", "parameters": schema, "strict": True},
             },
-            {"type": "function", "function": {"name": "g", "parameters": {"type": "object"}}},
+            {"type": "function", "function": {"name": "g", "parameters": {"type": "object", "properties": {}}}},
         ],
         "tool_choice": {"type": "function", "function": {"name": "f"}},
         "parallel_tool_calls": False,

@@ -192,7 +192,7 @@ def test_each_field_of_a_request_has_its_place() -> None:
         ],
         "tools": [
             {"type": "function", "name": "look", "description": "looks", "parameters": schema, "strict": True},
-            {"type": "function", "name": "wait", "parameters": {"type": "object"}, "strict": False},
+            {"type": "function", "name": "wait", "parameters": {"type": "object", "properties": {}}, "strict": False},
         ],
         "tool_choice": {"type": "function", "name": "look"},
         "parallel_tool_calls": False,

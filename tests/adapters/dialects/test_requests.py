@@ -49,3 +49,30 @@ def test_any_json_object_is_asked_for_in_each_dialects_words(name: str, fields: 
     """And nothing else of the request changes."""
     assert body(name, **RAW) == {**body(name), **fields}
     assert not fields.keys() & body(name).keys()
+
+
+@pytest.mark.parametrize("name", ["openai_compatible", "openai_responses"])
+@pytest.mark.parametrize(
+    ("endpoint", "whole"),
+    [
+        ("https://api.openai.com/v1", True),
+        ("https://a.openai.azure.com/openai/v1", True),
+        ("https://openrouter.ai/api/v1", True),
+        ("https://api.githubcopilot.com", True),
+        ("https://api.deepseek.com/v1", True),
+        ("http://127.0.0.1:8080/v1", False),
+    ],
+)
+def test_schemas_of_arguments_are_whole_where_it_is_demanded(name: str, endpoint: str, whole: bool) -> None:
+    """HTTP 400 "object schema missing properties", "got 'type: null'"; elsewhere a schema is sent as it is."""
+    typed = {"type": "object", "additionalProperties": False}
+    schemas: list[Any] = [{}, {"type": "object"}, {"properties": {}}, typed, SCHEMA]
+    tools = [{"name": f"f{index}", "input_schema": schema} for index, schema in enumerate(schemas)]
+    user = {"role": "user", "parts": [{"text": {"text": "Hi"}}]}
+    request = canonical({"type": "infer", "messages": [user], "tools": tools})
+
+    sent: Any = dialect(name, endpoint=endpoint).encode(request, "m").body["tools"]
+
+    empty = {"type": "object", "properties": {}}
+    expected = [empty, empty, empty, {**empty, "additionalProperties": False}, SCHEMA] if whole else schemas
+    assert [tool.get("function", tool)["parameters"] for tool in sent] == expected
