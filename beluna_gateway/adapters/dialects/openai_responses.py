@@ -128,7 +128,9 @@ def _reasoning(request: CanonicalRequest, *, carries_reasoning: bool) -> JsonObj
 
 
 # "Invalid 'input[4].call_id': string too long. Expected a string with maximum length 64" (HTTP 400); item ids likewise.
-_CALL_IDS = IdRule(re.compile(rf".{{1,{MAX_ID_CHARACTERS}}}", re.DOTALL))
+# "Duplicate function_call_output for call_id 'terminal:0'. Each function_call must have exactly one matching
+# function_call_output" (HTTP 400, hermes-agent #102629): who makes ids as Kimi does counts calls anew in each turn.
+_CALL_IDS = IdRule(re.compile(rf".{{1,{MAX_ID_CHARACTERS}}}", re.DOTALL), unique="history")
 
 
 class _History:

@@ -394,11 +394,16 @@ def test_an_id_of_64_characters_goes_back() -> None:
     assert [item.get("id") for item in body(message("user", text("Hi")), turn)["input"][1:]] == ["r" * 64, "m" * 64]
 
 
-def test_a_call_id_that_is_used_again_stays() -> None:
-    """The API tells the calls of two turns apart by their order."""
+def test_a_call_id_that_is_used_again_is_mapped() -> None:
+    """HTTP 400 "Duplicate function_call_output for call_id 'a'": the first stays, the second pair gets its own."""
     turn = [message("assistant", tool_calls=calls("a")), message("tool", text("x"), tool_call_id="a", tool_name="look")]
 
-    assert [item["call_id"] for item in body(message("user", text("Hi")), *turn, *turn)["input"][1:]] == ["a"] * 4
+    first, answer, second, other = (
+        item["call_id"] for item in body(message("user", text("Hi")), *turn, *turn)["input"][1:]
+    )
+
+    assert first == answer == "a"
+    assert second == other != "a"
 
 
 def test_reasoning_alone_is_left_out() -> None:

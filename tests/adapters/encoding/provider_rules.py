@@ -145,6 +145,8 @@ def openai_responses(body: Body) -> Iterator[str]:
             outputs[item["call_id"]] += 1
             if outputs[item["call_id"]] > calls[item["call_id"]]:
                 yield "No tool call found for function call output"
+    if any(count > 1 for count in outputs.values()):
+        yield "Duplicate function_call_output for call_id"
     if calls != outputs:
         yield "No tool output found for function call"
     if all(item.get("role") == "system" for item in body["input"]):
