@@ -123,7 +123,9 @@ class RequestNormalizer:
                 sampling.temperature,
                 sampling.top_p,
                 sampling.seed,
-                tuple(sampling.stop) if sampling.stop is not None else None,
+                # OpenAI refuses an empty list ("ensure this value has at least 1 items"); at Ollama it replaces the
+                # model's own (ollama #3629).
+                tuple(sampling.stop) if sampling.stop else None,
             ),
             enable_thinking=frame.enable_thinking,
             reasoning=None if frame.reasoning is None else _reasoning(frame, frame.reasoning),
@@ -263,7 +265,7 @@ def _file(file: frames.File, path: str) -> MediaPart:
             f"{path}.mime_type: found {quoted(file.mime_type)}, expected a media type without parameters, as "
             "application/pdf"
         )
-    url, data, mime_type = file.url, file.data, _media_type(file.mime_type.lower())
+    url, data, mime_type = file.url, file.data, _media_type(file.mime_type)
     if (url is None) == (data is None):
         raise invalid_request(f"{path}: expected exactly one of url and data")
     if data is not None:
@@ -294,8 +296,9 @@ def _data_of(url: str, path: str) -> str | None:
 
 
 def _media_type(name: str) -> str:
-    """The registered name of a media type: `image/jpg` is a common name of `image/jpeg`."""
-    return "image/jpeg" if name.lower() == "image/jpg" else name
+    """The registered name of a media type; case does not count, and `image/jpg` is a common name of `image/jpeg`."""
+    name = name.lower()
+    return "image/jpeg" if name == "image/jpg" else name
 
 
 def _data_url(rest: str, mime_type: str | None, path: str) -> tuple[str, str]:

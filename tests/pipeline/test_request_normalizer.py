@@ -460,6 +460,12 @@ def test_the_common_name_of_jpeg(url):
     assert image("data:;base64,aGk=", "image/jpg").mime_type == "image/jpeg"
 
 
+def test_a_media_type_is_in_small_letters():
+    """RFC 2045: case does not count; providers know the small ones."""
+    assert image("data:;base64,AAAA", "IMAGE/PNG").mime_type == "image/png"
+    assert image("https://h/i", "Image/JPG").mime_type == "image/jpeg"
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -558,6 +564,11 @@ def test_a_route_stands_alone(route, other):
 def test_sampling_without_stop_stops_at_nothing():
     """Any part of `sampling` may be left out."""
     assert normalize(sampling={"top_p": 0.5}).sampling == Sampling(top_p=0.5)
+
+
+def test_no_stop_sequences_are_none():
+    """An empty list says nothing. OpenAI refuses it, and at Ollama it takes the place of the model's own."""
+    assert normalize(sampling={"stop": []}).sampling == Sampling()
 
 
 @pytest.mark.parametrize("strict", [True, False])
