@@ -143,6 +143,7 @@ class _History:
         self._answered = answered_calls(messages)
         self._ids = CallIds(messages, self._answered, _CALL_IDS)
         self._callers: dict[CallPosition, JsonValue] = {}  # of calls that a program made
+        self._sent: set[str] = set()  # the ids of reasoning
         self.carries_reasoning = False
         """Encrypted reasoning of earlier turns is among the items."""
 
@@ -189,6 +190,7 @@ class _History:
                 case OpaquePiece(value):
                     item = _without_long_id(value)
                     if item.get("type") == "reasoning":
+                        item = self._once(item)
                         reasoned = "id" in item
                     yield item
                 case TextPiece(text, extra) if text:
@@ -206,6 +208,18 @@ class _History:
                 case ImagePart() | FilePart():
                     raise unsupported(f"{part_path(message, piece, path)}.{piece.field}: {_NO_MEDIA_HERE}")
 
+    def _once(self, item: JsonObject) -> JsonObject:
+        """`item` without an id that was sent before: one turn's state may stand on two messages.
+
+        "Duplicate item found with id rs_…. Remove duplicate items from your input" (HTTP 400, vercel/ai #7883)
+        """
+        item_id = item.get("id")
+        if isinstance(item_id, str):
+            if item_id in self._sent:
+                return _without_id(item)
+            self._sent.add(item_id)
+        return item
+
 
 def _followed(turn: list[JsonObject]) -> list[JsonObject]:
     """The turn, with the ids of reasoning that nothing in it came of left out.
@@ -213,14 +227,16 @@ def _followed(turn: list[JsonObject]) -> list[JsonObject]:
     "Item 'rs_…' of type 'reasoning' was provided without its required following item" (HTTP 400)
     """
     end = max(position for position, item in enumerate(turn) if item.get("type") != "reasoning") + 1
-    return turn[:end] + [{key: value for key, value in item.items() if key != "id"} for item in turn[end:]]
+    return turn[:end] + [_without_id(item) for item in turn[end:]]
 
 
 def _without_long_id(item: JsonObject) -> JsonObject:
     item_id = item.get("id")
-    if isinstance(item_id, str) and len(item_id) > MAX_ID_CHARACTERS:
-        return {key: value for key, value in item.items() if key != "id"}
-    return item
+    return _without_id(item) if isinstance(item_id, str) and len(item_id) > MAX_ID_CHARACTERS else item
+
+
+def _without_id(item: JsonObject) -> JsonObject:
+    return {key: value for key, value in item.items() if key != "id"}
 
 
 def _carried(extra: JsonObject, reasoned: bool) -> JsonObject:

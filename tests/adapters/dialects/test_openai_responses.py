@@ -394,6 +394,19 @@ def test_an_id_of_64_characters_goes_back() -> None:
     assert [item.get("id") for item in body(message("user", text("Hi")), turn)["input"][1:]] == ["r" * 64, "m" * 64]
 
 
+def test_reasoning_goes_back_with_its_id_once() -> None:
+    """HTTP 400 "Duplicate item found with id rs_1": a state that stands on two messages has its ids on the first."""
+    turn = message("assistant", text("Hi"), provider_state=state(ENCRYPTED, {"text": 2, "extra": {"id": "msg_1"}}))
+
+    items = body(message("user", text("Hi")), turn, message("user", text("?")), turn)["input"]
+
+    kinds = ["message", "reasoning", "message", "message", "reasoning", "message"]
+    assert [item["type"] for item in items] == kinds
+    ids = [item.get("id") for item in items]
+    assert ids == [None, ENCRYPTED["opaque"]["id"], "msg_1", None, None, None]
+    assert items[4]["encrypted_content"] == items[1]["encrypted_content"]
+
+
 def test_a_call_id_that_is_used_again_is_mapped() -> None:
     """HTTP 400 "Duplicate function_call_output for call_id 'a'": the first stays, the second pair gets its own."""
     turn = [message("assistant", tool_calls=calls("a")), message("tool", text("x"), tool_call_id="a", tool_name="look")]

@@ -145,6 +145,9 @@ def openai_responses(body: Body) -> Iterator[str]:
             outputs[item["call_id"]] += 1
             if outputs[item["call_id"]] > calls[item["call_id"]]:
                 yield "No tool call found for function call output"
+    ids = Counter(item["id"] for item in body["input"] if "id" in item and item["type"] == "reasoning")
+    if any(count > 1 for count in ids.values()):
+        yield "Duplicate item found with id"
     if any(count > 1 for count in outputs.values()):
         yield "Duplicate function_call_output for call_id"
     if calls != outputs:
