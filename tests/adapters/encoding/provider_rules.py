@@ -130,6 +130,7 @@ def openai_responses(body: Body) -> Iterator[str]:
     calls: Counter[str] = Counter()
     outputs: Counter[str] = Counter()
     yield from _reasoning_and_its_items(body["input"])
+    yield from _schemas_of_arguments(body)
     for item in body["input"]:
         kind = item["type"]
         if len(item.get("id", "")) > 64 or len(item.get("call_id", "")) > 64:
@@ -154,6 +155,12 @@ def openai_responses(body: Body) -> Iterator[str]:
         yield "No tool output found for function call"
     if all(item.get("role") == "system" for item in body["input"]):
         yield "nothing to answer"
+
+
+def _schemas_of_arguments(body: Body) -> Iterator[str]:
+    for tool in body.get("tools", ()):
+        if not {"type", "properties"} <= tool["parameters"].keys():
+            yield f"Invalid schema for function '{tool['name']}': In context=(), object schema missing properties"
 
 
 def _reasoning_and_its_items(items: list[Any]) -> Iterator[str]:
