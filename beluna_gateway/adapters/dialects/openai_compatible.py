@@ -55,6 +55,12 @@ API" (DeepSeek, Xiaomi MiMo), "thinking is enabled but reasoning_content is miss
 (Kimi: continue #11600, opencode #16318)."""
 
 
+_REFUSE_EMPTY = ("mistral.ai", "moonshot.ai", "moonshot.cn", "kimi.com")
+"""Who refuses a turn of the model without text and calls. HTTP 400 "the message at position 8 with role 'assistant'
+must not be empty" (Kimi: AstrBot #7200, kimi-code #1985), "Assistant message must have either content or tool_calls,
+but not none" (Mistral)."""
+
+
 class OpenAICompatibleDialect(HttpDialect):
     name = "openai_compatible"
     capabilities = Capabilities()
@@ -66,6 +72,7 @@ class OpenAICompatibleDialect(HttpDialect):
         self._call_ids = _call_ids(profile.backend.endpoint)
         self._whole_schemas = wants_whole_schemas(profile.backend.endpoint)
         self._wants_reasoning = any(is_at(profile.backend.endpoint, domain) for domain in _REASON_IN_TURNS)
+        self._refuses_empty = any(is_at(profile.backend.endpoint, domain) for domain in _REFUSE_EMPTY)
         self._max_tokens_field = settings.max_tokens_field or (
             "max_completion_tokens" if openai_itself else "max_tokens"
         )
@@ -83,6 +90,8 @@ class OpenAICompatibleDialect(HttpDialect):
         ids = None if self._call_ids is None else CallIds(request.messages, answered, self._call_ids)
         names = None if ids is None else PastNames(request.tools)  # whoever restricts ids restricts names
         order = results_after_calls(request.messages, answered)
+        if self._refuses_empty:
+            order = [index for index in order if not _is_empty_turn(request.messages[index])]
         thinking = chat_reasoning(request, self._thinking)
         reasoned = _Reasoned(request, always=self._wants_reasoning and thinking != _NOT_THINKING)
         body["messages"] = [
@@ -185,6 +194,13 @@ def _no_media(parts: tuple[Part, ...], index: int) -> GatewayError:
         f"messages[{index}].parts[{position}].{part.field}: openai_compatible takes images and files in user messages "
         "only"
     )
+
+
+def _is_empty_turn(message: Message) -> bool:
+    """Whether a turn of the model has neither text nor calls."""
+    if not isinstance(message, AssistantMessage) or message.tool_calls:
+        return False
+    return all(isinstance(part, TEXT_PARTS) and not part.text for part in message.parts)
 
 
 def _turn_fields(

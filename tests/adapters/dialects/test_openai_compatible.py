@@ -205,6 +205,22 @@ def test_empty_text_is_sent() -> None:
     assert [message["content"] for message in body_of({"messages": messages})["messages"]] == ["", ""]
 
 
+@pytest.mark.parametrize(
+    "endpoint", ["https://api.mistral.ai/v1", "https://api.moonshot.ai/v1", "https://api.kimi.com/coding/v1"]
+)
+def test_a_turn_without_text_and_calls_is_left_out_where_it_is_refused(endpoint: str) -> None:
+    """HTTP 400 "with role 'assistant' must not be empty". Empty text beside a call stays, and so does any other's."""
+    user = {"role": "user", "parts": [{"text": {"text": ""}}]}
+    empty = {"role": "assistant", "parts": [{"text": {"text": ""}}] * 2}
+    called = {**past_turn("a"), "parts": [{"text": {"text": ""}}]}
+    said = {"role": "assistant", "parts": [{"text": {"text": ""}}, {"text": {"text": "Hi"}}]}
+
+    sent = body_of({"messages": [user, empty, called, said]}, endpoint=endpoint)["messages"]
+
+    assert [message["role"] for message in sent] == ["user", "assistant", "assistant"]
+    assert ["tool_calls" in message for message in sent] == [False, True, False]
+
+
 @pytest.mark.parametrize("strict", [True, False])
 def test_strict_of_a_tool(strict: bool) -> None:
     """A tool's `strict` is sent as the API's own; without it nothing is said."""
