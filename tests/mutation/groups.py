@@ -69,8 +69,8 @@ GROUPS: dict[str, Group] = {
     "decoding": Group(("adapters/decoding/*.py",), ("adapters/decoding", "adapters/dialects")),
     "encoding": Group(("adapters/encoding/*.py",), ("adapters/encoding", "adapters/dialects")),
     "streams": Group(
-        tuple(f"adapters/http/{name}.py" for name in ("sse", "ndjson", "payloads")),
-        tuple(f"adapters/http/test_{name}.py" for name in ("sse", "ndjson", "payloads", "reads")),
+        tuple(f"adapters/http/{name}.py" for name in ("sse", "ndjson", "payloads", "request_head")),
+        tuple(f"adapters/http/test_{name}.py" for name in ("sse", "ndjson", "payloads", "reads", "request_head")),
     ),
     "anthropic": _dialect("anthropic"),
     "gemini": _dialect("gemini"),
