@@ -45,8 +45,9 @@ gateway:            errors canonical wire config telemetry pipeline processes ev
                     adapters requests live_backends
 client:
 daemon:             version errors canonical wire config telemetry quota pipeline worker gateway adapters.http
-commands:           errors config telemetry quota pipeline processes client daemon adapters adapters.copilot
-cli:                version wire config telemetry client commands daemon
+commands:           version errors wire config telemetry quota pipeline processes client daemon adapters \
+                    adapters.copilot
+cli:                commands
 __init__:           version errors canonical config event_stream gateway client requests
 __main__:           cli
 local_model:        processes

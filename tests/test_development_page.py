@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from beluna_gateway import cli
+from beluna_gateway.commands.arguments import command_line
 
 from .fakes.daemon import clean_environment
 
@@ -66,7 +66,7 @@ def test_every_other_command_is_one() -> None:
         if program == "make":
             assert set(arguments) <= verbs
         elif program == ".venv/bin/beluna-gateway":
-            cli._parser().parse_args(arguments)
+            command_line().parse_args(arguments)
         else:
             assert program == sys.executable
             assert arguments[1].partition(".")[0] in ("pytest", "ruff", "mypy", "tests")

@@ -31,9 +31,9 @@ DOORS: dict[str, set[str]] = {
     "sqlite3": {"quota.sqlite_store"},
     "pyjson5": {"config.loading"},
     "uuid_utils": {"gateway"},
-    "uvloop": {"cli"},
-    "shtab": {"cli"},
-    "rich": {"commands.top", "commands.top_screen"},
+    "uvloop": {"commands.serve"},
+    "shtab": {"commands.completion"},
+    "rich": {"commands.top_loop", "commands.top_screen"},
     "prometheus_client": {"telemetry.metrics"},
     "opentelemetry": {"telemetry.otlp"},
     "genai_prices": {"pipeline.price_list"},
@@ -183,5 +183,5 @@ def test_the_environment_is_read_in_few_places():
     }
 
     assert readers == _words("pipeline.credentials processes.child_process daemon.systemd daemon.sockets cli") | _words(
-        "daemon.loading processes.local_model.__main__ telemetry.journal"
+        "commands.check commands.init commands.lookup daemon.loading processes.local_model.__main__ telemetry.journal"
     )

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from beluna_gateway import __version__, cli
-from beluna_gateway.commands import starter
+from beluna_gateway import __version__
+from beluna_gateway.commands import outcome, starter
+from beluna_gateway.commands.arguments import command_line
 from beluna_gateway.config.loading import load_config
 from beluna_gateway.config.settings import FileCredential
 
@@ -39,7 +40,7 @@ def test_each_command_is_one(arguments: list[str]):
     """The command line takes it."""
     arguments = arguments[: arguments.index(">")] if ">" in arguments else arguments
 
-    cli._parser().parse_args(arguments)
+    command_line().parse_args(arguments)
 
 
 def test_the_page_installs_this_version():
@@ -61,7 +62,7 @@ def test_the_page_says_what_the_units_say():
 
 def test_each_exit_status_of_check_is_named():
     """By the numbers of the code."""
-    for status in (cli.UNREADABLE, cli.CANNOT_CREATE, cli.WRONG_CONFIG, cli.UNAVAILABLE):
+    for status in (outcome.UNREADABLE, outcome.CANNOT_CREATE, outcome.WRONG_CONFIG, outcome.UNAVAILABLE):
         assert re.search(rf"\b{status}\b", PAGE)
 
 

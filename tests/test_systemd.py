@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from beluna_gateway import cli
+from beluna_gateway.commands.arguments import command_line
 from beluna_gateway.config.loading import load_config
 from beluna_gateway.config.settings import Config, FileCredential, profiles
 from beluna_gateway.daemon import server, sockets
@@ -97,7 +97,7 @@ def test_the_command_exists(service: dict[str, str]) -> None:
 
     assert env == "/usr/bin/env"
     assert scripts[program] == "beluna_gateway.cli:main"
-    options = cli._parser().parse_args(arguments)
+    options = command_line().parse_args(arguments)
     assert str(options.config) == "/etc/beluna-gateway/beluna.jsonc"
     assert str(options.config) in EXAMPLE.read_text("utf-8")
 

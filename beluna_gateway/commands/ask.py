@@ -15,6 +15,8 @@ from typing import Any, Self
 
 from ..client import DaemonGone, connect
 from ..telemetry.terminal import printable, printable_json
+from .lookup import is_unicode, socket_path, tell_no_daemon
+from .outcome import FAILED, OK, UNREADABLE, USAGE, complain, is_of_output
 
 WAIT_SECONDS = 0.5
 """How long nothing may come before a person is told what is waited for."""
@@ -149,3 +151,50 @@ class WaitingNotice:
 
 
 _CLEAR_LINE = "\r\x1b[K"  # ECMA-48: to the line's begin, then erase to its end
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the command; returns its exit status."""
+    path = socket_path(options)
+    if isinstance(path, int):
+        return path
+    question = _question(options)
+    if isinstance(question, int):
+        return question
+    try:
+        files = file_parts(options.file or ())
+    except UnreadableFile as error:
+        complain(str(error))
+        return UNREADABLE
+    try:
+        ok, remark = asyncio.run(ask_daemon(path, question, files, options))
+    except OSError as error:
+        if is_of_output(error):
+            raise
+        return tell_no_daemon(path, error)
+    if remark:
+        complain(remark)
+    return OK if ok else FAILED
+
+
+def _question(options: argparse.Namespace) -> str | int:
+    """The question, or the exit status after it was told what is wrong with the arguments."""
+    question = options.question
+    if question == "-":
+        data = sys.stdin.buffer.read()
+        try:
+            question = data.decode()
+        except UnicodeDecodeError as error:
+            complain(f"the question is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}")
+            return USAGE
+    for name, text in (("the question", question), *((f"--{n}", getattr(options, n)) for n in _ASK_TEXTS)):
+        if text is not None and not is_unicode(text):
+            complain(f"{name} is not UTF-8")
+            return USAGE
+    if not question.strip():
+        complain("the question is empty")
+        return USAGE
+    return str(question)
+
+
+_ASK_TEXTS = ("backend", "model", "system")

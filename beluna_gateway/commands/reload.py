@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import signal
 from pathlib import Path
 
 from ..client import connect
+from .lookup import socket_path, tell_no_daemon
 from .no_daemon import status_of
+from .outcome import FAILED, OK, WRONG_CONFIG, complain
 
 OUTCOME_SECONDS = 15.0
 """How long the daemon may take; it gives up reading the file itself after 10 s."""
@@ -87,3 +90,22 @@ def _elsewhere(pid: int) -> str:
         f"the daemon says that it is process {pid}, but here that is none of its kind: it runs in another container; "
         "send SIGHUP to it there"
     )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the command; returns its exit status."""
+    path = socket_path(options)
+    if isinstance(path, int):
+        return path
+    try:
+        pid = asyncio.run(reload_daemon(path))
+    except NotReloaded as error:
+        complain(str(error))
+        return FAILED
+    except WrongFile as error:
+        complain(f"not reloaded, the daemon goes on as before: {error}")
+        return WRONG_CONFIG
+    except OSError as error:
+        return tell_no_daemon(path, error)
+    print(f"reloaded (pid {pid})")
+    return OK

@@ -15,7 +15,7 @@ import pytest
 
 from beluna_gateway import cli
 from beluna_gateway.client import DaemonGone
-from beluna_gateway.commands import no_daemon
+from beluna_gateway.commands import no_daemon, outcome
 
 NOBODY = 65534
 """Its primary group is `nogroup`, and it is in no other."""
@@ -143,7 +143,7 @@ def test_a_daemon_that_hangs(tmp_path: Path, command: str, monkeypatch: pytest.M
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "hangs.sock"))
         listener.listen()
-        assert cli.main([command, "--socket", str(tmp_path / "hangs.sock")]) == cli.UNAVAILABLE
+        assert cli.main([command, "--socket", str(tmp_path / "hangs.sock")]) == outcome.UNAVAILABLE
 
     out, err = capsys.readouterr()
     assert out == ""
@@ -169,5 +169,5 @@ def test_a_daemon_of_another_kind(tmp_path: Path, command: str, monkeypatch: pyt
         status = cli.main([command, "--socket", str(tmp_path / "other.sock")])
         answering.join()
 
-    assert status == cli.UNAVAILABLE
+    assert status == outcome.UNAVAILABLE
     assert "who answers there is no beluna-gateway" in capsys.readouterr().err

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from beluna_gateway import cli
-from beluna_gateway.commands import starter
+from beluna_gateway.commands import outcome, starter
 from beluna_gateway.config.loading import load_config
 from tests.fakes.config import config
 from tests.fakes.daemon import clean_environment, write_config
@@ -136,7 +135,7 @@ def test_init_overwrites_nothing(at: Surroundings, there: str):
 
     done = at.run("init", "--systemd")
 
-    assert done.returncode == cli.CANNOT_CREATE
+    assert done.returncode == outcome.CANNOT_CREATE
     assert there in done.stderr
     assert {path.name: path.read_text() for path in at.folder.iterdir()} == {there: "mine"}
 
@@ -156,7 +155,7 @@ def test_init_elsewhere(at: Surroundings, how: str):
     assert done.returncode == 0, done.stderr
     assert there.read_text() == (ROOT / "beluna.jsonc").read_text()
     assert list(at.folder.iterdir()) == []
-    assert at.run("init", "x", "--config", "y").returncode == cli.USAGE
+    assert at.run("init", "x", "--config", "y").returncode == outcome.USAGE
 
 
 def test_init_where_nothing_can_be_written(at: Surroundings):
@@ -165,7 +164,7 @@ def test_init_where_nothing_can_be_written(at: Surroundings):
 
     done = at.run("init", "file/folder")
 
-    assert (done.returncode, done.stdout) == (cli.CANNOT_CREATE, "")
+    assert (done.returncode, done.stdout) == (outcome.CANNOT_CREATE, "")
     assert "Traceback" not in done.stderr
     assert "file/folder" in done.stderr
 
