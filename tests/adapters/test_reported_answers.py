@@ -642,6 +642,15 @@ TWO = [("f", PARIS), ("g", PARIS)]
             id="arguments twice are no arguments",
         ),
         pytest.param(
+            [
+                calls(call("", index=0, id="x", name="f")),
+                *(calls(call(PARIS[:end], index=0, id="x", name="f")) for end in (4, 9, len(PARIS), len(PARIS))),
+                CALLED,
+            ],
+            {"calls": [("f", PARIS)], "end": "tool_calls"},
+            id="hermes-agent-35718: all arguments so far in each piece",
+        ),
+        pytest.param(
             [calls(call(json.dumps(PARIS), index=0, id="x", name="f")), CALLED],
             {"end": ("protocol_violation", False)},
             id="vllm-54964: JSON in a string is no object",

@@ -13,6 +13,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 from pydantic import JsonValue
+from pydantic_core import from_json
 
 from ...canonical import BackendRawEvent, JsonObject, ToolCall, ToolCallDelta, ToolCallReady
 from ...errors import GatewayError, protocol_violation
@@ -40,6 +41,8 @@ class _Call:
     ready: bool = False
     whole_before_next: bool = False
     """Its arguments were a whole object when the next call began."""
+    repeats: bool = False
+    """A piece of it has said all of its arguments so far once more."""
     begun_before: int = 0
     """How many calls had begun when the last fragment of this one came."""
 
@@ -99,6 +102,8 @@ class ToolCalls:
         if may_be_placeholder and name and arguments.strip() == "{}" and not call.said():
             self._keep(arguments)
             call.placeholder, call.begun_before, arguments = arguments, len(self._begun), ""
+        if len(arguments) >= call.length > 0 and (call_id or not name):
+            arguments = _without_repetition(call, arguments)
         self._add(call, events, name or None, arguments)
         return call.call_id
 
@@ -443,6 +448,26 @@ def _beyond(call: _Call, arguments: str) -> str | None:
     if not said.strip():
         return arguments
     return "" if may_be_whole and _same_json(said, arguments) else None
+
+
+def _without_repetition(call: _Call, piece: str) -> str:
+    """What a piece has beyond the arguments so far, where it says all of those once more, as each piece of some servers
+    does: Qianfan's DeepSeek (hermes-agent 35718), others (vercel/ai 15888).
+
+    That is known, and no guess, where the piece behind them could never become JSON; from then on it is how the server
+    speaks of this call. Behind a whole object nothing is looked at: two of them are no arguments.
+    """
+    said = "".join(call.arguments)
+    if not piece.startswith(said) or not said.strip():
+        return piece
+    if not call.repeats:
+        try:
+            from_json(said + piece, allow_partial=True)
+        except ValueError:
+            call.repeats = True
+        else:
+            return piece
+    return piece[len(said) :]
 
 
 def _may_be(call: _Call, name: str | None, arguments: str) -> bool:

@@ -333,6 +333,55 @@ def test_a_piece_that_names_no_call_goes_on_with_the_last_where_the_others_are_w
         assembled([*begun, *third])
 
 
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        ['{"a"', '{"a":', '{"a":{"b"', '{"a":{"b":1}', '{"a":{"b":1}}', '{"a":{"b":1}}'],
+        ["{", '{"', '{"a":{', '{"a":{"b":1}}'],
+        ["", ' {"a"', ' {"a":{"b":1}} '],
+    ],
+)
+@pytest.mark.parametrize("call_id", ["x", None])
+def test_a_piece_that_says_all_so_far_once_more_adds_the_rest(pieces: list[str], call_id: str | None) -> None:
+    """Where it could not be JSON otherwise: so some servers speak of a call."""
+    first, *others = pieces
+    name = "f" if call_id else None
+    events = assembled([Fragment(0, "x", "f", first), *(Fragment(0, call_id, name, piece) for piece in others)])
+
+    assert_consistent(events)
+    assert [call.arguments_json.strip() for call in ready_calls(events)] == ['{"a":{"b":1}}']
+
+
+@pytest.mark.parametrize(
+    ("pieces", "text"),
+    [
+        (['{"a":', '{"a":1}}'], '{"a":{"a":1}}'),
+        ([" ", ' {"a":1}'], '  {"a":1}'),
+        (['{"', '{":1}'], '{"{":1}'),
+    ],
+)
+def test_a_piece_that_goes_on_with_json_is_never_taken_for_a_repetition(pieces: list[str], text: str) -> None:
+    """However much it looks like one: what may be JSON is left as it is."""
+    calls, events = ToolCalls(), list[BackendRawEvent]()
+    for piece in pieces:
+        calls.fragment(0, events, call_id="x", name="f", arguments=piece)
+
+    assert "".join(event.arguments_delta for event in events if isinstance(event, ToolCallDelta)) == text
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [Fragment(0, None, "f", '{"a"'), Fragment(0, None, "f", '{"a":1}')],
+        [Fragment(0, "x", "f", '{"a":1}'), Fragment(0, "x", None, '{"a":1}')],
+    ],
+)
+def test_what_may_be_another_call_is_no_repetition(pieces: list[Fragment]) -> None:
+    """A name without an id, and a whole object behind another one."""
+    with pytest.raises(GatewayError, match="not JSON"):
+        assembled(pieces)
+
+
 def test_an_id_that_is_new_begins_a_call_without_a_name_too() -> None:
     """The name may follow; where it never does, the call is none."""
     begun = [Fragment(None, "a", "f", '{"x":1}'), Fragment(None, "b", None, '{"x":2}')]
