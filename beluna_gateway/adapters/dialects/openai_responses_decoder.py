@@ -3,7 +3,8 @@
 Source: the OpenAI API reference, "Streaming events" (`openai.types.responses.ResponseStreamEvent`), and what other
 servers of this API send. llama.cpp: events with neither `sequence_number` nor `output_index`, no `[DONE]`, and
 `completed` of answers and of calls that the limit cut. GitHub Copilot: another id for the same item in each event, of
-some 400 characters; deltas of arguments that are encrypted, for VS Code (opencodex issue 995).
+some 400 characters; deltas of arguments that are encrypted, for VS Code (opencodex issue 995). Open Responses:
+`response.reasoning.delta` (openresponses/openresponses, `schema/events.tsp`).
 """
 
 from __future__ import annotations
@@ -209,6 +210,12 @@ class ResponsesDecoder(ResponseDecoder):
             self._say(item, part, delta, events)
             self._reasoning_place = place
 
+    def _other_reasoning_delta(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
+        """By the names of Open Responses and of early versions of the API, in which a delta may be an object."""
+        delta = event.get("delta")
+        text = delta.get("text") if isinstance(delta, dict) else delta
+        self._reasoning_delta({**event, "delta": text if isinstance(text, str) else ""}, events)
+
     def _text_done(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
         text = _TEXT_EVENTS[str(event["type"])]
         said = expect_text(event.get(text.text_key), "a text")
@@ -325,6 +332,16 @@ class ResponsesDecoder(ResponseDecoder):
             item.annotations.append((index_of(event.get("content_index")) or 0, event.get("annotation")))
         events.append(Progress())
 
+    def _hidden_piece(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
+        """A piece of an item that no frame carries, which is counted with its item."""
+        if event.get("delta") or event.get("partial_image_b64"):
+            events.append(Progress())
+
+    def _audio(self, event: JsonObject, events: list[BackendRawEvent]) -> None:
+        """A piece of sound, or of what is said in it, which belongs to no item."""
+        self._not_carried.at_least("audio")
+        self._hidden_piece(event, events)
+
     def _created(self, event: JsonObject, _: list[BackendRawEvent]) -> None:
         response = event.get("response")
         response_id = response.get("id") if isinstance(response, dict) else None
@@ -351,15 +368,27 @@ class ResponsesDecoder(ResponseDecoder):
         "response.refusal.delta": _refusal_delta,
         "response.reasoning_summary_text.delta": _reasoning_delta,
         "response.reasoning_text.delta": _reasoning_delta,
+        "response.reasoning.delta": _other_reasoning_delta,
+        "response.reasoning_summary.delta": _other_reasoning_delta,
         "response.output_text.done": _text_done,
         "response.refusal.done": _text_done,
         "response.reasoning_summary_text.done": _text_done,
         "response.reasoning_text.done": _text_done,
+        "response.reasoning.done": _text_done,
+        "response.reasoning_summary.done": _text_done,
         "response.content_part.done": _content_part_done,
         "response.reasoning_summary_part.done": _summary_part_done,
         "response.output_text.annotation.added": _annotation,
         "response.function_call_arguments.delta": _arguments_delta,
         "response.function_call_arguments.done": _arguments_done,
+        "response.code_interpreter_call_code.delta": _hidden_piece,
+        "response.custom_tool_call_input.delta": _hidden_piece,
+        "response.image_generation_call.partial_image": _hidden_piece,
+        "response.mcp_call_arguments.delta": _hidden_piece,
+        "response.shell_call_command.delta": _hidden_piece,
+        "response.shell_call_output_content.delta": _hidden_piece,
+        "response.audio.delta": _audio,
+        "response.audio.transcript.delta": _audio,
         "response.output_item.added": _item_added,
         "response.output_item.done": _item_done,
         "response.created": _created,
@@ -538,6 +567,10 @@ _TEXT_EVENTS = {
     "response.refusal.done": _TextEvent("message", "content", text_key="refusal"),
     "response.reasoning_text.delta": _TextEvent("reasoning", "content"),
     "response.reasoning_text.done": _TextEvent("reasoning", "content"),
+    "response.reasoning.delta": _TextEvent("reasoning", "content"),
+    "response.reasoning.done": _TextEvent("reasoning", "content"),
+    "response.reasoning_summary.delta": _SUMMARY,
+    "response.reasoning_summary.done": _SUMMARY,
     "response.reasoning_summary_text.delta": _SUMMARY,
     "response.reasoning_summary_text.done": _SUMMARY,
 }

@@ -1014,6 +1014,58 @@ def test_parts_and_items_of_reasoning_are_separated_by_a_blank_line(payloads: li
     assert reasoned(finished(*payloads)) == "**One**\n\n**Two**"
 
 
+@pytest.mark.parametrize(
+    ("kind", "index", "delta"),
+    [
+        ("reasoning", "content_index", "hm"),
+        ("reasoning_summary", "summary_index", "hm"),
+        ("reasoning_summary", "summary_index", {"text": "hm"}),
+    ],
+)
+def test_reasoning_has_other_names_for_its_events(kind: str, index: str, delta: Any) -> None:
+    """Those of Open Responses, and those of the API's first version, whose deltas were objects."""
+    place = {"output_index": 0, "item_id": "rs_1", index: 0}
+    group = "summary" if index == "summary_index" else "content"
+    whole = {"type": "reasoning", "id": "rs_1", "summary": [], group: [{"text": "hm, hm!"}]}
+    payloads = [event(f"{kind}.delta", delta=delta, **place), event(f"{kind}.done", text="hm, hm!", **place)]
+
+    assert feed(payloads[0])[1] == [ReasoningDelta("hm")]
+    assert reasoned(finished(*payloads, end(output=[whole]))) == "hm, hm!"
+
+
+@pytest.mark.parametrize("delta", [None, 1, "", {}, {"text": 1}, []])
+def test_a_delta_of_reasoning_that_has_no_text_says_nothing(delta: Any) -> None:
+    """By the other names of such events: before they were known they cost no answer."""
+    assert feed(event("reasoning.delta", output_index=0, delta=delta))[1] == []
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        event("code_interpreter_call_code.delta", output_index=0, item_id="x", delta="print("),
+        event("custom_tool_call_input.delta", output_index=0, item_id="x", delta="{"),
+        event("image_generation_call.partial_image", output_index=0, item_id="x", partial_image_b64="iVBO"),
+        event("mcp_call_arguments.delta", output_index=0, item_id="x", delta="{"),
+        event("shell_call_command.delta", output_index=0, item_id="x", delta="ls"),
+        event("shell_call_output_content.delta", output_index=0, item_id="x", delta={"stdout": "a"}),
+    ],
+    ids=lambda value: value["type"],
+)
+def test_a_piece_of_an_item_that_no_frame_carries_is_a_sign_of_work(piece: dict[str, Any]) -> None:
+    """A program that the provider's tool is given may take longer than the idle timer."""
+    assert feed(piece)[1] == [Progress()]
+    assert feed({**piece, "delta": "", "partial_image_b64": ""})[1] == []
+
+
+def test_sound_is_counted_and_a_sign_of_work() -> None:
+    """It belongs to no item."""
+    events = finished(event("audio.delta", delta="UklG"), event("audio.transcript.delta", delta="Hi"), end())
+
+    assert events[:2] == [Progress(), Progress()]
+    assert isinstance(events[-1], Completed)
+    assert events[-1].backend_metadata["not_carried"] == {"audio": 1}
+
+
 def test_a_whole_item_that_no_event_began_is_matched_by_its_turn() -> None:
     """llama.cpp gives no index: items of the whole output are matched by their ids, or else in their order."""
     events = finished(
