@@ -111,6 +111,15 @@ def kernel_has_input(exchange: Exchange) -> None:
     assert select.select([descriptor], [], [], PATIENCE)[0]
 
 
+async def peer_of_a_kept_connection(pool: ConnectionPool, server: socket.socket) -> socket.socket:
+    """The backend's end of a connection on which one request has been answered."""
+    async with Exchange(pool, HEAD, b"") as exchange:
+        peer, _ = server.accept()
+        peer.sendall(ANSWER)
+        assert await body_of(exchange) == b"hello"
+    return peer
+
+
 @pytest.mark.parametrize("what", ["answer", "end", "reset"])
 def test_what_waits_in_the_kernel_condemns_a_kept_connection(run, what: str):
     """A second answer or an end that the event loop has not read is seen before the connection is used again."""
@@ -167,11 +176,7 @@ def test_a_connection_that_nobody_needs_goes_back_to_aiohttp(run, monkeypatch, w
     async def main() -> None:
         with listening() as server:
             async with pool_of(server) as pool:
-                async with Exchange(pool, HEAD, b"") as first:
-                    peer, _ = server.accept()
-                    peer.sendall(ANSWER)
-                    assert await body_of(first) == b"hello"
-                with peer:
+                with await peer_of_a_kept_connection(pool, server) as peer:
                     if what == "answer":
                         peer.sendall(ANSWER.replace(b"hello", b"wrong"))
                     elif what == "end":
