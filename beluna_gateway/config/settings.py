@@ -433,9 +433,9 @@ def is_azure(endpoint: str | None) -> bool:
     return _host(endpoint).endswith(_AZURE)
 
 
-def is_at(endpoint: str | None, domain: str) -> bool:
-    """Whether an endpoint is in the domain of a provider."""
-    return f".{_host(endpoint)}".endswith(f".{domain}")
+def is_at(endpoint: str | None, *domains: str) -> bool:
+    """Whether an endpoint is in one of the domains of providers."""
+    return f".{_host(endpoint)}".endswith(tuple(f".{domain}" for domain in domains))
 
 
 def _host(endpoint: str | None) -> str:

@@ -71,8 +71,8 @@ class OpenAICompatibleDialect(HttpDialect):
         self._at_openai = openai_itself = is_openai(profile.backend.endpoint)
         self._call_ids = _call_ids(profile.backend.endpoint)
         self._whole_schemas = wants_whole_schemas(profile.backend.endpoint)
-        self._wants_reasoning = any(is_at(profile.backend.endpoint, domain) for domain in _REASON_IN_TURNS)
-        self._refuses_empty = any(is_at(profile.backend.endpoint, domain) for domain in _REFUSE_EMPTY)
+        self._wants_reasoning = is_at(profile.backend.endpoint, *_REASON_IN_TURNS)
+        self._refuses_empty = is_at(profile.backend.endpoint, *_REFUSE_EMPTY)
         self._max_tokens_field = settings.max_tokens_field or (
             "max_completion_tokens" if openai_itself else "max_tokens"
         )

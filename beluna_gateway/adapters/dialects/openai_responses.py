@@ -36,7 +36,7 @@ from ..encoding.reasoning import responses_reasoning
 from ..encoding.tool_schemas import wants_whole_schemas, whole_schema
 from ..encoding.turns import NOTHING_TO_ANSWER
 from .openai_responses_decoder import ResponsesDecoder
-from .openai_responses_state import CARRIED, MAX_ID_CHARACTERS
+from .openai_responses_state import CARRIED, MAX_ID_CHARACTERS, without_id
 
 DIALECT = "openai_responses"
 
@@ -216,7 +216,7 @@ class _History:
         item_id = item.get("id")
         if isinstance(item_id, str):
             if item_id in self._sent:
-                return _without_id(item)
+                return without_id(item)
             self._sent.add(item_id)
         return item
 
@@ -227,22 +227,18 @@ def _followed(turn: list[JsonObject]) -> list[JsonObject]:
     "Item 'rs_…' of type 'reasoning' was provided without its required following item" (HTTP 400)
     """
     end = max(position for position, item in enumerate(turn) if item.get("type") != "reasoning") + 1
-    return turn[:end] + [_without_id(item) for item in turn[end:]]
+    return turn[:end] + [without_id(item) for item in turn[end:]]
 
 
 def _without_long_id(item: JsonObject) -> JsonObject:
     item_id = item.get("id")
-    return _without_id(item) if isinstance(item_id, str) and len(item_id) > MAX_ID_CHARACTERS else item
-
-
-def _without_id(item: JsonObject) -> JsonObject:
-    return {key: value for key, value in item.items() if key != "id"}
+    return without_id(item) if isinstance(item_id, str) and len(item_id) > MAX_ID_CHARACTERS else item
 
 
 def _carried(extra: JsonObject, reasoned: bool) -> JsonObject:
     """What an item had besides its content. Its id goes back only together with the reasoning that it needs."""
     carried = _without_long_id({key: extra[key] for key in CARRIED if key in extra})
-    return carried if reasoned else {key: value for key, value in carried.items() if key != "id"}
+    return carried if reasoned else without_id(carried)
 
 
 _NO_MEDIA_HERE = "the Responses API takes images and files of users and tools only"

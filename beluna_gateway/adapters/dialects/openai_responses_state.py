@@ -26,6 +26,11 @@ def may_go_back(value: JsonValue) -> bool:
     return isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARACTERS
 
 
+def without_id(item: JsonObject) -> JsonObject:
+    """`item` as one that the provider does not look up by its id."""
+    return {key: value for key, value in item.items() if key != "id"}
+
+
 def keep(item: Item, value: JsonObject) -> None:
     """Keeps in the item what of the whole one goes back."""
     # With neither of them the provider could not find a reasoning again: nothing is stored there.
@@ -60,11 +65,11 @@ def note_turn(notes: TurnNotes, items: list[Item], spoken: list[Item], *, interl
         opaque = item.opaque
         if opaque is not None:
             if lossy and item.kind not in _PROGRAMS:
-                opaque = {key: value for key, value in opaque.items() if key != "id"}
+                opaque = without_id(opaque)
             notes.opaque(opaque)
         if item.kind == "reasoning":
             with_ids = opaque is not None and "id" in opaque
-        extra = {key: value for key, value in item.extra.items() if with_ids or key != "id"}
+        extra = item.extra if with_ids else without_id(item.extra)
         if item.kind == "function_call":
             notes.call(item.call_id, extra)
         elif item.spoken and in_order:

@@ -10,7 +10,7 @@ _PASS_ON = ("openrouter.ai", "githubcopilot.com")  # openclaw #875, opencode #12
 
 def openai_judges(endpoint: str | None) -> bool:
     """Whether OpenAI's own checks decide what a backend takes: OpenAI, Azure, and those who pass on to them."""
-    return is_openai(endpoint) or any(is_at(endpoint, domain) for domain in _PASS_ON)
+    return is_openai(endpoint) or is_at(endpoint, *_PASS_ON)
 
 
 def wants_whole_schemas(endpoint: str | None) -> bool:

@@ -83,8 +83,7 @@ class HttpAdapter(BackendAdapter):
         wanted = self._dialect.encode(request, model)
         if request.tool_choice == "required" and not request.tools:
             raise invalid_request("tool_choice: 'required', but there are no tools")
-        if request.provider_options is not None:
-            merge_options(wanted.body, request.provider_options)
+        merge_options(wanted.body, request.provider_options)
         decoder = partial(self._dialect.decoder, request, model)
         trace = self.trace_of(request.metadata)
         call = self.call(wanted, decoder, request.request_id, credential, stream=request.stream, trace=trace)
